@@ -1,0 +1,1 @@
+//! Pods from a Kubernetes API server, or from a file that `kubectl` wrote.

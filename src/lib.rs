@@ -1,0 +1,9 @@
+//! Keeps an external load balancer pointed at the live pods of a Kubernetes cluster.
+//!
+//! One run lists the store, then the pods, decides, and prints or applies: see [`run`].
+
+pub mod deadline;
+pub mod kube;
+pub mod model;
+pub mod store;
+pub mod tls;

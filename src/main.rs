@@ -1,0 +1,3 @@
+//! The program: arguments, logging, one run, an exit code.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The real program against real stores and a stand-in Kubernetes API server.
+
+mod support;

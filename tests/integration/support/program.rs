@@ -1,0 +1,108 @@
+//! Runs the program under test, with nothing of this machine's environment.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Child, Command, Output, Stdio};
+
+/// One call of the program: its arguments, environment and input.
+pub struct Program {
+    command: Command,
+    input: Vec<u8>,
+}
+
+/// What one call of the program answered.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Exit code; -1 when a signal ended it.
+    pub code: i32,
+    /// stdout.
+    pub out: String,
+    /// stderr.
+    pub err: String,
+}
+
+/// The program with these arguments, separated by white space.
+pub fn vulcanized(arguments: &str) -> Program {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vulcanized"));
+    command
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .args(arguments.split_whitespace());
+    Program {
+        command,
+        input: Vec::new(),
+    }
+}
+
+impl Program {
+    /// Adds one argument, as it is.
+    pub fn arg(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Sets one environment variable.
+    pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Gives it this on stdin.
+    pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.input = input.into();
+        self
+    }
+
+    /// Starts it, for tests that do something meanwhile.
+    pub fn start(mut self) -> Child {
+        let mut child = self
+            .command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        // A program that ends before it reads its input closes the pipe: no fault of the test.
+        let _ = stdin.write_all(&self.input);
+        child
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Answer {
+        self.start()
+            .wait_with_output()
+            .expect("the program ends")
+            .into()
+    }
+
+    /// Runs it and demands this exit code; the panic shows everything it said.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Answer {
+        let answer = self.run();
+        assert!(
+            answer.code == code,
+            "wanted exit code {code}, got:\n{answer}"
+        );
+        answer
+    }
+}
+
+impl From<Output> for Answer {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
+            err: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
+        }
+    }
+}
+
+impl std::fmt::Display for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = String::new();
+        writeln!(text, "exit code {}", self.code)?;
+        writeln!(text, "--- stdout\n{}--- stderr\n{}---", self.out, self.err)?;
+        f.write_str(&text)
+    }
+}
