@@ -4,6 +4,8 @@
 
 pub mod deadline;
 pub mod kube;
+pub mod layout;
 pub mod model;
+pub mod reconcile;
 pub mod store;
 pub mod tls;

@@ -1,8 +1,12 @@
 //! What the program talks about: pods as Kubernetes lists them, servers as the proxy knows them,
 //! and the reads and writes of a store. Plain values, converted at the border and checked there.
 
+mod server;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+pub use server::*;
 
 /// A pod, reduced to what decides whether and how it is published.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -1,0 +1,474 @@
+//! vulcand's keys: `<prefix>/backends/<backend>/servers/<id>`, values in JSON.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use super::{Backend, Definition, Entry, Fault, ObserveError, Observed, Sibling};
+use crate::model::{self, Mark, PodName, ServerUrl, Snapshot};
+
+/// The prefix when none is given and neither spelling holds backends.
+const DEFAULT_PREFIX: &str = "/vulcand";
+
+/// vulcand's layout under one prefix, or under the one that holds backends.
+#[derive(Debug, Clone)]
+pub struct Vulcand {
+    /// The prefix, without a slash at its end; `None` looks at `/vulcand` and `vulcand`.
+    pub prefix: Option<String>,
+    /// Whether `/vulcand` and `vulcand` are one node in this store (etcd v2), not two.
+    pub one_spelling: bool,
+}
+
+impl Vulcand {
+    /// The prefixes to look at: the one that is meant, or likely, first.
+    fn prefixes(&self) -> Vec<String> {
+        let first = self.prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
+        let mut prefixes = vec![first.to_owned()];
+        if !self.one_spelling {
+            prefixes.push(match first.strip_prefix('/') {
+                Some(bare) => bare.to_owned(),
+                None => format!("/{first}"),
+            });
+        }
+        prefixes
+    }
+
+    pub(super) fn ranges(&self) -> Vec<String> {
+        self.prefixes().iter().map(|prefix| range(prefix)).collect()
+    }
+
+    pub(super) fn observe(&self, snapshot: Snapshot) -> Result<Observed, ObserveError> {
+        let Snapshot { revision, ranges } = snapshot;
+        let prefixes = self.prefixes();
+        let holds =
+            |index: usize| matches!(ranges.get(index), Some(Ok(found)) if !found.is_empty());
+        let chosen = match (&self.prefix, holds(0), holds(1)) {
+            (None, true, true) => {
+                return Err(ObserveError::Ambiguous(
+                    prefixes[0].clone(),
+                    prefixes[1].clone(),
+                ));
+            }
+            (None, false, true) => 1,
+            _ => 0,
+        };
+        let mut entries = Vec::new();
+        let mut sibling = None;
+        for (index, (range, prefix)) in ranges.into_iter().zip(&prefixes).enumerate() {
+            match range {
+                Ok(found) if index == chosen => entries = found,
+                Err(denied) if index == chosen => return Err((&denied).into()),
+                Ok(found) if !found.is_empty() => {
+                    let backends = Tree::read(prefix, found).backends.len();
+                    sibling = Some(Sibling {
+                        prefix: prefix.clone(),
+                        backends,
+                    });
+                }
+                // Nothing there, or not for us to see: the other spelling is looked at for a warning.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let prefix = prefixes[chosen].clone();
+        let Tree { backends, stray } = Tree::read(&prefix, entries);
+        Ok(Observed {
+            revision,
+            prefix,
+            backends,
+            sibling,
+            stray,
+        })
+    }
+}
+
+fn range(prefix: &str) -> String {
+    format!("{prefix}/backends/")
+}
+
+pub(super) fn server_key(prefix: &str, backend: &str, id: &str) -> String {
+    format!("{prefix}/backends/{backend}/servers/{id}")
+}
+
+pub(super) fn definition(prefix: &str, backend: &str) -> (String, String) {
+    (
+        format!("{prefix}/backends/{backend}/backend"),
+        r#"{"Type":"http"}"#.to_owned(),
+    )
+}
+
+#[derive(Default)]
+struct Tree {
+    backends: BTreeMap<String, Backend>,
+    stray: Vec<(String, Fault)>,
+}
+
+impl Tree {
+    fn read(prefix: &str, entries: Vec<model::Entry>) -> Self {
+        let skip = range(prefix).len();
+        let mut tree = Self::default();
+        for model::Entry {
+            key,
+            value,
+            revision,
+        } in entries
+        {
+            // vulcand cannot name what is not UTF-8, and neither can we: not a server of anybody's.
+            let Ok(key) = String::from_utf8(key) else {
+                continue;
+            };
+            let segments = key[skip..].split('/').collect::<Vec<_>>();
+            match *segments.as_slice() {
+                [backend, "backend"] if !backend.is_empty() => {
+                    let definition = match defines(&value) {
+                        Ok(()) => Definition::Valid { key: key.clone() },
+                        Err(why) => Definition::Broken {
+                            key: key.clone(),
+                            why,
+                        },
+                    };
+                    tree.backend(backend).definition = definition;
+                }
+                [backend, "servers", id] if !backend.is_empty() && !id.is_empty() => {
+                    let Value { url, mark, fault } = read(&value);
+                    let (backend, id) = (backend.to_owned(), id.to_owned());
+                    let entry = Entry {
+                        key,
+                        value,
+                        revision,
+                        url,
+                        mark,
+                        fault,
+                    };
+                    tree.backend(&backend).servers.insert(id, entry);
+                }
+                [backend, ""] | [backend, "servers", ""] if !backend.is_empty() => {
+                    // An empty directory of etcd v2.
+                    tree.backend(backend);
+                }
+                [backend, "servers", _, ..] if !backend.is_empty() => {
+                    tree.backend(backend);
+                    tree.stray.push((key, Fault::SlashInId));
+                }
+                _ => {}
+            }
+        }
+        let bare = |backend: &Backend| {
+            backend.definition == Definition::Absent && backend.servers.is_empty()
+        };
+        for (id, backend) in &tree.backends {
+            if bare(backend) {
+                tree.stray
+                    .push((format!("{}{id}", range(prefix)), Fault::BareDirectory));
+            }
+        }
+        tree
+    }
+
+    fn backend(&mut self, id: &str) -> &mut Backend {
+        // Not `entry`: it would copy the id for each of a backend's servers.
+        if !self.backends.contains_key(id) {
+            self.backends.insert(id.to_owned(), Backend::default());
+        }
+        self.backends.get_mut(id).expect("just inserted")
+    }
+}
+
+/// Whether a `backend` key's value is a definition that vulcand takes.
+fn defines(value: &[u8]) -> Result<(), String> {
+    struct Type(Option<String>);
+    impl<'de> Deserialize<'de> for Type {
+        fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+            struct Fields;
+            impl<'de> Visitor<'de> for Fields {
+                type Value = Type;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a JSON object")
+                }
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Type, A::Error> {
+                    let mut found = Type(None);
+                    while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+                        if key.eq_ignore_ascii_case("type") {
+                            found.0 = map.next_value()?;
+                        } else {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                    Ok(found)
+                }
+            }
+            input.deserialize_map(Fields)
+        }
+    }
+    match serde_json::from_slice(value) {
+        Ok(Type(Some(kind))) if kind == "http" => Ok(()),
+        Ok(Type(Some(kind))) => Err(format!("its Type is `{kind}`, not `http`")),
+        Ok(Type(None)) => Err("it has no Type".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What a server's value says.
+struct Value {
+    url: Option<ServerUrl>,
+    mark: Option<Mark>,
+    fault: Option<Fault>,
+}
+
+/// The fields of a server's value that matter here, read as vulcand reads them: `URL` in any case, the
+/// last one wins, unknown fields are ignored. Our own are byte-exact, and ignored when they are no
+/// strings.
+#[derive(Default)]
+struct Fields {
+    url: Option<String>,
+    owner: Option<String>,
+    scope: Option<String>,
+    pod: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Fields;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                #[derive(Deserialize)]
+                #[serde(untagged)]
+                enum Text {
+                    Text(String),
+                    Other(IgnoredAny),
+                }
+                let mut fields = Fields::default();
+                while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+                    let own = match key.as_ref() {
+                        "Owner" => &mut fields.owner,
+                        "Scope" => &mut fields.scope,
+                        "Pod" => &mut fields.pod,
+                        url if url.eq_ignore_ascii_case("url") => {
+                            // `null` leaves Go's string as it was.
+                            if let Some(url) = map.next_value::<Option<String>>()? {
+                                fields.url = Some(url);
+                            }
+                            continue;
+                        }
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                    };
+                    *own = match map.next_value()? {
+                        Text::Text(text) => Some(text),
+                        Text::Other(_) => None,
+                    };
+                }
+                Ok(fields)
+            }
+        }
+        input.deserialize_map(Reader)
+    }
+}
+
+fn read(value: &[u8]) -> Value {
+    let fault = |fault| Value {
+        url: None,
+        mark: None,
+        fault: Some(fault),
+    };
+    if value.trim_ascii() == b"null" {
+        return fault(Fault::Null);
+    }
+    let Ok(Fields {
+        url,
+        owner,
+        scope,
+        pod,
+    }) = serde_json::from_slice::<Fields>(value)
+    else {
+        return fault(Fault::Malformed);
+    };
+    let url = url.as_deref().and_then(ServerUrl::parse);
+    let mark = owner.filter(|owner| !owner.is_empty()).map(|owner| {
+        let pod = pod.as_deref().and_then(PodName::parse);
+        let (namespace, pod) = match pod {
+            Some(PodName { namespace, name }) => (namespace, Some(name)),
+            None => ("".into(), None),
+        };
+        Mark {
+            owner: owner.into(),
+            scope: scope.unwrap_or_default().into(),
+            namespace,
+            pod,
+        }
+    });
+    let fault = url.is_none().then_some(Fault::NoUrl);
+    Value { url, mark, fault }
+}
+
+pub(super) fn write(url: &ServerUrl, mark: &Mark) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Server<'s> {
+        #[serde(rename = "URL")]
+        url: String,
+        owner: &'s str,
+        scope: &'s str,
+        pod: String,
+    }
+    let pod = format!(
+        "{}/{}",
+        mark.namespace,
+        mark.pod.as_deref().unwrap_or_default()
+    );
+    let server = Server {
+        url: url.to_string(),
+        owner: &mark.owner,
+        scope: &mark.scope,
+        pod,
+    };
+    serde_json::to_string(&server).expect("strings are JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, value: &str) -> model::Entry {
+        model::Entry {
+            key: key.into(),
+            value: value.into(),
+            revision: 1,
+        }
+    }
+
+    fn observe(
+        prefix: Option<&str>,
+        ranges: [Vec<model::Entry>; 2],
+    ) -> Result<Observed, ObserveError> {
+        let layout = Vulcand {
+            prefix: prefix.map(str::to_owned),
+            one_spelling: false,
+        };
+        layout.observe(Snapshot {
+            revision: Some(1),
+            ranges: ranges.map(Ok).into(),
+        })
+    }
+
+    #[test]
+    fn a_value_is_read_as_vulcand_reads_it() {
+        let url = |value: &str| read(value.as_bytes()).url.map(|url| url.to_string());
+        let good = Some("http://10.0.0.1:80".to_owned());
+        assert_eq!(url(r#"{"URL":"http://10.0.0.1:80"}"#), good);
+        assert_eq!(
+            url(r#"{"url":"http://10.0.0.1","Id":"x","Stats":{"a":[1]}}"#),
+            good
+        );
+        assert_eq!(
+            url(r#"{"url":"http://b:1","URL":"http://10.0.0.1:80"}"#),
+            good
+        );
+        let fault = |value: &str| read(value.as_bytes()).fault;
+        assert_eq!(fault(" null "), Some(Fault::Null));
+        assert_eq!(fault("{}"), Some(Fault::NoUrl));
+        assert_eq!(fault(r#"{"URL":"localhost:80"}"#), Some(Fault::NoUrl));
+        assert_eq!(fault(r#"{"URL":7}"#), Some(Fault::Malformed));
+        assert_eq!(fault("[]"), Some(Fault::Malformed));
+        assert_eq!(fault(r#"{"URL":"http://a:1"} x"#), Some(Fault::Malformed));
+    }
+
+    #[test]
+    fn a_mark_is_read_back_as_it_was_written() {
+        let url = ServerUrl::parse("http://10.0.0.1:80").expect("a URL");
+        let mark = Mark {
+            owner: "prod".into(),
+            scope: "c1 app=web".into(),
+            namespace: "shop".into(),
+            pod: Some("web-1".into()),
+        };
+        let value = write(&url, &mark);
+        let expected = r#"{"URL":"http://10.0.0.1:80","Owner":"prod","Scope":"c1 app=web","Pod":"shop/web-1"}"#;
+        assert_eq!(value, expected);
+        let read = read(value.as_bytes());
+        assert_eq!(
+            (read.url, read.mark, read.fault),
+            (Some(url), Some(mark), None)
+        );
+    }
+
+    #[test]
+    fn half_a_mark_is_somebodys_and_no_mark_nobodys() {
+        let mark = |value: &str| super::read(value.as_bytes()).mark;
+        assert_eq!(mark(r#"{"URL":"http://a:1","owner":"prod"}"#), None);
+        assert_eq!(
+            mark(r#"{"URL":"http://a:1","Owner":7,"Scope":{"a":1}}"#),
+            None
+        );
+        let half = mark(r#"{"URL":"http://a:1","Owner":"prod","Pod":"web"}"#).expect("a mark");
+        assert_eq!(
+            (&*half.owner, &*half.scope, &*half.namespace),
+            ("prod", "", "")
+        );
+    }
+
+    #[test]
+    fn the_prefix_that_holds_backends_is_found() {
+        let slash = || vec![entry("/vulcand/backends/a/backend", r#"{"Type":"http"}"#)];
+        let bare = || vec![entry("vulcand/backends/a/backend", r#"{"Type":"http"}"#)];
+        let prefix = |given, ranges| observe(given, ranges).map(|observed| observed.prefix);
+        assert_eq!(prefix(None, [slash(), vec![]]), Ok("/vulcand".to_owned()));
+        assert_eq!(prefix(None, [vec![], bare()]), Ok("vulcand".to_owned()));
+        assert_eq!(prefix(None, [vec![], vec![]]), Ok("/vulcand".to_owned()));
+        assert!(matches!(
+            prefix(None, [slash(), bare()]),
+            Err(ObserveError::Ambiguous(..))
+        ));
+        let chosen = observe(Some("vulcand"), [bare(), slash()]).expect("chosen");
+        assert_eq!(chosen.prefix, "vulcand");
+        assert_eq!(
+            chosen.sibling,
+            Some(Sibling {
+                prefix: "/vulcand".to_owned(),
+                backends: 1
+            })
+        );
+    }
+
+    #[test]
+    fn keys_are_taken_apart() {
+        let keys = vec![
+            entry(
+                "/vulcand/backends/a/backend",
+                r#"{"Type":"http","Settings":{}}"#,
+            ),
+            entry("/vulcand/backends/a/servers/1", r#"{"URL":"http://a:1"}"#),
+            entry("/vulcand/backends/a/servers/1/x", "{}"),
+            entry("/vulcand/backends/b/", ""),
+            entry("/vulcand/backends/c/backend", r#"{"Type":"tcp"}"#),
+            entry("/vulcand/backends/d/servers/1", "{}"),
+            entry("/vulcand/backends//servers/1", "{}"),
+        ];
+        let observed = observe(None, [keys, vec![]]).expect("observed");
+        let definition = |id: &str| &observed.backends[id].definition;
+        assert_eq!(
+            observed.backends.keys().collect::<Vec<_>>(),
+            ["a", "b", "c", "d"]
+        );
+        assert!(matches!(definition("a"), Definition::Valid { .. }));
+        assert!(matches!(definition("c"), Definition::Broken { .. }));
+        assert_eq!(*definition("d"), Definition::Absent);
+        assert_eq!(observed.backends["a"].servers.len(), 1);
+        let stray = [
+            (
+                "/vulcand/backends/a/servers/1/x".to_owned(),
+                Fault::SlashInId,
+            ),
+            ("/vulcand/backends/b".to_owned(), Fault::BareDirectory),
+        ];
+        assert_eq!(observed.stray, stray);
+    }
+}

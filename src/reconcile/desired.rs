@@ -1,0 +1,609 @@
+//! From a pod to the servers it should be: which pods count, and how each becomes servers.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::model::{
+    BackendId, ContainerPort, InvalidId, Phase, Pod, PodName, Scheme, ServerId, ServerUrl,
+};
+use crate::reconcile::template::{Field, Template};
+
+/// How pods become servers: the flags. Annotations of a pod win over them.
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    /// Begins the names of our annotations, such as `vulcanized.io/`.
+    pub annotation_prefix: String,
+    /// Labels that may name the backend; the first one present wins.
+    pub backend_labels: Vec<String>,
+    /// Makes the backend's id.
+    pub backend: Template,
+    /// The port to publish, unless the pod says otherwise.
+    pub port: Option<PortRef>,
+    /// The scheme to publish, unless the pod says otherwise.
+    pub scheme: Scheme,
+    /// The address family to publish; `None` is the pod's primary address.
+    pub ip_family: Option<IpFamily>,
+    /// Makes the server's id.
+    pub server_id: Template,
+}
+
+/// A port, by name or by number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortRef {
+    /// A container port's name.
+    Name(String),
+    /// A number, 1 to 65535.
+    Number(u16),
+}
+
+impl PortRef {
+    /// Reads a name or a number; all digits are a number.
+    ///
+    /// # Errors
+    /// A sentence that says what it should be.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            Err("a port is a name or a number".to_owned())
+        } else if text.bytes().all(|c| c.is_ascii_digit()) {
+            match text.parse() {
+                Ok(number) if number > 0 => Ok(Self::Number(number)),
+                _ => Err(format!("port {text} is not within 1 to 65535")),
+            }
+        } else {
+            Ok(Self::Name(text.to_owned()))
+        }
+    }
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpFamily {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl IpFamily {
+    fn has(self, ip: IpAddr) -> bool {
+        match self {
+            Self::Ipv4 => ip.is_ipv4(),
+            Self::Ipv6 => ip.is_ipv6(),
+        }
+    }
+}
+
+/// What became of one pod of a list: what a proof needs of it, the servers it wants, and why not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenPod {
+    /// Its full name.
+    pub name: PodName,
+    /// All its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Whether those are its node's addresses.
+    pub host_network: bool,
+    /// Whether it may get traffic.
+    pub state: State,
+    /// The servers it wants to be.
+    pub wants: Vec<Want>,
+    /// Why it is left out, or one of the backends it names.
+    pub skipped: Vec<Reason>,
+}
+
+/// Whether a pod may get traffic: the truth table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// It has an address and is Ready.
+    Live,
+    /// It has an address and is not Ready.
+    NotReady,
+    /// It has no address.
+    NoAddress,
+    /// It ended: its address may be another pod's by now.
+    Completed,
+    /// It is being deleted, Ready or not.
+    Terminating,
+}
+
+impl State {
+    fn of(pod: &Pod) -> Self {
+        if pod.terminating {
+            Self::Terminating
+        } else if matches!(pod.phase, Phase::Failed | Phase::Succeeded) {
+            Self::Completed
+        } else if pod.ips.is_empty() {
+            Self::NoAddress
+        } else if pod.ready {
+            Self::Live
+        } else {
+            Self::NotReady
+        }
+    }
+}
+
+/// A server that a pod wants to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// In this backend.
+    pub backend: BackendId,
+    /// Under this id.
+    pub server: ServerId,
+    /// At this URL.
+    pub url: ServerUrl,
+}
+
+/// Why a pod is left out, or one of its servers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Its condition `Ready` is not `True`.
+    NotReady,
+    /// It has no address.
+    NoAddress,
+    /// It ended.
+    Completed,
+    /// It is being deleted.
+    Terminating,
+    /// The annotation that takes it out is set.
+    Ignored,
+    /// Neither annotation nor label names a backend.
+    NoBackend,
+    /// It declares no TCP port, and none is named.
+    NoPort,
+    /// It declares several TCP ports, and none is named.
+    SeveralPorts,
+    /// It has no TCP port of this name.
+    NoSuchPort(String),
+    /// It shares its node's network and does not declare this port.
+    UndeclaredHostPort(u16),
+    /// It has no address of the wanted family.
+    NoSuchAddress(&'static str),
+    /// An annotation says what cannot be read: its name, and what is wrong.
+    BadAnnotation(String, String),
+    /// A template's field is empty: which id, and the field.
+    EmptyField(&'static str, String),
+    /// An id that would be none: which, its text, and what is wrong.
+    BadId(&'static str, String, String),
+}
+
+impl Reason {
+    /// The kind of reason, in a word or three: what the loud last line counts.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotReady => "not ready",
+            Self::NoAddress => "without an address",
+            Self::Completed => "completed",
+            Self::Terminating => "terminating",
+            Self::Ignored => "ignored",
+            Self::NoBackend => "without a backend",
+            Self::NoPort | Self::NoSuchPort(_) | Self::UndeclaredHostPort(_) => "without a port",
+            Self::SeveralPorts => "with several ports",
+            Self::NoSuchAddress(_) => "without an address of that family",
+            Self::BadAnnotation(..) => "with a bad annotation",
+            Self::EmptyField(..) | Self::BadId(..) => "without a valid id",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotReady => f.write_str("not ready"),
+            Self::NoAddress => f.write_str("no address"),
+            Self::Completed => f.write_str("completed"),
+            Self::Terminating => f.write_str("terminating"),
+            Self::Ignored => f.write_str("ignored: its annotation says so"),
+            Self::NoBackend => {
+                f.write_str("no backend: neither an annotation nor a label names one")
+            }
+            Self::NoPort => f.write_str("no port: it declares no TCP port"),
+            Self::SeveralPorts => f.write_str("several ports: name one"),
+            Self::NoSuchPort(name) => write!(f, "no port: it has no TCP port named `{name}`"),
+            Self::UndeclaredHostPort(port) => {
+                write!(
+                    f,
+                    "no port: it uses its node's network and does not declare {port}"
+                )
+            }
+            Self::NoSuchAddress(family) => write!(f, "no {family} address"),
+            Self::BadAnnotation(name, why) => write!(f, "annotation `{name}`: {why}"),
+            Self::EmptyField(id, field) => write!(f, "no {id} id: `{field}` is empty"),
+            Self::BadId(id, text, why) => write!(f, "no {id} id: `{text}`: {why}"),
+        }
+    }
+}
+
+impl Mapping {
+    /// Decides what becomes of a pod. The pod is dropped: what is kept is small.
+    #[must_use]
+    pub fn map(&self, mut pod: Pod) -> SeenPod {
+        let state = State::of(&pod);
+        let mut wants = Vec::new();
+        let mut skipped = Vec::new();
+        match state {
+            State::NotReady => skipped.push(Reason::NotReady),
+            State::NoAddress => skipped.push(Reason::NoAddress),
+            State::Completed => skipped.push(Reason::Completed),
+            State::Terminating => skipped.push(Reason::Terminating),
+            State::Live => self.wants(&pod, &mut wants, &mut skipped),
+        }
+        // Only a live pod's servers are wanted, and only an address is ever compared with.
+        pod.ips.shrink_to_fit();
+        SeenPod {
+            name: PodName {
+                namespace: pod.namespace.into(),
+                name: pod.name.into(),
+            },
+            ips: pod.ips,
+            host_network: pod.host_network,
+            state,
+            wants,
+            skipped,
+        }
+    }
+
+    fn wants(&self, pod: &Pod, wants: &mut Vec<Want>, skipped: &mut Vec<Reason>) {
+        if self
+            .annotation(pod, "ignore")
+            .is_some_and(|(_, value)| value == "true")
+        {
+            skipped.push(Reason::Ignored);
+            return;
+        }
+        let names = match self.backend_names(pod) {
+            Ok(names) => names,
+            Err(reason) => return skipped.push(reason),
+        };
+        for (name, port) in names {
+            match self.want(pod, &name, port) {
+                Ok(want) => wants.push(want),
+                Err(reason) => skipped.push(reason),
+            }
+        }
+    }
+
+    fn annotation<'p>(&self, pod: &'p Pod, name: &str) -> Option<(String, &'p str)> {
+        let key = format!("{}{name}", self.annotation_prefix);
+        let value = pod.annotations.get(&key)?;
+        Some((key, value))
+    }
+
+    /// The backends a pod names, each with its own port if it gives one there.
+    fn backend_names(&self, pod: &Pod) -> Result<Vec<(String, Option<PortRef>)>, Reason> {
+        let Some((key, value)) = self.annotation(pod, "backend") else {
+            let label = self
+                .backend_labels
+                .iter()
+                .find_map(|key| pod.labels.get(key));
+            return match label {
+                Some(name) => Ok(vec![(name.clone(), None)]),
+                None => Err(Reason::NoBackend),
+            };
+        };
+        let bad = |why: String| Reason::BadAnnotation(key.clone(), why);
+        value
+            .split(',')
+            .map(|item| {
+                let item = item.trim();
+                let (name, port) = match item.rsplit_once(':') {
+                    Some((name, port)) => (name.trim(), Some(port.trim())),
+                    None => (item, None),
+                };
+                if name.is_empty() {
+                    return Err(bad("it names no backend".to_owned()));
+                }
+                let port = port.map(PortRef::parse).transpose().map_err(bad)?;
+                Ok((name.to_owned(), port))
+            })
+            .collect()
+    }
+
+    fn want(&self, pod: &Pod, name: &str, port: Option<PortRef>) -> Result<Want, Reason> {
+        let port = self.port(pod, port)?;
+        let scheme = match self.annotation(pod, "scheme") {
+            None => self.scheme,
+            Some((key, value)) => Scheme::parse(value).ok_or_else(|| {
+                Reason::BadAnnotation(key, format!("`{value}` is neither http nor https"))
+            })?,
+        };
+        let ip = match self.ip_family {
+            None => pod.ips.first(),
+            Some(family) => pod.ips.iter().find(|ip| family.has(**ip)),
+        };
+        let ip = ip.ok_or(Reason::NoSuchAddress(match self.ip_family {
+            Some(IpFamily::Ipv6) => "IPv6",
+            Some(IpFamily::Ipv4) | None => "IPv4",
+        }))?;
+        let value = |field: &Field| {
+            Some(match field {
+                Field::Namespace => Cow::Borrowed(pod.namespace.as_str()),
+                Field::Name => Cow::Borrowed(name),
+                Field::Pod => Cow::Borrowed(pod.name.as_str()),
+                Field::Ip => Cow::Owned(ip.to_string()),
+                Field::Port => Cow::Owned(port.to_string()),
+                Field::Label(key) => Cow::Borrowed(pod.labels.get(key)?.as_str()),
+                Field::Annotation(key) => Cow::Borrowed(pod.annotations.get(key)?.as_str()),
+            })
+        };
+        let render = |what: &'static str, template: &Template| {
+            template
+                .render(value)
+                .map_err(|field| Reason::EmptyField(what, field.to_string()))
+        };
+        let bad = |what: &'static str, text: &str, why: &InvalidId| {
+            // A hostile label may be long: its beginning says enough.
+            Reason::BadId(what, text.chars().take(80).collect(), why.to_string())
+        };
+        let backend = render("backend", &self.backend)?;
+        let server = render("server", &self.server_id)?;
+        Ok(Want {
+            backend: BackendId::new(backend.as_str())
+                .map_err(|why| bad("backend", &backend, &why))?,
+            server: ServerId::new(server.as_str()).map_err(|why| bad("server", &server, &why))?,
+            url: ServerUrl::new(scheme, *ip, port),
+        })
+    }
+
+    /// The port beside the backend's name beats the annotation, which beats the flag.
+    fn port(&self, pod: &Pod, own: Option<PortRef>) -> Result<u16, Reason> {
+        let named = match (own, self.annotation(pod, "port")) {
+            (Some(own), _) => Some(own),
+            (None, Some((key, value))) => {
+                Some(PortRef::parse(value).map_err(|why| Reason::BadAnnotation(key, why))?)
+            }
+            (None, None) => self.port.clone(),
+        };
+        let tcp = || pod.ports.iter().filter(|port| port.tcp);
+        let by_name = |name: &str| tcp().find(|port| port.name.as_deref() == Some(name));
+        match named {
+            Some(PortRef::Name(name)) => match by_name(&name) {
+                Some(port) => Ok(port.number),
+                None => Err(Reason::NoSuchPort(name)),
+            },
+            Some(PortRef::Number(number)) => {
+                // A node's other services must not be reachable through a pod's annotation.
+                if pod.host_network && !tcp().any(|port| port.number == number) {
+                    Err(Reason::UndeclaredHostPort(number))
+                } else {
+                    Ok(number)
+                }
+            }
+            None => match by_name("http") {
+                Some(port) => Ok(port.number),
+                None => only(tcp().filter(|port| !port.sidecar))
+                    .or_else(|| only(tcp().filter(|port| port.sidecar)))
+                    .unwrap_or(Err(Reason::NoPort)),
+            },
+        }
+    }
+}
+
+/// The only port there is; `None` where there is none at all.
+fn only<'p>(mut ports: impl Iterator<Item = &'p ContainerPort>) -> Option<Result<u16, Reason>> {
+    let first = ports.next()?.number;
+    // The same number declared by two containers is one port: they share an address.
+    Some(if ports.all(|port| port.number == first) {
+        Ok(first)
+    } else {
+        Err(Reason::SeveralPorts)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping() -> Mapping {
+        Mapping {
+            annotation_prefix: "vulcanized.io/".to_owned(),
+            backend_labels: vec!["app".to_owned(), "name".to_owned()],
+            backend: Template::parse("{name}").expect("a template"),
+            port: None,
+            scheme: Scheme::Http,
+            ip_family: None,
+            server_id: Template::parse("{ip}").expect("a template"),
+        }
+    }
+
+    fn pod(annotations: &[(&str, &str)]) -> Pod {
+        let annotations = annotations
+            .iter()
+            .map(|(key, value)| (format!("vulcanized.io/{key}"), (*value).into()));
+        Pod {
+            namespace: "shop".to_owned(),
+            name: "web-1".to_owned(),
+            labels: [("app".to_owned(), "web".to_owned())].into(),
+            annotations: annotations.collect(),
+            phase: Phase::Running,
+            ready: true,
+            ips: vec![
+                "10.0.0.1".parse().expect("an address"),
+                "fd00::1".parse().expect("one"),
+            ],
+            ports: vec![port("http", 8080), port("admin", 9090)],
+            ..Pod::default()
+        }
+    }
+
+    fn port(name: &str, number: u16) -> ContainerPort {
+        ContainerPort {
+            name: Some(name.to_owned()),
+            number,
+            tcp: true,
+            sidecar: false,
+        }
+    }
+
+    /// `backend/server=url` of each want, or the reasons.
+    fn outcome(mapping: &Mapping, pod: Pod) -> String {
+        let seen = mapping.map(pod);
+        let wants = seen
+            .wants
+            .iter()
+            .map(|w| format!("{}/{}={}", w.backend, w.server, w.url));
+        let reasons = seen.skipped.iter().map(|reason| format!("({reason})"));
+        wants.chain(reasons).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_ready_pod_is_published() {
+        assert_eq!(
+            outcome(&mapping(), pod(&[])),
+            "web/10.0.0.1=http://10.0.0.1:8080"
+        );
+    }
+
+    #[test]
+    fn the_truth_table() {
+        let state = |change: fn(&mut Pod)| {
+            let mut pod = pod(&[]);
+            change(&mut pod);
+            mapping().map(pod).state
+        };
+        assert_eq!(state(|_| {}), State::Live);
+        assert_eq!(state(|pod| pod.ready = false), State::NotReady);
+        assert_eq!(state(|pod| pod.terminating = true), State::Terminating);
+        assert_eq!(state(|pod| pod.ips.clear()), State::NoAddress);
+        assert_eq!(state(|pod| pod.phase = Phase::Failed), State::Completed);
+        assert_eq!(state(|pod| pod.phase = Phase::Succeeded), State::Completed);
+    }
+
+    #[test]
+    fn annotations_win_over_labels_and_flags() {
+        for (annotations, wanted) in [
+            (
+                vec![("backend", "other")],
+                "other/10.0.0.1=http://10.0.0.1:8080",
+            ),
+            (vec![("port", "admin")], "web/10.0.0.1=http://10.0.0.1:9090"),
+            (vec![("port", "7")], "web/10.0.0.1=http://10.0.0.1:7"),
+            (
+                vec![("scheme", "https")],
+                "web/10.0.0.1=https://10.0.0.1:8080",
+            ),
+            (
+                vec![("backend", "web:http, admin:9090"), ("port", "7")],
+                "web/10.0.0.1=http://10.0.0.1:8080 admin/10.0.0.1=http://10.0.0.1:9090",
+            ),
+            (
+                vec![("ignore", "true")],
+                "(ignored: its annotation says so)",
+            ),
+            (
+                vec![("ignore", "false")],
+                "web/10.0.0.1=http://10.0.0.1:8080",
+            ),
+        ] {
+            assert_eq!(
+                outcome(&mapping(), pod(&annotations)),
+                wanted,
+                "{annotations:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_reason_and_no_guess() {
+        for (annotations, wanted) in [
+            (
+                vec![("port", "https")],
+                "(no port: it has no TCP port named `https`)",
+            ),
+            (
+                vec![("port", "70000")],
+                "(annotation `vulcanized.io/port`: port 70000 is not within 1 to 65535)",
+            ),
+            (
+                vec![("backend", "")],
+                "(annotation `vulcanized.io/backend`: it names no backend)",
+            ),
+            (
+                vec![("backend", "a:1,")],
+                "(annotation `vulcanized.io/backend`: it names no backend)",
+            ),
+            (
+                vec![("scheme", "ftp")],
+                "(annotation `vulcanized.io/scheme`: `ftp` is neither http nor https)",
+            ),
+            (
+                vec![("backend", "a/b")],
+                "(no backend id: `a/b`: it has '/' where an id has none)",
+            ),
+            (
+                vec![("backend", "..")],
+                "(no backend id: `..`: it has '.' where an id has none)",
+            ),
+        ] {
+            assert_eq!(
+                outcome(&mapping(), pod(&annotations)),
+                wanted,
+                "{annotations:?}"
+            );
+        }
+        let mut without = pod(&[]);
+        without.labels.clear();
+        assert!(outcome(&mapping(), without).starts_with("(no backend"));
+        let mut empty = pod(&[]);
+        empty.labels.insert("app".to_owned(), String::new());
+        assert_eq!(
+            outcome(&mapping(), empty),
+            "(no backend id: `{name}` is empty)"
+        );
+    }
+
+    #[test]
+    fn the_port_when_none_is_named() {
+        let ports = |ports: Vec<ContainerPort>| {
+            let mut pod = pod(&[]);
+            pod.ports = ports;
+            outcome(&mapping(), pod)
+        };
+        let sidecar = |port: ContainerPort| ContainerPort {
+            sidecar: true,
+            ..port
+        };
+        let udp = |port: ContainerPort| ContainerPort { tcp: false, ..port };
+        let web = |number| format!("web/10.0.0.1=http://10.0.0.1:{number}");
+        assert_eq!(ports(vec![port("a", 1)]), web(1));
+        assert_eq!(ports(vec![port("a", 1), udp(port("b", 2))]), web(1));
+        assert_eq!(ports(vec![port("a", 1), port("http", 2)]), web(2));
+        assert_eq!(ports(vec![port("a", 1), sidecar(port("b", 2))]), web(1));
+        assert_eq!(ports(vec![sidecar(port("b", 2))]), web(2));
+        assert_eq!(
+            ports(vec![port("a", 1), port("b", 2)]),
+            "(several ports: name one)"
+        );
+        assert_eq!(
+            ports(vec![udp(port("http", 1))]),
+            "(no port: it declares no TCP port)"
+        );
+        assert_eq!(ports(vec![]), "(no port: it declares no TCP port)");
+    }
+
+    #[test]
+    fn a_pod_on_its_nodes_network_publishes_only_what_it_declares() {
+        let mut pod = pod(&[("port", "22")]);
+        pod.host_network = true;
+        let reason = "(no port: it uses its node's network and does not declare 22)";
+        assert_eq!(outcome(&mapping(), pod.clone()), reason);
+        pod.annotations
+            .insert("vulcanized.io/port".to_owned(), "9090".to_owned());
+        assert_eq!(
+            outcome(&mapping(), pod),
+            "web/10.0.0.1=http://10.0.0.1:9090"
+        );
+    }
+
+    #[test]
+    fn the_address_family() {
+        let v6 = Mapping {
+            ip_family: Some(IpFamily::Ipv6),
+            ..mapping()
+        };
+        assert_eq!(outcome(&v6, pod(&[])), "web/fd00::1=http://[fd00::1]:8080");
+        let mut only_v4 = pod(&[]);
+        only_v4.ips.truncate(1);
+        assert_eq!(outcome(&v6, only_v4), "(no IPv6 address)");
+    }
+}

@@ -1,0 +1,8 @@
+//! What should be, what is, and what to do about it. No network, no files, no clock.
+
+pub mod batch;
+pub mod desired;
+pub mod evidence;
+pub mod findings;
+pub mod plan;
+pub mod template;
