@@ -7,5 +7,6 @@ pub mod kube;
 pub mod layout;
 pub mod model;
 pub mod reconcile;
+pub mod report;
 pub mod store;
 pub mod tls;

@@ -1,0 +1,266 @@
+//! The plan as a person reads it: patches before it is applied, lines when it is.
+
+use std::io::{self, Write};
+
+use similar::TextDiff;
+
+use super::{Etcdctl, Note, escaped, notes, shown, why};
+use crate::reconcile::plan::{Action, Change, Counts, Plan};
+
+/// The widest line of ours, in columns.
+const WIDTH: usize = 80;
+
+/// How a plan is printed.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    /// With colour.
+    pub color: bool,
+    /// Which command line to suggest.
+    pub etcdctl: Etcdctl,
+}
+
+#[derive(Clone, Copy)]
+enum Ink {
+    Red,
+    Green,
+    Cyan,
+    Yellow,
+    Bold,
+}
+
+impl Style {
+    fn paint(self, ink: Ink, text: &str) -> String {
+        if !self.color {
+            return text.to_owned();
+        }
+        let code = match ink {
+            Ink::Red => 31,
+            Ink::Green => 32,
+            Ink::Yellow => 33,
+            Ink::Cyan => 36,
+            Ink::Bold => 1,
+        };
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+}
+
+/// Prints one patch per key, in the order in which they would be applied, then what is not done and
+/// why, then the counts.
+///
+/// # Errors
+/// Those of `out`.
+pub fn dry_run(out: &mut dyn Write, plan: &Plan, style: Style) -> io::Result<()> {
+    for change in &plan.changes {
+        patch(out, change, style)?;
+    }
+    tail(out, plan, plan.changes.iter(), false, style)
+}
+
+/// Prints what is not done and why, then the counts of `changes`: those of the plan that are, or would
+/// be, applied.
+///
+/// # Errors
+/// Those of `out`.
+pub fn tail<'c>(
+    out: &mut dyn Write,
+    plan: &Plan,
+    changes: impl Iterator<Item = &'c Change>,
+    applied: bool,
+    style: Style,
+) -> io::Result<()> {
+    let mut last = "";
+    for entry in notes(plan, applied, style.etcdctl) {
+        let ink = if matches!(entry.kind, "finding" | "not defined" | "kept") {
+            Ink::Yellow
+        } else {
+            Ink::Red
+        };
+        note(
+            out,
+            &entry,
+            style.paint(ink, entry.kind).as_str(),
+            last != entry.kind,
+        )?;
+        last = entry.kind;
+    }
+    writeln!(out, "{}", summary(plan, changes, applied))
+}
+
+fn note(out: &mut dyn Write, note: &Note, kind: &str, _first: bool) -> io::Result<()> {
+    let Note {
+        kind: plain,
+        text,
+        items,
+        command,
+    } = note;
+    let options = textwrap::Options::new(WIDTH)
+        .break_words(false)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .subsequent_indent("  ");
+    let wrapped = textwrap::fill(&format!("{plain}: {text}"), options);
+    // The colour comes after the wrapping: it has no width.
+    writeln!(out, "{kind}{}", &wrapped[plain.len()..])?;
+    for item in items {
+        writeln!(out, "    {item}")?;
+    }
+    if let Some(command) = command {
+        writeln!(out, "    {command}")?;
+    }
+    Ok(())
+}
+
+fn patch(out: &mut dyn Write, change: &Change, style: Style) -> io::Result<()> {
+    let key = escaped(&change.key);
+    let (before, after) = match &change.action {
+        Action::Create { after } => (None, Some(shown(after.as_bytes()))),
+        Action::Update { before, after, .. } => {
+            (Some(shown(before)), Some(shown(after.as_bytes())))
+        }
+        Action::Delete { before, .. } => (Some(shown(before)), None),
+    };
+    let (word, ink) = match change.action {
+        Action::Create { .. } => ("create", Ink::Green),
+        Action::Update { .. } => ("update", Ink::Yellow),
+        Action::Delete { .. } => ("delete", Ink::Red),
+    };
+    writeln!(out, "{}: {}", style.paint(ink, word), escaped(&why(change)))?;
+    let file = |value: &Option<String>| {
+        if value.is_some() {
+            key.as_ref()
+        } else {
+            "/dev/null"
+        }
+    };
+    let (old, new) = (file(&before).to_owned(), file(&after).to_owned());
+    let text = |value: Option<String>| value.map_or(String::new(), |value| value + "\n");
+    let (before, after) = (text(before), text(after));
+    let diff = TextDiff::from_lines(&before, &after);
+    let diff = diff
+        .unified_diff()
+        .missing_newline_hint(false)
+        .header(&old, &new)
+        .to_string();
+    for line in diff.lines() {
+        let ink = match line.as_bytes() {
+            [b'-', b'-', b'-', ..] | [b'+', b'+', b'+', ..] => Some(Ink::Bold),
+            [b'@', ..] => Some(Ink::Cyan),
+            [b'-', ..] => Some(Ink::Red),
+            [b'+', ..] => Some(Ink::Green),
+            _ => None,
+        };
+        match ink {
+            Some(ink) => writeln!(out, "{}", style.paint(ink, line))?,
+            None => writeln!(out, "{line}")?,
+        }
+    }
+    Ok(())
+}
+
+/// Prints one applied change: `- shop/10.0.1.7  pod shop/web-x is terminating`.
+///
+/// # Errors
+/// Those of `out`.
+pub fn applied(out: &mut dyn Write, change: &Change, style: Style) -> io::Result<()> {
+    let (sign, ink) = match change.action {
+        Action::Create { .. } => ("+", Ink::Green),
+        Action::Update { .. } => ("~", Ink::Yellow),
+        Action::Delete { .. } => ("-", Ink::Red),
+    };
+    let server = change.server.as_deref().unwrap_or("backend");
+    let name = format!("{}/{server}", change.backend);
+    writeln!(
+        out,
+        "{} {}  {}",
+        style.paint(ink, sign),
+        escaped(&name),
+        escaped(&why(change))
+    )
+}
+
+/// The last line, or two of them: what changes, what stands, what is not done; and loudly if pods were
+/// seen and none is published.
+#[must_use]
+pub fn summary<'c>(
+    plan: &Plan,
+    changes: impl Iterator<Item = &'c Change>,
+    applied: bool,
+) -> String {
+    let Counts {
+        pods,
+        published,
+        owned: _,
+        unchanged,
+        satisfied_unmarked,
+        satisfied_marked,
+        foreign,
+        left_out,
+    } = plan.counts;
+    let (mut creates, mut updates, mut deletes, mut defines) = (0, 0, 0, 0);
+    for change in changes {
+        match (&change.server, &change.action) {
+            (None, _) => defines += 1,
+            (_, Action::Create { .. }) => creates += 1,
+            (_, Action::Update { .. }) => updates += 1,
+            (_, Action::Delete { .. }) => deletes += 1,
+        }
+    }
+    let changed = creates + updates + deletes + defines > 0;
+    let word = |done: &'static str, planned: &'static str| if applied { done } else { planned };
+    let mut parts = Vec::new();
+    let mut part = |number: usize, word: &str| {
+        if number > 0 {
+            parts.push(format!("{number} {word}"));
+        }
+    };
+    part(defines, word("backends defined", "backends to define"));
+    part(creates, word("created", "to create"));
+    part(updates, word("updated", "to update"));
+    part(deletes, word("deleted", "to delete"));
+    part(unchanged, "unchanged");
+    part(satisfied_unmarked, "served by unmarked entries");
+    part(satisfied_marked, "served by others' entries");
+    part(plan.held.len(), "held");
+    part(
+        plan.kept.iter().map(|kept| kept.servers.len()).sum(),
+        "kept",
+    );
+    part(plan.conflicts.len(), "in conflict");
+    part(plan.duplicates.len(), "duplicate");
+    part(plan.out_of_scope.len(), "out of scope");
+    let frozen = |frozen: &[crate::reconcile::plan::Frozen]| {
+        frozen
+            .iter()
+            .map(|frozen| frozen.left_out + frozen.ours)
+            .sum::<usize>()
+    };
+    part(frozen(&plan.unshared), "not shared");
+    part(frozen(&plan.undefined), "without a defined backend");
+    part(left_out, "deletes left out");
+    part(foreign, "foreign");
+    let parts = if parts.is_empty() {
+        "nothing there".to_owned()
+    } else {
+        parts.join(", ")
+    };
+    let mut line = match (changed, plan.alarms() || !plan.undefined.is_empty()) {
+        (true, _) => parts,
+        (false, true) => format!("nothing to change: {parts}"),
+        (false, false) => format!("in sync: {parts}"),
+    };
+    if pods > 0 && published == 0 {
+        let mut kinds = std::collections::BTreeMap::<&str, usize>::new();
+        for (_, reason) in &plan.skipped {
+            *kinds.entry(reason.kind()).or_default() += 1;
+        }
+        let mut kinds = kinds.into_iter().collect::<Vec<_>>();
+        kinds.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
+        let kinds = kinds
+            .iter()
+            .map(|(kind, number)| format!("{number} {kind}"));
+        line += &format!(
+            "\n0 of {pods} pods published: {}",
+            kinds.collect::<Vec<_>>().join(", ")
+        );
+    }
+    line
+}

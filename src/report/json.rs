@@ -1,0 +1,281 @@
+//! The plan as one JSON document. Its shape is stable: fields are added, never changed or removed.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::{Etcdctl, Note, deletes_to_allow, held, notes, redacted, shown, why};
+use crate::model::PodName;
+use crate::reconcile::plan::{Action, Change, Plan};
+
+/// The version of the document's shape.
+const VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Document<'p> {
+    version: u32,
+    program: &'static str,
+    owner: &'p str,
+    scope: &'p str,
+    prefix: &'p str,
+    revision: Option<u64>,
+    dry_run: bool,
+    counts: BTreeMap<&'static str, usize>,
+    changes: Vec<JsonChange<'p>>,
+    held: Vec<JsonHeld<'p>>,
+    /// What `--allow-deletes` needs for everything that is held.
+    allow_deletes: Option<usize>,
+    kept: Vec<JsonServer<'p>>,
+    conflicts: Vec<JsonConflict<'p>>,
+    duplicates: Vec<JsonDuplicate<'p>>,
+    out_of_scope: Vec<JsonOutOfScope<'p>>,
+    not_shared: Vec<JsonFrozen<'p>>,
+    not_defined: Vec<JsonFrozen<'p>>,
+    findings: Vec<JsonFinding>,
+    skipped: Vec<JsonSkipped>,
+}
+
+#[derive(Serialize)]
+struct JsonChange<'p> {
+    action: &'static str,
+    backend: &'p str,
+    server: Option<&'p str>,
+    key: &'p str,
+    pod: Option<String>,
+    before: Option<String>,
+    after: Option<String>,
+    proof: String,
+}
+
+#[derive(Serialize)]
+struct JsonHeld<'p> {
+    #[serde(flatten)]
+    change: JsonChange<'p>,
+    rule: String,
+}
+
+#[derive(Serialize)]
+struct JsonServer<'p> {
+    backend: &'p str,
+    key: &'p str,
+    pod: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JsonConflict<'p> {
+    backend: &'p str,
+    key: &'p str,
+    pod: String,
+    wanted: String,
+    value: String,
+    owner: Option<&'p str>,
+}
+
+#[derive(Serialize)]
+struct JsonDuplicate<'p> {
+    key: &'p str,
+    winner: String,
+    loser: String,
+    url: String,
+}
+
+#[derive(Serialize)]
+struct JsonOutOfScope<'p> {
+    key: &'p str,
+    scope: &'p str,
+    pod: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JsonFrozen<'p> {
+    backend: &'p str,
+    left_out: usize,
+    ours: usize,
+}
+
+#[derive(Serialize)]
+struct JsonFinding {
+    text: String,
+    keys: Vec<String>,
+    command: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JsonSkipped {
+    pod: String,
+    reason: String,
+}
+
+/// Prints one document: the plan, with `changes` as those that are, or would be, applied.
+///
+/// # Errors
+/// Those of `out`.
+pub fn print(
+    out: &mut dyn Write,
+    owner: &str,
+    plan: &Plan,
+    changes: &[Change],
+    applied: bool,
+    etcdctl: Etcdctl,
+) -> io::Result<()> {
+    let name = |pod: &PodName| pod.to_string();
+    let findings = notes(plan, applied, etcdctl)
+        .into_iter()
+        .filter(|note| note.kind == "finding");
+    let counts = plan.counts;
+    let action = |wanted: &str| {
+        changes
+            .iter()
+            .filter(|change| word(change) == wanted)
+            .count()
+    };
+    let document = Document {
+        version: VERSION,
+        program: concat!("vulcanized ", env!("CARGO_PKG_VERSION")),
+        owner,
+        scope: &plan.scope,
+        prefix: &plan.prefix,
+        revision: plan.revision,
+        dry_run: !applied,
+        counts: [
+            ("pods", counts.pods),
+            ("published", counts.published),
+            ("owned", counts.owned),
+            ("unchanged", counts.unchanged),
+            ("served_by_unmarked", counts.satisfied_unmarked),
+            ("served_by_others", counts.satisfied_marked),
+            ("foreign", counts.foreign),
+            ("left_out", counts.left_out),
+            ("create", action("create")),
+            ("update", action("update")),
+            ("delete", action("delete")),
+            ("held", plan.held.len()),
+            (
+                "kept",
+                plan.kept.iter().map(|kept| kept.servers.len()).sum(),
+            ),
+            ("conflicts", plan.conflicts.len()),
+            ("findings", plan.findings.len()),
+            ("out_of_scope", plan.out_of_scope.len()),
+            ("skipped", plan.skipped.len()),
+        ]
+        .into(),
+        changes: changes.iter().map(change).collect(),
+        held: plan
+            .held
+            .iter()
+            .map(|entry| JsonHeld {
+                change: change(&entry.change),
+                rule: held(&entry.rule),
+            })
+            .collect(),
+        allow_deletes: (!plan.held.is_empty()).then(|| deletes_to_allow(plan, applied)),
+        kept: plan
+            .kept
+            .iter()
+            .flat_map(|kept| kept.servers.iter().map(|server| (&kept.backend, server)))
+            .map(|(backend, (_, key, pod))| JsonServer {
+                backend,
+                key,
+                pod: pod.as_ref().map(name),
+            })
+            .collect(),
+        conflicts: plan
+            .conflicts
+            .iter()
+            .map(|conflict| JsonConflict {
+                backend: &conflict.backend,
+                key: &conflict.key,
+                pod: name(&conflict.pod),
+                wanted: conflict.wanted.to_string(),
+                value: value(&conflict.value),
+                owner: conflict.owner.as_deref(),
+            })
+            .collect(),
+        duplicates: plan
+            .duplicates
+            .iter()
+            .map(|duplicate| JsonDuplicate {
+                key: &duplicate.key,
+                winner: name(&duplicate.winner),
+                loser: name(&duplicate.loser),
+                url: duplicate.url.to_string(),
+            })
+            .collect(),
+        out_of_scope: plan
+            .out_of_scope
+            .iter()
+            .map(|entry| JsonOutOfScope {
+                key: &entry.key,
+                scope: &entry.scope,
+                pod: entry.pod.as_ref().map(name),
+            })
+            .collect(),
+        not_shared: plan.unshared.iter().map(frozen).collect(),
+        not_defined: plan.undefined.iter().map(frozen).collect(),
+        findings: findings
+            .map(
+                |Note {
+                     text,
+                     items,
+                     command,
+                     kind: _,
+                 }| JsonFinding {
+                    text,
+                    keys: items,
+                    command,
+                },
+            )
+            .collect(),
+        skipped: plan
+            .skipped
+            .iter()
+            .map(|(pod, reason)| JsonSkipped {
+                pod: name(pod),
+                reason: reason.to_string(),
+            })
+            .collect(),
+    };
+    serde_json::to_writer_pretty(&mut *out, &document)?;
+    writeln!(out)
+}
+
+fn frozen(frozen: &crate::reconcile::plan::Frozen) -> JsonFrozen<'_> {
+    JsonFrozen {
+        backend: &frozen.backend,
+        left_out: frozen.left_out,
+        ours: frozen.ours,
+    }
+}
+
+fn word(change: &Change) -> &'static str {
+    match change.action {
+        Action::Create { .. } => "create",
+        Action::Update { .. } => "update",
+        Action::Delete { .. } => "delete",
+    }
+}
+
+/// A foreign value: JSON escapes what steers a terminal, the password of a URL is left out.
+fn value(bytes: &[u8]) -> String {
+    redacted(&shown(bytes)).into_owned()
+}
+
+fn change(change: &Change) -> JsonChange<'_> {
+    let (before, after) = match &change.action {
+        Action::Create { after } => (None, Some(after.clone())),
+        Action::Update { before, after, .. } => (Some(value(before)), Some(after.clone())),
+        Action::Delete { before, .. } => (Some(value(before)), None),
+    };
+    JsonChange {
+        action: word(change),
+        backend: &change.backend,
+        server: change.server.as_deref(),
+        key: &change.key,
+        pod: change.pod.as_ref().map(PodName::to_string),
+        before,
+        after,
+        proof: why(change),
+    }
+}

@@ -1,0 +1,557 @@
+//! What is said of a plan: as a diff, as lines, as JSON. The same words everywhere.
+
+use std::borrow::Cow;
+
+use crate::layout::Fault;
+use crate::model::PodName;
+use crate::reconcile::findings::Finding;
+use crate::reconcile::plan::{Change, Conflict, Duplicate, Freeze, Frozen, Kept, OutOfScope, Plan};
+use crate::reconcile::plan::{Proof, Rule};
+
+pub mod diff;
+pub mod json;
+
+/// Which `etcdctl` a suggested command is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Etcdctl {
+    /// API version 3.
+    V3,
+    /// API version 2.
+    V2,
+}
+
+impl Etcdctl {
+    /// The command that sets a key, quoted for `sh`.
+    #[must_use]
+    pub fn put(self, key: &str, value: &str) -> String {
+        let (key, value) = (quoted(key), quoted(value));
+        match self {
+            Self::V3 => format!("etcdctl put {key} {value}"),
+            Self::V2 => format!("ETCDCTL_API=2 etcdctl set {key} {value}"),
+        }
+    }
+
+    /// The command that removes a key, quoted for `sh`.
+    #[must_use]
+    pub fn del(self, key: &str) -> String {
+        match self {
+            Self::V3 => format!("etcdctl del {}", quoted(key)),
+            Self::V2 => format!("ETCDCTL_API=2 etcdctl rm {}", quoted(key)),
+        }
+    }
+}
+
+/// Puts `text` into single quotes for `sh`.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Escapes what could steer a terminal or fool a reader: control characters, and those that turn the
+/// direction of text. Line ends are escaped too.
+#[must_use]
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    escaped_but(text, &[])
+}
+
+fn escaped_but<'t>(text: &'t str, spared: &[char]) -> Cow<'t, str> {
+    let steers = |c: char| {
+        (c.is_control() && !spared.contains(&c))
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| {
+        if steers(c) {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escape).collect::<String>().into()
+}
+
+/// A value for the eye: not UTF-8 is shown as such, control characters are escaped, line ends kept,
+/// and the password of a URL is left out.
+fn shown(value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    redacted(&escaped_but(&text, &['\n', '\t'])).into_owned()
+}
+
+/// Leaves `user:password@` out of each URL in `text`.
+#[must_use]
+pub fn redacted(text: &str) -> Cow<'_, str> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("://") {
+        let (head, tail) = rest.split_at(start + 3);
+        let end = tail
+            .find(['/', '"', '\'', '?', '#', ' ', ',', '\\'])
+            .unwrap_or(tail.len());
+        out.push_str(head);
+        rest = match tail[..end].rfind('@') {
+            Some(at) => {
+                out.push_str("***");
+                &tail[at..]
+            }
+            None => tail,
+        };
+    }
+    if out.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(rest);
+    out.into()
+}
+
+/// Why a change is made, in a line.
+#[must_use]
+pub fn why(change: &Change) -> String {
+    let pod = || match &change.pod {
+        Some(pod) => format!("pod {pod}"),
+        None => "its pod".to_owned(),
+    };
+    match &change.proof {
+        Proof::Define => "pods want this backend, and it is not defined".to_owned(),
+        Proof::Ready => format!("{} is ready", pod()),
+        Proof::Differs(what) => format!("{} is ready; changed: {what}", pod()),
+        Proof::Adopted(what) => format!("{} is ready; adopted: {what}", pod()),
+        Proof::Terminating => format!("{} is terminating", pod()),
+        Proof::Completed => format!("{} is completed", pod()),
+        Proof::Moved(ip) => format!("{} is now at {ip}", pod()),
+        Proof::NoAddress => format!("{} has no address", pod()),
+        Proof::Gone => format!("{} is gone", pod()),
+        Proof::NotSelected => format!("{} is not among the selected pods", pod()),
+        Proof::Unwanted(Some(reason)) => {
+            format!(
+                "{} does not want it: {}",
+                pod(),
+                escaped(&reason.to_string())
+            )
+        }
+        Proof::Unwanted(None) => format!("{} does not want it any more", pod()),
+        Proof::NotReady => format!("{} is not ready", pod()),
+        Proof::Stays(id) => format!("its URL stays here as {id}"),
+        Proof::Reused(other) => format!("its address is now pod {other}'s"),
+        Proof::NoUrl => "it has no valid URL".to_owned(),
+        Proof::Allowed(rule) => format!("lifted by --allow-deletes: {}", held(rule)),
+    }
+}
+
+/// Why a change is held, in a line.
+#[must_use]
+pub fn held(rule: &Rule) -> String {
+    match rule {
+        Rule::Majority { going, owned } => {
+            format!("{going} of {owned} servers would go whose pods are not known to be gone")
+        }
+        Rule::Unproved { going, owned, why } => format!(
+            "{going} of {owned} servers would go, and the list that could prove it failed: {}",
+            escaped(why)
+        ),
+        Rule::EmptyList => "the list that should show its pod has no pod at all".to_owned(),
+        Rule::Adopted => {
+            "it is adopted, and that its pod is not seen here proves nothing".to_owned()
+        }
+    }
+}
+
+/// One thing to say beside the changes: a heading, the lines under it, and a command to paste.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// `held`, `kept`, `conflict`, `duplicate`, `out of scope`, `not shared`, `not defined` or `finding`.
+    pub kind: &'static str,
+    /// What is, where, why it matters, and the way out.
+    pub text: String,
+    /// Keys it is about, with what is known of each.
+    pub items: Vec<String>,
+    /// A command to paste.
+    pub command: Option<String>,
+}
+
+/// Everything there is to say of a plan beside its changes, alarms first.
+#[must_use]
+pub fn notes(plan: &Plan, applied: bool, etcdctl: Etcdctl) -> Vec<Note> {
+    let mut notes = Vec::new();
+    notes.extend(held_notes(plan, applied));
+    notes.extend(
+        plan.kept
+            .iter()
+            .map(|kept| kept_note(kept, plan.kept_everywhere)),
+    );
+    notes.extend(plan.conflicts.iter().map(conflict_note));
+    notes.extend(plan.duplicates.iter().map(duplicate_note));
+    notes.extend(out_of_scope_notes(plan));
+    notes.extend(
+        plan.unshared
+            .iter()
+            .map(|frozen| frozen_note(frozen, etcdctl)),
+    );
+    notes.extend(
+        plan.undefined
+            .iter()
+            .map(|frozen| frozen_note(frozen, etcdctl)),
+    );
+    notes.extend(
+        plan.findings
+            .iter()
+            .map(|finding| finding_note(finding, etcdctl)),
+    );
+    notes
+}
+
+fn item(key: &str, pod: Option<&PodName>) -> String {
+    let key = escaped(key);
+    pod.map_or_else(
+        || key.to_string(),
+        |pod| format!("{key}  pod {}", escaped(&pod.to_string())),
+    )
+}
+
+/// How many deletes a run must be allowed to do all that is held.
+#[must_use]
+pub fn deletes_to_allow(plan: &Plan, applied: bool) -> usize {
+    // What this run deletes is done when the next one asks; after a dry run it is not.
+    plan.held.len() + if applied { 0 } else { plan.deletes() }
+}
+
+fn held_notes(plan: &Plan, applied: bool) -> Vec<Note> {
+    let number = deletes_to_allow(plan, applied);
+    plan.held
+        .chunk_by(|a, b| a.change.backend == b.change.backend && a.rule == b.rule)
+        .map(|group| {
+            let first = &group[0];
+            let way_out = match first.rule {
+                Rule::EmptyList => format!(
+                    "If it is right: `--allow-empty` believes it for one run, `--allow-deletes \
+                     {number}` lets all that is held go."
+                ),
+                Rule::Majority { .. } | Rule::Unproved { .. } | Rule::Adopted => {
+                    format!("If it is right: `--allow-deletes {number}`, for one run.")
+                }
+            };
+            Note {
+                kind: "held",
+                text: format!(
+                    "backend {}: {}. Nothing of it is changed. {way_out}",
+                    escaped(&first.change.backend),
+                    held(&first.rule)
+                ),
+                items: group
+                    .iter()
+                    .map(|held| item(&held.change.key, held.change.pod.as_ref()))
+                    .collect(),
+                command: None,
+            }
+        })
+        .collect()
+}
+
+fn kept_note(kept: &Kept, everywhere: bool) -> Note {
+    let all = if everywhere {
+        " This is so in every backend we serve: more often the control plane's trouble than the \
+         pods'."
+    } else {
+        ""
+    };
+    Note {
+        kind: "kept",
+        text: format!(
+            "backend {}: no server in it is ready, so those that are not ready stay.{all} \
+             `--strict-ready` deletes them.",
+            escaped(&kept.backend)
+        ),
+        items: kept
+            .servers
+            .iter()
+            .map(|(_, key, pod)| item(key, pod.as_ref()))
+            .collect(),
+        command: None,
+    }
+}
+
+fn conflict_note(conflict: &Conflict) -> Note {
+    let Conflict {
+        backend,
+        key,
+        pod,
+        wanted,
+        value,
+        owner,
+    } = conflict;
+    let whose = match owner {
+        Some(owner) => format!("owner {}", escaped(owner)),
+        None => "nobody's mark".to_owned(),
+    };
+    let way_out = match owner {
+        Some(_) => "Its owner has to remove it.",
+        None => "Remove it if it is a leftover.",
+    };
+    Note {
+        kind: "conflict",
+        text: format!(
+            "backend {}: pod {} wants {wanted} at a key that has {whose} and another value. It is \
+             not overwritten. {way_out}",
+            escaped(backend),
+            escaped(&pod.to_string())
+        ),
+        items: vec![format!("{}  {}", escaped(key), escaped(&shown(value)))],
+        command: None,
+    }
+}
+
+fn duplicate_note(duplicate: &Duplicate) -> Note {
+    let Duplicate {
+        key,
+        winner,
+        loser,
+        url,
+    } = duplicate;
+    Note {
+        kind: "duplicate",
+        text: format!(
+            "pod {} gets no server for {url}: pod {} has that key. Make ids that differ, for \
+             example `--server-id '{{ip}}:{{port}}'`.",
+            escaped(&loser.to_string()),
+            escaped(&winner.to_string())
+        ),
+        items: vec![escaped(key).into_owned()],
+        command: None,
+    }
+}
+
+fn out_of_scope_notes(plan: &Plan) -> Vec<Note> {
+    let mut entries = plan.out_of_scope.iter().collect::<Vec<_>>();
+    entries.sort_by(|a, b| (&a.scope, a.namespace, &a.key).cmp(&(&b.scope, b.namespace, &b.key)));
+    entries
+        .chunk_by(|a, b| a.scope == b.scope && a.namespace == b.namespace)
+        .map(|group| {
+            let OutOfScope { scope, namespace, .. } = group[0];
+            let ours = escaped(&plan.scope);
+            let text = if *namespace {
+                format!(
+                    "entries of our owner and scope `{ours}`, but of namespaces this run did not \
+                     list. They stay. One owner is one job: list all its namespaces, or give this \
+                     job an owner of its own."
+                )
+            } else {
+                format!(
+                    "entries of our owner with the scope `{}`; this run's is `{ours}`. They stay. One \
+                     owner is one job: give this job an owner of its own, or take them over with \
+                     `--adopt scope`.",
+                    escaped(scope)
+                )
+            };
+            Note {
+                kind: "out of scope",
+                text,
+                items: group.iter().map(|entry| item(&entry.key, entry.pod.as_ref())).collect(),
+                command: None,
+            }
+        })
+        .collect()
+}
+
+fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
+    let Frozen {
+        backend,
+        left_out,
+        ours,
+        why,
+    } = frozen;
+    let backend = escaped(backend);
+    let count = format!("{left_out} left out, {ours} of ours stay as they are");
+    let (kind, text, command) = match why {
+        Freeze::Undefined { key, value } => (
+            "not defined",
+            format!(
+                "backend {backend}: the proxy does not know it, and servers without a definition can \
+                 hang or stop it at its next start ({count}). Define it, or give \
+                 `--create-backends`:"
+            ),
+            Some(etcdctl.put(key, value)),
+        ),
+        Freeze::Broken { key, why } => (
+            "not defined",
+            format!(
+                "backend {backend}: the proxy does not take its definition: {} ({count}). Mend it:",
+                escaped(why)
+            ),
+            Some(etcdctl.put(key, r#"{"Type":"http"}"#)),
+        ),
+        Freeze::Bleeds(other) => (
+            "not defined",
+            format!(
+                "backend {backend}: not created, because its id and `{}` begin alike, and the proxy \
+                 would mix their servers ({count}). End ids alike, for example `--backend \
+                 '{{name}}.svc'`.",
+                escaped(other)
+            ),
+            None,
+        ),
+        Freeze::Owners(owners) => (
+            "not shared",
+            format!(
+                "backend {backend}: it holds servers of owner {}, so ours are not added, changed or \
+                 given up there ({count}). If both belong: `--share-backends`.",
+                owners
+                    .iter()
+                    .map(|owner| escaped(owner))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+            None,
+        ),
+    };
+    Note {
+        kind,
+        text,
+        items: Vec::new(),
+        command,
+    }
+}
+
+fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
+    let (text, items, command) = match finding {
+        Finding::Undefined {
+            backend,
+            servers,
+            key,
+            value,
+        } => (
+            format!(
+                "backend {}: {servers} servers, no definition. At its next start the proxy drops them, \
+                 or hangs if a frontend names it (etcd v2: it does not start). Define it, or remove \
+                 its servers:",
+                escaped(backend)
+            ),
+            Vec::new(),
+            Some(etcdctl.put(key, value)),
+        ),
+        Finding::BrokenDefinition { key, why } => (
+            format!(
+                "a definition the proxy does not take: {}. Mend it.",
+                escaped(why)
+            ),
+            vec![escaped(key).into_owned()],
+            None,
+        ),
+        Finding::Fault { key, fault } => {
+            let command = matches!(fault, Fault::Null | Fault::NoUrl | Fault::Malformed)
+                .then(|| etcdctl.del(&escaped(key)));
+            (
+                fault_text(*fault).to_owned(),
+                vec![escaped(key).into_owned()],
+                command,
+            )
+        }
+        Finding::Bleeds { shorter, longer } => (
+            format!(
+                "backend {} also gets the servers of {} at the proxy's next start, because its id \
+                 begins the other. Give ids a fixed ending, such as `.svc`.",
+                escaped(shorter),
+                escaped(longer)
+            ),
+            Vec::new(),
+            None,
+        ),
+        Finding::Sibling {
+            prefix,
+            sibling,
+            backends,
+        } => (
+            format!(
+                "{backends} backends under `{sibling}/`, while this run works under `{prefix}/`: a \
+                 proxy reads only one of the two. Start it with `-etcdKey={prefix}`, or choose with \
+                 `--prefix`."
+            ),
+            Vec::new(),
+            None,
+        ),
+        Finding::TwoOwners { ip, entries } => (
+            format!(
+                "address {ip} is in backends of two owners: one of them may send its traffic to a \
+                 stranger."
+            ),
+            entries
+                .iter()
+                .map(|(key, owner)| format!("{}  owner {}", escaped(key), escaped(owner)))
+                .collect(),
+            None,
+        ),
+        Finding::Stranger {
+            backend,
+            key,
+            ip,
+            pod,
+        } => (
+            format!(
+                "backend {}: an entry without a mark at {ip}, which is now pod {}'s, of another \
+                 backend: its traffic reaches a stranger. Remove it:",
+                escaped(backend),
+                escaped(&pod.to_string())
+            ),
+            vec![escaped(key).into_owned()],
+            Some(etcdctl.del(&escaped(key))),
+        ),
+    };
+    Note {
+        kind: "finding",
+        text,
+        items,
+        command,
+    }
+}
+
+fn fault_text(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Null => "a value `null` crashes the proxy, at each start again. Remove it:",
+        Fault::Malformed => "a value that is no server: the proxy stops or fails on it. Remove it:",
+        Fault::NoUrl => {
+            "a server without a valid URL: after a restart of the proxy every request to its backend \
+             fails. Remove it:"
+        }
+        Fault::SlashInId => {
+            "a slash in a server's id: ignored on etcd v3, and the whole backend broken on v2. Remove \
+             it."
+        }
+        Fault::BareDirectory => {
+            "a directory of a backend without a definition: on etcd v2 the proxy does not start. \
+             Define the backend or remove the directory."
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_escaped() {
+        assert_eq!(escaped("web-1 é"), "web-1 é");
+        assert_eq!(
+            escaped("a\u{1b}[31m\r\nb\u{202e}"),
+            "a\\u{1b}[31m\\r\\nb\\u{202e}"
+        );
+        assert_eq!(shown(b"{\n\"a\":\x1b}\xff"), "{\n\"a\":\\u{1b}}\u{fffd}");
+    }
+
+    #[test]
+    fn passwords_in_urls_are_left_out() {
+        assert_eq!(redacted("http://10.0.0.1:80/a@b"), "http://10.0.0.1:80/a@b");
+        assert_eq!(
+            redacted(r#"{"URL":"http://u:p@h:1"} s://x"#),
+            r#"{"URL":"http://***@h:1"} s://x"#
+        );
+        assert_eq!(
+            redacted("http://u:p@q@h http://v@h"),
+            "http://***@h http://***@h"
+        );
+    }
+
+    #[test]
+    fn suggested_commands_are_harmless() {
+        let command = Etcdctl::V3.del("/a'; rm -rf $HOME #");
+        assert_eq!(command, r#"etcdctl del '/a'\''; rm -rf $HOME #'"#);
+    }
+}
