@@ -1,3 +1,2 @@
-//! The program: arguments, logging, one run, an exit code.
-
+//! x
 fn main() {}
