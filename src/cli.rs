@@ -24,11 +24,18 @@ use crate::report::Etcdctl;
 /// It is safe to run as often as you like.
 #[derive(Parser, Debug)]
 #[command(version, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done or in sync, 1 failed, 2 usage, 3 something was held, out of \
-                        scope, not shared, duplicate or in conflict, 4 `--exit-code` and there are changes.")]
+#[command(
+    after_help = "Exit codes: 0 done or in sync, 1 failed, 2 usage, 3 something was held, out of \
+                        scope, not shared, duplicate or in conflict, 4 `--exit-code` and there are changes."
+)]
 pub struct Cli {
     /// Name of this job: it changes only entries that carry it. 1 to 32 of a-z, 0-9 and `-`
-    #[arg(long, value_name = "NAME", env = "VULCANIZED_OWNER", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "VULCANIZED_OWNER",
+        hide_env_values = true
+    )]
     #[arg(value_parser = check_name)]
     owner: String,
     #[command(flatten)]
@@ -47,31 +54,73 @@ pub struct Cli {
 #[command(next_help_heading = "Kubernetes")]
 struct KubernetesArgs {
     /// Kubeconfig to use; without it `KUBECONFIG`, the service account, `~/.kube/config`
-    #[arg(long, value_name = "FILE", env = "VULCANIZED_KUBECONFIG", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VULCANIZED_KUBECONFIG",
+        hide_env_values = true
+    )]
     kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig to use
-    #[arg(long, value_name = "NAME", env = "VULCANIZED_CONTEXT", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "VULCANIZED_CONTEXT",
+        hide_env_values = true
+    )]
     context: Option<String>,
     /// Namespace to list, repeatable; without it the context's or the service account's
-    #[arg(short, long, value_name = "NAME", env = "VULCANIZED_NAMESPACE", hide_env_values = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        env = "VULCANIZED_NAMESPACE",
+        hide_env_values = true
+    )]
     #[arg(value_delimiter = ',', value_parser = namespace, conflicts_with = "all_namespaces")]
     namespace: Vec<String>,
     /// List the pods of all namespaces
-    #[arg(short = 'A', long, env = "VULCANIZED_ALL_NAMESPACES", hide_env_values = true)]
+    #[arg(
+        short = 'A',
+        long,
+        env = "VULCANIZED_ALL_NAMESPACES",
+        hide_env_values = true
+    )]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     all_namespaces: bool,
     /// Label selector: only these pods count
-    #[arg(short = 'l', long, value_name = "LABELS", env = "VULCANIZED_SELECTOR", hide_env_values = true)]
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "LABELS",
+        env = "VULCANIZED_SELECTOR",
+        hide_env_values = true
+    )]
     selector: Option<String>,
     /// Field selector: only these pods count
-    #[arg(long, value_name = "FIELDS", env = "VULCANIZED_FIELD_SELECTOR", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FIELDS",
+        env = "VULCANIZED_FIELD_SELECTOR",
+        hide_env_values = true
+    )]
     field_selector: Option<String>,
     /// Name of the cluster, part of the scope; without it a hash of its CA certificates
-    #[arg(long, value_name = "NAME", env = "VULCANIZED_CLUSTER", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "VULCANIZED_CLUSTER",
+        hide_env_values = true
+    )]
     #[arg(value_parser = check_name)]
     cluster: Option<String>,
     /// Read the pods from `kubectl get pods -o json` output instead; `-` is stdin
-    #[arg(long, value_name = "FILE", env = "VULCANIZED_PODS", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VULCANIZED_PODS",
+        hide_env_values = true
+    )]
     #[arg(conflicts_with_all = ["kubeconfig", "context", "namespace", "all_namespaces", "selector", "field_selector"])]
     pods: Option<String>,
 }
@@ -80,29 +129,67 @@ struct KubernetesArgs {
 #[command(next_help_heading = "Mapping")]
 struct MappingArgs {
     /// Label that names the backend, repeatable: the first one present wins
-    #[arg(long, value_name = "KEY", env = "VULCANIZED_BACKEND_LABEL", hide_env_values = true)]
-    #[arg(value_delimiter = ',', default_value = "app.kubernetes.io/name,app,name")]
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "VULCANIZED_BACKEND_LABEL",
+        hide_env_values = true
+    )]
+    #[arg(
+        value_delimiter = ',',
+        default_value = "app.kubernetes.io/name,app,name"
+    )]
     backend_label: Vec<String>,
     /// Id of the backend: {namespace} {name} {pod} {ip} {port} {label:KEY} {annotation:KEY}
-    #[arg(long, value_name = "TEMPLATE", env = "VULCANIZED_BACKEND", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        env = "VULCANIZED_BACKEND",
+        hide_env_values = true
+    )]
     #[arg(default_value = "{name}", value_parser = Template::parse)]
     backend: Template,
     /// Port to publish, by name or number; without it `http`, else the only TCP port
-    #[arg(long, value_name = "NAME|NUMBER", env = "VULCANIZED_PORT", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "NAME|NUMBER",
+        env = "VULCANIZED_PORT",
+        hide_env_values = true
+    )]
     #[arg(value_parser = PortRef::parse)]
     port: Option<PortRef>,
     /// Scheme to publish
-    #[arg(long, env = "VULCANIZED_SCHEME", hide_env_values = true, default_value = "http")]
+    #[arg(
+        long,
+        env = "VULCANIZED_SCHEME",
+        hide_env_values = true,
+        default_value = "http"
+    )]
     scheme: SchemeArg,
     /// Address family to publish; without it the pod's primary address
-    #[arg(long, value_name = "FAMILY", env = "VULCANIZED_IP_FAMILY", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FAMILY",
+        env = "VULCANIZED_IP_FAMILY",
+        hide_env_values = true
+    )]
     ip_family: Option<FamilyArg>,
     /// Id of the server in its backend: the same fields
-    #[arg(long, value_name = "TEMPLATE", env = "VULCANIZED_SERVER_ID", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        env = "VULCANIZED_SERVER_ID",
+        hide_env_values = true
+    )]
     #[arg(default_value = "{ip}", value_parser = Template::parse)]
     server_id: Template,
     /// Prefix of the annotations `backend`, `port`, `scheme` and `ignore`
-    #[arg(long, value_name = "PREFIX", env = "VULCANIZED_ANNOTATION_PREFIX", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        env = "VULCANIZED_ANNOTATION_PREFIX",
+        hide_env_values = true
+    )]
     #[arg(default_value = "vulcanized.io/")]
     annotation_prefix: String,
 }
@@ -110,51 +197,109 @@ struct MappingArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Store")]
 struct StoreArgs {
-    /// Endpoints of etcd, tried in order [env: also ETCDCTL_ENDPOINTS]
-    #[arg(long, value_name = "URL,…", env = "VULCANIZED_ETCD", hide_env_values = true)]
+    /// Endpoints of etcd, tried in order [env: also `ETCDCTL_ENDPOINTS`]
+    #[arg(
+        long,
+        value_name = "URL,…",
+        env = "VULCANIZED_ETCD",
+        hide_env_values = true
+    )]
     #[arg(value_delimiter = ',', conflicts_with = "store_file")]
     etcd: Vec<String>,
     /// Version of etcd's API
-    #[arg(long, value_name = "VERSION", env = "VULCANIZED_ETCD_API", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "VERSION",
+        env = "VULCANIZED_ETCD_API",
+        hide_env_values = true
+    )]
     #[arg(default_value = "3")]
     etcd_api: ApiArg,
-    /// CA certificates to trust; without it the system's [env: also ETCDCTL_CACERT]
-    #[arg(long, value_name = "FILE", env = "VULCANIZED_CACERT", hide_env_values = true)]
+    /// CA certificates to trust; without it the system's [env: also `ETCDCTL_CACERT`]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VULCANIZED_CACERT",
+        hide_env_values = true
+    )]
     cacert: Option<PathBuf>,
-    /// Client certificate [env: also ETCDCTL_CERT]
-    #[arg(long, value_name = "FILE", env = "VULCANIZED_CERT", hide_env_values = true)]
+    /// Client certificate [env: also `ETCDCTL_CERT`]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VULCANIZED_CERT",
+        hide_env_values = true
+    )]
     cert: Option<PathBuf>,
-    /// Key of the client certificate [env: also ETCDCTL_KEY]
-    #[arg(long, value_name = "FILE", env = "VULCANIZED_KEY", hide_env_values = true)]
+    /// Key of the client certificate [env: also `ETCDCTL_KEY`]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VULCANIZED_KEY",
+        hide_env_values = true
+    )]
     key: Option<PathBuf>,
     /// User; its password from `VULCANIZED_PASSWORD`, a file, or `ETCDCTL_USER=name:password`
-    #[arg(long, value_name = "NAME", env = "VULCANIZED_USER", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "VULCANIZED_USER",
+        hide_env_values = true
+    )]
     user: Option<String>,
     /// File that holds the password
-    #[arg(long, value_name = "FILE", env = "VULCANIZED_PASSWORD_FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VULCANIZED_PASSWORD_FILE",
+        hide_env_values = true
+    )]
     password_file: Option<PathBuf>,
     /// Keep keys and values in this JSON file instead of etcd; created when absent
-    #[arg(long, value_name = "FILE", env = "VULCANIZED_STORE_FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VULCANIZED_STORE_FILE",
+        hide_env_values = true
+    )]
     store_file: Option<PathBuf>,
     /// Layout of the keys
-    #[arg(long, env = "VULCANIZED_LAYOUT", hide_env_values = true, default_value = "vulcand")]
+    #[arg(
+        long,
+        env = "VULCANIZED_LAYOUT",
+        hide_env_values = true,
+        default_value = "vulcand"
+    )]
     layout: LayoutArg,
     /// Prefix of all keys; without it whichever of `/vulcand` and `vulcand` holds backends
-    #[arg(long, value_name = "PREFIX", env = "VULCANIZED_PREFIX", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        env = "VULCANIZED_PREFIX",
+        hide_env_values = true
+    )]
     #[arg(value_parser = prefix)]
     prefix: Option<String>,
 }
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Changes")]
-#[expect(clippy::struct_excessive_bools, reason = "flags are independent of each other")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags are independent of each other"
+)]
 struct ChangesArgs {
     /// Print what would be done, write nothing
     #[arg(long, env = "VULCANIZED_DRY_RUN", hide_env_values = true)]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     dry_run: bool,
     /// What is done: everything, or no deletes
-    #[arg(long, env = "VULCANIZED_POLICY", hide_env_values = true, default_value = "sync")]
+    #[arg(
+        long,
+        env = "VULCANIZED_POLICY",
+        hide_env_values = true,
+        default_value = "sync"
+    )]
     policy: PolicyArg,
     /// Take over entries for this run: `unmarked`, `scope` or `owner:NAME`, repeatable
     #[arg(long, value_name = "WHAT", value_parser = adopt)]
@@ -184,22 +329,43 @@ struct ChangesArgs {
 #[command(next_help_heading = "Output")]
 struct OutputArgs {
     /// What is printed: a diff (or a line a change), one JSON document, or one line
-    #[arg(short, long, value_name = "FORMAT", env = "VULCANIZED_OUTPUT", hide_env_values = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        env = "VULCANIZED_OUTPUT",
+        hide_env_values = true
+    )]
     #[arg(default_value = "diff")]
     output: Format,
     /// With `--dry-run`: exit with 4 if there are changes
-    #[arg(long, requires = "dry_run", env = "VULCANIZED_EXIT_CODE", hide_env_values = true)]
+    #[arg(
+        long,
+        requires = "dry_run",
+        env = "VULCANIZED_EXIT_CODE",
+        hide_env_values = true
+    )]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     exit_code: bool,
-    /// Colour: on a terminal, always or never [env: also NO_COLOR]
-    #[arg(long, value_name = "WHEN", env = "VULCANIZED_COLOR", hide_env_values = true)]
+    /// Colour: on a terminal, always or never [env: also `NO_COLOR`]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "VULCANIZED_COLOR",
+        hide_env_values = true
+    )]
     #[arg(default_value = "auto")]
     color: ColorArg,
     /// Format of the log on stderr
-    #[arg(long, value_name = "FORMAT", env = "VULCANIZED_LOG_FORMAT", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "VULCANIZED_LOG_FORMAT",
+        hide_env_values = true
+    )]
     #[arg(default_value = "text")]
     log_format: LogFormat,
-    /// Say more: `-v` why pods are left out, `-vv` requests, `-vvv` all [env: also RUST_LOG]
+    /// Say more: `-v` why pods are left out, `-vv` requests, `-vvv` all [env: also `RUST_LOG`]
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
     /// Print nothing when in sync
@@ -207,11 +373,21 @@ struct OutputArgs {
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     quiet: bool,
     /// How long the whole run may take
-    #[arg(long, value_name = "TIME", env = "VULCANIZED_TIMEOUT", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "VULCANIZED_TIMEOUT",
+        hide_env_values = true
+    )]
     #[arg(default_value = "45s", value_parser = duration)]
     timeout: Duration,
     /// How long one attempt at a request may take
-    #[arg(long, value_name = "TIME", env = "VULCANIZED_REQUEST_TIMEOUT", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "VULCANIZED_REQUEST_TIMEOUT",
+        hide_env_values = true
+    )]
     #[arg(default_value = "10s", value_parser = duration)]
     request_timeout: Duration,
 }
@@ -314,7 +490,7 @@ pub enum Source {
     /// An API server.
     Api {
         /// How it is found and spoken to.
-        options: kube::Options,
+        options: Box<kube::Options>,
         /// Which namespaces are listed.
         namespaces: Namespaces,
         /// The label selector.
@@ -366,7 +542,10 @@ pub enum Password {
 
 /// What may be changed: see [`crate::reconcile::plan::Rules`].
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "flags are independent of each other")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags are independent of each other"
+)]
 pub struct Changes {
     /// What is taken over.
     pub adopt: Adopt,
@@ -407,7 +586,14 @@ impl Cli {
     /// # Errors
     /// A usage error, ready to be printed.
     pub fn config(self, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, clap::Error> {
-        let Self { owner, kubernetes, mapping, store, changes, output } = self;
+        let Self {
+            owner,
+            kubernetes,
+            mapping,
+            store,
+            changes,
+            output,
+        } = self;
         let dry_run = changes.dry_run;
         let KubernetesArgs {
             kubeconfig,
@@ -423,7 +609,7 @@ impl Cli {
         let source = match pods {
             Some(file) => Source::File(file),
             None => Source::Api {
-                options: kube::Options::from_env(kubeconfig, context, env),
+                options: Box::new(kube::Options::from_env(kubeconfig, context, env)),
                 namespaces: if all_namespaces {
                     Namespaces::All
                 } else if namespace.is_empty() {
@@ -446,29 +632,7 @@ impl Cli {
             }
         }
         let (store, layout) = store.store(env)?;
-        let ChangesArgs {
-            dry_run: _,
-            policy,
-            adopt,
-            create_backends,
-            share_backends,
-            strict_ready,
-            allow_empty,
-            allow_deletes,
-        } = changes;
-        let mut adopted = Adopt::default();
-        for adopt in adopt {
-            match adopt {
-                AdoptArg::Unmarked => adopted.unmarked = true,
-                AdoptArg::Scope => adopted.scope = true,
-                AdoptArg::Owner(name) if name == owner => {
-                    return Err(usage("`--adopt owner:NAME` takes over from another owner"));
-                }
-                AdoptArg::Owner(name) => {
-                    adopted.owners.insert(name);
-                }
-            }
-        }
+        let changes = changes.changes(&owner)?;
         let no_color = env("NO_COLOR").is_some_and(|value| !value.is_empty());
         Ok(Config {
             owner,
@@ -477,15 +641,7 @@ impl Cli {
             mapping,
             store,
             layout,
-            changes: Changes {
-                adopt: adopted,
-                create_backends,
-                share_backends,
-                strict_ready,
-                allow_empty,
-                allow_deletes,
-                upsert_only: policy == PolicyArg::UpsertOnly,
-            },
+            changes,
             dry_run,
             timeout: output.timeout,
             request_timeout: output.request_timeout,
@@ -505,10 +661,54 @@ impl Cli {
     }
 }
 
+impl ChangesArgs {
+    fn changes(self, owner: &str) -> Result<Changes, clap::Error> {
+        let ChangesArgs {
+            dry_run: _,
+            policy,
+            adopt,
+            create_backends,
+            share_backends,
+            strict_ready,
+            allow_empty,
+            allow_deletes,
+        } = self;
+        let mut adopted = Adopt::default();
+        for adopt in adopt {
+            match adopt {
+                AdoptArg::Unmarked => adopted.unmarked = true,
+                AdoptArg::Scope => adopted.scope = true,
+                AdoptArg::Owner(name) if name == owner => {
+                    return Err(usage("`--adopt owner:NAME` takes over from another owner"));
+                }
+                AdoptArg::Owner(name) => {
+                    adopted.owners.insert(name);
+                }
+            }
+        }
+        Ok(Changes {
+            adopt: adopted,
+            create_backends,
+            share_backends,
+            strict_ready,
+            allow_empty,
+            allow_deletes,
+            upsert_only: policy == PolicyArg::UpsertOnly,
+        })
+    }
+}
+
 impl MappingArgs {
     fn mapping(self) -> Mapping {
-        let Self { backend_label, backend, port, scheme, ip_family, server_id, annotation_prefix } =
-            self;
+        let Self {
+            backend_label,
+            backend,
+            port,
+            scheme,
+            ip_family,
+            server_id,
+            annotation_prefix,
+        } = self;
         Mapping {
             annotation_prefix,
             backend_labels: backend_label,
@@ -545,12 +745,21 @@ impl StoreArgs {
             prefix,
         } = self;
         let text = |name: &str| {
-            env(name).filter(|value| !value.is_empty()).and_then(|value| value.into_string().ok())
+            env(name)
+                .filter(|value| !value.is_empty())
+                .and_then(|value| value.into_string().ok())
         };
-        let path = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let path = |name: &str| {
+            env(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         let LayoutArg::Vulcand = layout;
         let one_spelling = etcd_api == ApiArg::V2 && store_file.is_none();
-        let layout = Layout::Vulcand(Vulcand { prefix, one_spelling });
+        let layout = Layout::Vulcand(Vulcand {
+            prefix,
+            one_spelling,
+        });
         if let Some(file) = store_file {
             return Ok((StoreConfig::File(file), layout));
         }
@@ -564,8 +773,10 @@ impl StoreArgs {
             return Err(usage("no store: give `--etcd URL` or `--store-file FILE`"));
         }
         let cacert = cacert.or_else(|| path("ETCDCTL_CACERT"));
-        let identity = match (cert.or_else(|| path("ETCDCTL_CERT")), key.or_else(|| path("ETCDCTL_KEY")))
-        {
+        let identity = match (
+            cert.or_else(|| path("ETCDCTL_CERT")),
+            key.or_else(|| path("ETCDCTL_KEY")),
+        ) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
             _ => return Err(usage("`--cert` and `--key` go together")),
@@ -597,7 +808,16 @@ impl StoreArgs {
             ApiArg::V3 => Etcdctl::V3,
             ApiArg::V2 => Etcdctl::V2,
         };
-        Ok((StoreConfig::Etcd { api, endpoints, cacert, identity, user }, layout))
+        Ok((
+            StoreConfig::Etcd {
+                api,
+                endpoints,
+                cacert,
+                identity,
+                user,
+            },
+            layout,
+        ))
     }
 }
 
@@ -629,7 +849,10 @@ fn prefix(text: &str) -> Result<String, String> {
         Err("an empty prefix is the whole store".to_owned())
     } else if text.ends_with('/') {
         Err("a prefix does not end with a slash".to_owned())
-    } else if !text.bytes().all(|c| c.is_ascii_alphanumeric() || b"/._-".contains(&c)) {
+    } else if !text
+        .bytes()
+        .all(|c| c.is_ascii_alphanumeric() || b"/._-".contains(&c))
+    {
         Err("a prefix is made of letters, digits, `/`, `.`, `_` and `-`".to_owned())
     } else {
         Ok(text.to_owned())
@@ -647,7 +870,11 @@ fn adopt(text: &str) -> Result<AdoptArg, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if time.is_zero() { Err("it takes some time".to_owned()) } else { Ok(time) }
+    if time.is_zero() {
+        Err("it takes some time".to_owned())
+    } else {
+        Ok(time)
+    }
 }
 
 #[cfg(test)]

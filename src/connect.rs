@@ -31,11 +31,18 @@ pub fn store(
 ) -> anyhow::Result<Box<dyn Store>> {
     let (api, options) = match config {
         StoreConfig::File(path) => return Ok(Box::new(File::open(path, dry_run, deadline)?)),
-        StoreConfig::Etcd { api, endpoints, cacert, identity, user } => {
+        StoreConfig::Etcd {
+            api,
+            endpoints,
+            cacert,
+            identity,
+            user,
+        } => {
             let identity = match identity {
-                Some((certificate, key)) => {
-                    Some(Identity { certificate: read(certificate)?, key: read(key)? })
-                }
+                Some((certificate, key)) => Some(Identity {
+                    certificate: read(certificate)?,
+                    key: read(key)?,
+                }),
                 None => None,
             };
             let user = match user {
@@ -47,13 +54,27 @@ pub fn store(
                             .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
                             .with_context(|| format!("`{}` is not UTF-8", path.display()))?,
                     };
-                    Some(dial::User { name: name.clone(), password })
+                    Some(dial::User {
+                        name: name.clone(),
+                        password,
+                    })
                 }
                 None => None,
             };
             let ca = cacert.as_deref().map(read).transpose()?;
             let endpoints = endpoints.clone();
-            (api, dial::Options { endpoints, tls: Tls { ca, identity }, user })
+            (
+                api,
+                dial::Options {
+                    endpoints,
+                    tls: Tls {
+                        ca,
+                        identity,
+                        insecure: false,
+                    },
+                    user,
+                },
+            )
         }
     };
     Ok(match api {
@@ -87,10 +108,19 @@ impl<'c> Pods<'c> {
     ///
     /// # Errors
     /// A kubeconfig or service account that cannot be used.
-    pub fn open(source: &'c Source, mapping: &'c Mapping, deadline: Deadline) -> anyhow::Result<Self> {
+    pub fn open(
+        source: &'c Source,
+        mapping: &'c Mapping,
+        deadline: Deadline,
+    ) -> anyhow::Result<Self> {
         let from = match source {
             Source::File(path) => From::File(path),
-            Source::Api { options, namespaces, labels, fields } => {
+            Source::Api {
+                options,
+                namespaces,
+                labels,
+                fields,
+            } => {
                 let api = Box::new(kube::Api::open(options, deadline)?);
                 let namespaces = match namespaces {
                     Namespaces::Default => vec![Some(api.namespace().to_owned())],
@@ -127,13 +157,24 @@ impl<'c> Pods<'c> {
         match &mut self.from {
             From::File(path) => {
                 let pods = kube::file::read(path, &mut map).context("failed to read the pods")?;
-                let seen = pods.iter().map(|pod| &pod.name.namespace).collect::<BTreeSet<_>>();
+                let seen = pods
+                    .iter()
+                    .map(|pod| &pod.name.namespace)
+                    .collect::<BTreeSet<_>>();
                 if seen.len() > 1 && !self.mapping.backend.separates_namespaces() {
                     return Err(NamespacesMix(namespaces_mix(&self.mapping.backend)).into());
                 }
-                lists.lists.push(List { coverage: Coverage::Seen, pods });
+                lists.lists.push(List {
+                    coverage: Coverage::Seen,
+                    pods,
+                });
             }
-            From::Api { api, namespaces, labels, fields } => {
+            From::Api {
+                api,
+                namespaces,
+                labels,
+                fields,
+            } => {
                 lists.selected = labels.is_some() || fields.is_some();
                 for namespace in namespaces {
                     let selection = kube::Selection {
@@ -141,7 +182,9 @@ impl<'c> Pods<'c> {
                         labels: *labels,
                         fields: *fields,
                     };
-                    let pods = api.list(&selection, &mut map).context("failed to list pods")?;
+                    let pods = api
+                        .list(&selection, &mut map)
+                        .context("failed to list pods")?;
                     let coverage = namespace.clone().map_or(Coverage::All, Coverage::Namespace);
                     lists.lists.push(List { coverage, pods });
                 }
@@ -160,10 +203,15 @@ impl<'c> Pods<'c> {
         namespaces: &BTreeSet<String>,
         lists: &mut Lists,
     ) -> anyhow::Result<()> {
-        let From::Api { api, .. } = &mut self.from else { return Ok(()) };
+        let From::Api { api, .. } = &mut self.from else {
+            return Ok(());
+        };
         for namespace in namespaces {
-            let selection =
-                kube::Selection { namespace: Some(namespace), labels: None, fields: None };
+            let selection = kube::Selection {
+                namespace: Some(namespace),
+                labels: None,
+                fields: None,
+            };
             let answer = match api.list(&selection, &mut |pod| self.mapping.map(pod)) {
                 Ok(pods) => Ok(pods),
                 Err(kube::Error::Refused(why)) => Err(why),

@@ -20,7 +20,9 @@ pub fn start(output: Output, rust_log: Option<&str>) {
     };
     let mut builder = env_logger::Builder::new();
     // Libraries may print what they send, passwords included: they stay at warnings.
-    builder.filter_level(LevelFilter::Warn).filter_module(env!("CARGO_CRATE_NAME"), ours);
+    builder
+        .filter_level(LevelFilter::Warn)
+        .filter_module(env!("CARGO_CRATE_NAME"), ours);
     if let Some(directives) = rust_log {
         builder.parse_filters(directives);
     }

@@ -47,12 +47,14 @@ pub fn run(config: &Config, signals: &Signals, out: &mut dyn Write) -> anyhow::R
     let rules = rules(config, &pods);
     let mut work = Work::default();
     for attempt in 1..=ATTEMPTS {
-        let observed = observe(store.as_mut(), &config.layout).map_err(|cause| work.failed(cause))?;
+        let observed =
+            observe(store.as_mut(), &config.layout).map_err(|cause| work.failed(cause))?;
         work.settle(&observed, config, out)?;
         let mut lists = pods.list().map_err(|cause| work.failed(cause))?;
         let mut plan = decide(&observed, &lists, &rules, config)?;
         if !plan.doubts.is_empty() {
-            pods.list_again(&plan.doubts, &mut lists).map_err(|cause| work.failed(cause))?;
+            pods.list_again(&plan.doubts, &mut lists)
+                .map_err(|cause| work.failed(cause))?;
             plan = decide(&observed, &lists, &rules, config)?;
         }
         say_skipped(&plan);
@@ -66,7 +68,9 @@ pub fn run(config: &Config, signals: &Signals, out: &mut dyn Write) -> anyhow::R
         }
         info!("the store changed meanwhile: listing again (attempt {attempt} of {ATTEMPTS})");
     }
-    Err(work.failed(anyhow!("the store changed under the plan {ATTEMPTS} times: try again later")))
+    Err(work.failed(anyhow!(
+        "the store changed under the plan {ATTEMPTS} times: try again later"
+    )))
 }
 
 fn rules(config: &Config, pods: &Pods) -> Rules {
@@ -92,14 +96,15 @@ fn rules(config: &Config, pods: &Pods) -> Rules {
 fn observe(store: &mut dyn Store, layout: &Layout) -> anyhow::Result<Observed> {
     let ranges = layout.ranges();
     let ranges = ranges.iter().map(String::as_str).collect::<Vec<_>>();
-    let failed = || format!("failed to list the store at {}", store_name(store.name()));
-    let context = failed();
-    let snapshot = store.list(&ranges).context(context)?;
-    layout.observe(snapshot).with_context(failed)
-}
-
-fn store_name(name: String) -> String {
-    report::redacted(&name).into_owned()
+    let snapshot = store.list(&ranges);
+    let failed = || {
+        format!(
+            "failed to list the store at {}",
+            report::redacted(&store.name())
+        )
+    };
+    let observed = snapshot.and_then(|snapshot| Ok(layout.observe(snapshot)?));
+    observed.with_context(failed)
 }
 
 fn decide(
@@ -187,7 +192,9 @@ impl Work {
         let is_there = |change: &Change| {
             let backend = observed.backends.get(&change.backend);
             let value = change.server.as_ref().map(|server| {
-                backend.and_then(|backend| backend.servers.get(server)).map(|entry| &*entry.value)
+                backend
+                    .and_then(|backend| backend.servers.get(server))
+                    .map(|entry| &*entry.value)
             });
             match (&change.action, value) {
                 (Action::Create { after } | Action::Update { after, .. }, Some(value)) => {
@@ -217,13 +224,17 @@ impl Work {
                 written(report::diff::applied(out, change, style(config)))?;
             }
         }
-        Ok(())
+        // What was done is said before anything else can go wrong.
+        written(out.flush())
     }
 
     /// Says how far the run got.
     fn failed(&mut self, cause: anyhow::Error) -> anyhow::Error {
         let (applied, planned, unknown) = (self.applied.len(), self.planned, self.unknown.len());
-        let lost = self.lost.take().map_or(String::new(), |lost| format!(" ({lost:#})"));
+        let lost = self
+            .lost
+            .take()
+            .map_or(String::new(), |lost| format!(" ({lost:#})"));
         match (planned, unknown) {
             (0, _) => cause,
             (_, 0) => cause.context(format!("applied {applied} of {planned} changes")),
@@ -236,7 +247,11 @@ impl Work {
 
 fn say_skipped(plan: &Plan) {
     for (pod, reason) in &plan.skipped {
-        info!("pod {} is left out: {}", pod, report::escaped(&reason.to_string()));
+        info!(
+            "pod {} is left out: {}",
+            pod,
+            report::escaped(&reason.to_string())
+        );
     }
 }
 
@@ -255,18 +270,30 @@ fn style(config: &Config) -> Style {
         crate::cli::StoreConfig::Etcd { api, .. } => *api,
         crate::cli::StoreConfig::File(_) => Etcdctl::V3,
     };
-    Style { color: config.output.color.unwrap_or(false), etcdctl }
+    Style {
+        color: config.output.color.unwrap_or(false),
+        etcdctl,
+    }
 }
 
 fn print_plan(out: &mut dyn Write, config: &Config, plan: &Plan) -> anyhow::Result<()> {
     let style = style(config);
     written(match config.output.format {
         Format::Diff => report::diff::dry_run(out, plan, style),
-        Format::Json => {
-            report::json::print(out, &config.owner, plan, &plan.changes, false, style.etcdctl)
-        }
+        Format::Json => report::json::print(
+            out,
+            &config.owner,
+            plan,
+            &plan.changes,
+            false,
+            style.etcdctl,
+        ),
         Format::Summary => {
-            writeln!(out, "{}", report::diff::summary(plan, plan.changes.iter(), false))
+            writeln!(
+                out,
+                "{}",
+                report::diff::summary(plan, plan.changes.iter(), false)
+            )
         }
     })
 }
@@ -283,10 +310,8 @@ fn print_result(
     let style = style(config);
     written(match config.output.format {
         Format::Diff => report::diff::tail(out, plan, applied.iter(), true, style),
-        Format::Json => {
-            report::json::print(out, &config.owner, plan, applied, true, style.etcdctl)
-        }
-        Format::Summary => writeln!(out, "{}", report::diff::summary(plan, applied.iter(), true)),
+        Format::Json => report::json::print(out, &config.owner, plan, applied, true, style.etcdctl),
+        Format::Summary => report::diff::one_line(out, plan, applied.iter(), true),
     })
 }
 

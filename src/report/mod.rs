@@ -420,7 +420,7 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
             value,
         } => (
             format!(
-                "backend {}: {servers} servers, no definition. At its next start the proxy drops them, \
+                "backend {}: it has servers ({servers}) and no definition. At its next start the proxy drops them, \
                  or hangs if a frontend names it (etcd v2: it does not start). Define it, or remove \
                  its servers:",
                 escaped(backend)
@@ -461,7 +461,7 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
             backends,
         } => (
             format!(
-                "{backends} backends under `{sibling}/`, while this run works under `{prefix}/`: a \
+                "backends under `{sibling}/` ({backends}), while this run works under `{prefix}/`: a \
                  proxy reads only one of the two. Start it with `-etcdKey={prefix}`, or choose with \
                  `--prefix`."
             ),
