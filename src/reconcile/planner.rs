@@ -555,7 +555,8 @@ impl<'a> Planner<'a> {
             },
             why,
         };
-        if frozen.left_out + frozen.ours > 0 {
+        let bleeds = matches!(frozen.why, Freeze::Bleeds(_));
+        if bleeds || frozen.left_out + frozen.ours > 0 {
             let list = if shared {
                 &mut self.plan.unshared
             } else {

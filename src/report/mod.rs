@@ -134,7 +134,7 @@ pub fn why(change: &Change) -> String {
         Proof::Stays(id) => format!("its URL stays here as {id}"),
         Proof::Reused(other) => format!("its address is now pod {other}'s"),
         Proof::NoUrl => "it has no valid URL".to_owned(),
-        Proof::Allowed(rule) => format!("lifted by --allow-deletes: {}", held(rule)),
+        Proof::Allowed(_) => format!("{} was held, and --allow-deletes lifts it", pod()),
     }
 }
 
@@ -143,7 +143,7 @@ pub fn why(change: &Change) -> String {
 pub fn held(rule: &Rule) -> String {
     match rule {
         Rule::Majority { going, owned } => {
-            format!("{going} of {owned} servers would go whose pods are not known to be gone")
+            format!("{going} of {owned} servers would go without proof that their pods are gone")
         }
         Rule::Unproved { going, owned, why } => format!(
             "{going} of {owned} servers would go, and the list that could prove it failed: {}",

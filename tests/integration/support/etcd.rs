@@ -94,15 +94,40 @@ impl Etcd {
     ) -> Option<Self> {
         let [port, peer] = free_ports();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (client, peer) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
+        let (client, peer) = (
+            format!("{scheme}://127.0.0.1:{port}"),
+            format!("http://127.0.0.1:{peer}"),
+        );
         let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
         let child = Command::new(version.program())
-            .args(["--name", "one", "--enable-v2", "--log-level", "error", "--logger", "zap"])
-            .args(["--unsafe-no-fsync"].iter().filter(|_| version == Version::V35))
+            .args([
+                "--name",
+                "one",
+                "--enable-v2",
+                "--log-level",
+                "error",
+                "--logger",
+                "zap",
+            ])
+            .args(
+                ["--unsafe-no-fsync"]
+                    .iter()
+                    .filter(|_| version == Version::V35),
+            )
             .arg("--data-dir")
             .arg(folder.path().join("data"))
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
             .args(["--initial-cluster", &format!("one={peer}")])
             .args(arguments)
             .stdout(Stdio::null())
@@ -110,7 +135,13 @@ impl Etcd {
             .spawn()
             .unwrap_or_else(|error| panic!("etcd does not start ({error}): run `tests/setup`"));
         let certificates = certificates.to_vec();
-        let mut etcd = Self { child, port, scheme, certificates, folder };
+        let mut etcd = Self {
+            child,
+            port,
+            scheme,
+            certificates,
+            folder,
+        };
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             if etcd.child.try_wait().expect("its status").is_some() {
@@ -152,7 +183,8 @@ impl Etcd {
     /// Runs `etcdctl` against it.
     #[track_caller]
     pub fn ctl(&self, arguments: &[&str]) -> String {
-        self.try_ctl(arguments).unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
+        self.try_ctl(arguments)
+            .unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
     }
 
     /// Sets a key.
@@ -169,12 +201,18 @@ impl Etcd {
     pub fn get(&self, prefix: &str) -> Vec<(String, String)> {
         let answer = self.ctl(&["get", "--prefix", prefix]);
         let lines = answer.lines().collect::<Vec<_>>();
-        lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect()
+        lines
+            .chunks(2)
+            .map(|pair| (pair[0].to_owned(), pair[1].to_owned()))
+            .collect()
     }
 
     /// The keys that begin so, without that beginning.
     pub fn keys(&self, prefix: &str) -> Vec<String> {
-        self.get(prefix).into_iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect()
+        self.get(prefix)
+            .into_iter()
+            .map(|(key, _)| key[prefix.len()..].to_owned())
+            .collect()
     }
 
     /// The store's revision.
@@ -186,7 +224,10 @@ impl Etcd {
 
     /// Defines a backend for vulcand.
     pub fn define(&self, backend: &str) {
-        self.put(&format!("/vulcand/backends/{backend}/backend"), r#"{"Type":"http"}"#);
+        self.put(
+            &format!("/vulcand/backends/{backend}/backend"),
+            r#"{"Type":"http"}"#,
+        );
     }
 
     /// Sends it a signal by name, such as `STOP`.
@@ -197,8 +238,13 @@ impl Etcd {
 
 /// Sends a process a signal by name.
 pub fn signal(id: u32, name: &str) {
-    let status = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
-    assert!(status.expect("kill runs").success(), "process {id} takes SIG{name}");
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), &id.to_string()])
+        .status();
+    assert!(
+        status.expect("kill runs").success(),
+        "process {id} takes SIG{name}"
+    );
 }
 
 impl Drop for Etcd {
