@@ -150,7 +150,8 @@ pub fn handshake_problem(error: &std::io::Error) -> String {
         .and_then(|inner| inner.downcast_ref::<Error>());
     match inner {
         Some(Error::InvalidCertificate(problem)) => match problem {
-            CertificateError::UnknownIssuer => {
+            // Another CA of the same name shows as a bad signature.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "its certificate is signed by a CA that is not trusted: give the right CA"
                     .to_owned()
             }
@@ -172,6 +173,19 @@ pub fn handshake_problem(error: &std::io::Error) -> String {
             "it closed the connection during the TLS handshake: does it speak TLS at all?"
                 .to_owned()
         }
-        _ => format!("the TLS handshake failed: {error}"),
+        Some(error) => format!("TLS failed: {error}"),
+        None => format!("the connection failed: {error}"),
     }
+}
+
+/// What it means that a server ended a connection right after the handshake, in words.
+#[must_use]
+pub fn hung_up(error: &std::io::Error) -> Option<String> {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionReset).then(|| {
+        format!(
+            "it closed the connection after the TLS handshake, as servers do that want a client \
+             certificate they know: {error}"
+        )
+    })
 }

@@ -552,6 +552,6 @@ mod tests {
     #[test]
     fn suggested_commands_are_harmless() {
         let command = Etcdctl::V3.del("/a'; rm -rf $HOME #");
-        assert_eq!(command, r#"etcdctl del '/a'\''; rm -rf $HOME #'"#);
+        assert_eq!(command, r"etcdctl del '/a'\''; rm -rf $HOME #'");
     }
 }

@@ -1,20 +1,23 @@
 //! How etcd is reached: its endpoints, tried in order, over plain TCP or TLS.
 
 use std::fmt;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{TcpStream as BlockingStream, ToSocketAddrs as _};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::deadline::Deadline;
 use crate::report::{escaped, redacted};
-use crate::tls::{Tls, handshake_problem};
+use crate::tls::{Tls, handshake_problem, hung_up};
 
 /// How etcd is reached.
 pub struct Options {
@@ -106,14 +109,69 @@ impl fmt::Display for Endpoint {
 }
 
 /// A connection, whatever it runs over.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// A connection that remembers what it failed of: the client above it only says that it is lost. (A
+/// server that wants a client certificate says so after the handshake.)
+pub(super) struct Watched {
+    inner: Box<dyn Stream>,
+    tls: bool,
+    problem: Problem,
+}
+
+/// What a connection failed of, as soon as it has.
+pub(super) type Problem = Arc<OnceLock<String>>;
+
+impl Watched {
+    fn watched<T>(&self, answer: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &answer {
+            let hung_up = if self.tls { hung_up(error) } else { None };
+            let problem = hung_up.unwrap_or_else(|| handshake_problem(error));
+            // The first problem is the cause of the others.
+            let _ = self.problem.set(problem);
+        }
+        answer
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let answer = Pin::new(&mut self.inner).poll_read(context, buffer);
+        self.watched(answer)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let answer = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.watched(answer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let answer = Pin::new(&mut self.inner).poll_flush(context);
+        self.watched(answer)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
 
 /// Connects to one endpoint. The caller sets the deadline.
 pub(super) async fn dial(
     endpoint: &Endpoint,
     tls: Option<&Arc<ClientConfig>>,
-) -> anyhow::Result<Box<dyn Stream>> {
+    problem: Problem,
+) -> anyhow::Result<Watched> {
     let Endpoint { host, port, .. } = endpoint;
     let addresses = tokio::net::lookup_host((host.as_str(), *port)).await;
     let addresses = addresses.map_err(|error| anyhow!("failed to resolve `{host}`: {error}"))?;
@@ -128,21 +186,45 @@ pub(super) async fn dial(
         };
         tcp.set_nodelay(true)?;
         let Some(config) = tls else {
-            return Ok(Box::new(tcp));
+            return Ok(Watched {
+                inner: Box::new(tcp),
+                tls: false,
+                problem,
+            });
         };
         let name = ServerName::try_from(host.clone())
             .map_err(|_| anyhow!("`{host}` can be no name in a certificate"))?;
         let connector = TlsConnector::from(Arc::clone(config));
         return match connector.connect(name, tcp).await {
-            Ok(stream) => Ok(Box::new(stream)),
+            Ok(stream) => Ok(Watched {
+                inner: Box::new(stream),
+                tls: true,
+                problem,
+            }),
             Err(error) => Err(anyhow!("{}", handshake_problem(&error))),
         };
     }
     Err(failure)
 }
 
+/// Adds to why a call failed what it is that answers there.
+pub(super) fn explained(endpoint: &Endpoint, why: String, deadline: Deadline) -> String {
+    // Nobody answers at all: there is nothing to find out.
+    let silent = ["within", "failed to connect", "resolve", "refused"];
+    let Ok(time) = deadline.attempt() else {
+        return why;
+    };
+    if silent.iter().any(|word| why.contains(word)) {
+        return why;
+    }
+    match what_answers(endpoint, time) {
+        Some(what) => format!("{what} ({why})"),
+        None => why,
+    }
+}
+
 /// Finds out what a server is that took a connection and did not answer as etcd: in words.
-pub(super) fn what_answers(endpoint: &Endpoint, patience: Duration) -> Option<&'static str> {
+fn what_answers(endpoint: &Endpoint, patience: Duration) -> Option<&'static str> {
     let patience = patience.min(Duration::from_secs(1));
     if endpoint.tls {
         return None;

@@ -9,7 +9,7 @@ use log::debug;
 use serde::Deserialize;
 use ureq::Agent;
 
-use super::dial::{Endpoint, Options, User, all_failed, prepare};
+use super::dial::{Endpoint, Options, User, all_failed, explained, prepare};
 use super::{Applied, ApplyError, Store};
 use crate::deadline::Deadline;
 use crate::http;
@@ -250,6 +250,7 @@ impl Etcd2 {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Refused(why)) => return Err(anyhow!(why)),
                 Err(Failure::Unsent(why) | Failure::Lost(why)) => {
+                    let why = explained(self.endpoint(), why, self.deadline);
                     debug!("{why}");
                     failures.push((self.endpoint().to_string(), why));
                     self.leave();

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint as Origin, Uri};
 
-use super::dial::{Endpoint, Options, User, all_failed, dial, prepare, what_answers};
+use super::dial::{Endpoint, Options, Problem, User, all_failed, dial, explained, prepare};
 use super::{Applied, ApplyError, Store};
 use crate::deadline::Deadline;
 use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction};
@@ -36,6 +36,8 @@ pub struct Etcd3 {
     /// Taken only by `drop`.
     runtime: Option<Runtime>,
     client: Option<Client>,
+    /// What the current connection failed of.
+    problem: Problem,
     /// The endpoint that is, or will be, spoken to.
     current: usize,
 }
@@ -72,6 +74,7 @@ impl Etcd3 {
             deadline,
             runtime: Some(runtime),
             client: None,
+            problem: Problem::default(),
             current: 0,
         })
     }
@@ -109,7 +112,8 @@ impl Etcd3 {
         let endpoint = self.endpoint().clone();
         debug!("connecting to {endpoint}");
         let tls = self.tls.as_ref().filter(|_| endpoint.tls);
-        let stream = self.wait(dial(&endpoint, tls))?;
+        self.problem = Problem::default();
+        let stream = self.wait(dial(&endpoint, tls, Arc::clone(&self.problem)))?;
         let stream = stream.map_err(|error| Failure::Endpoint(format!("{error:#}")))?;
         let mut stream = Some(stream);
         let connector = tower::service_fn(move |_: Uri| {
@@ -164,7 +168,10 @@ impl Etcd3 {
                     self.forget_token();
                 }
                 Err(Failure::Endpoint(why)) => {
-                    let why = self.explained(why);
+                    let why = match self.problem.get() {
+                        Some(problem) => problem.clone(),
+                        None => explained(self.endpoint(), why, self.deadline),
+                    };
                     debug!("{}: {why}", self.endpoint());
                     failures.push((self.endpoint().to_string(), why));
                     self.leave();
@@ -193,18 +200,6 @@ impl Etcd3 {
         debug!("the token is not valid any more");
         self.token = None;
         self.client = None;
-    }
-
-    /// Adds to a failed first call what it is that answers.
-    fn explained(&self, why: String) -> String {
-        let silent = why.starts_with("no answer") || why.starts_with("failed to");
-        let Ok(time) = self.deadline.attempt() else {
-            return why;
-        };
-        match what_answers(self.endpoint(), time) {
-            Some(what) if !silent => format!("{what} ({why})"),
-            _ => why,
-        }
     }
 
     fn ranges(&self, client: &Client, prefixes: &[&str]) -> Result<Snapshot, Failure> {

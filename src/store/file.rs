@@ -72,7 +72,7 @@ impl File {
     fn lock(&mut self) -> anyhow::Result<()> {
         /// How often a lock that somebody else holds is asked for again.
         const PAUSE: Duration = Duration::from_millis(20);
-        if self.read_only || self.lock.is_some() {
+        if self.read_only {
             return Ok(());
         }
         let folder = fs::File::open(self.folder())?;
@@ -125,8 +125,11 @@ impl File {
 
 impl Store for File {
     fn list(&mut self, prefixes: &[&str]) -> anyhow::Result<Snapshot> {
-        self.lock()?;
-        self.held = self.read()?;
+        // Once it is locked nobody else changes it, and the revisions of this run go on.
+        if self.lock.is_none() {
+            self.lock()?;
+            self.held = self.read()?;
+        }
         let entry = |(key, (value, revision)): (&Vec<u8>, &(Vec<u8>, u64))| Entry {
             key: key.clone(),
             value: value.clone(),

@@ -5,6 +5,9 @@
     reason = "modules of one test binary: nothing is exported"
 )]
 
+mod kube;
 mod main_job;
+mod manifest;
 mod scenarios;
+mod store;
 mod support;

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Version {
     /// Debian's 3.4, which speaks v2 too.
     V34,
-    /// PyPI's 3.5.
+    /// 3.5, from `PyPI`.
     V35,
 }
 
@@ -37,7 +37,8 @@ pub struct Etcd {
     port: u16,
     scheme: &'static str,
     certificates: Vec<String>,
-    pub folder: tempfile::TempDir,
+    /// Removed after it has stopped.
+    _folder: tempfile::TempDir,
 }
 
 /// Free ports, as the system gives them.
@@ -67,7 +68,7 @@ impl Etcd {
 
     /// Starts an etcd of this version, plain.
     pub fn version(version: Version) -> Self {
-        Self::with(version, "http", &[], Vec::new())
+        Self::with(version, "http", &[], &[])
     }
 
     /// Starts an etcd with more arguments; `etcdctl` is called with `certificates`.
@@ -75,11 +76,11 @@ impl Etcd {
         version: Version,
         scheme: &'static str,
         arguments: &[&str],
-        certificates: Vec<String>,
+        certificates: &[String],
     ) -> Self {
         // A port that was free may be taken in the next moment: then another is tried.
         for _ in 0..5 {
-            if let Some(etcd) = Self::try_start(version, scheme, arguments, &certificates) {
+            if let Some(etcd) = Self::try_start(version, scheme, arguments, certificates) {
                 return etcd;
             }
         }
@@ -140,7 +141,7 @@ impl Etcd {
             port,
             scheme,
             certificates,
-            folder,
+            _folder: folder,
         };
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
@@ -185,6 +186,11 @@ impl Etcd {
     pub fn ctl(&self, arguments: &[&str]) -> String {
         self.try_ctl(arguments)
             .unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
+    }
+
+    /// Adds the role `root` where it is not there of its own accord.
+    pub fn try_role_root(&self) {
+        let _ = self.try_ctl(&["role", "add", "root"]);
     }
 
     /// Sets a key.
@@ -252,5 +258,119 @@ impl Drop for Etcd {
         // It may have been killed by the test already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Three members of one cluster.
+pub struct Cluster {
+    members: Vec<Child>,
+    ports: Vec<u16>,
+    _folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts a cluster of this version.
+    pub fn start(version: Version) -> Self {
+        for _ in 0..5 {
+            if let Some(cluster) = Self::try_start(version) {
+                return cluster;
+            }
+        }
+        panic!("no cluster of etcd could be started: has `tests/setup` been run?");
+    }
+
+    fn try_start(version: Version) -> Option<Self> {
+        let ports = free_ports::<6>();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let peer = |n: usize| format!("http://127.0.0.1:{}", ports[n + 3]);
+        let initial = (0..3)
+            .map(|n| format!("m{n}={}", peer(n)))
+            .collect::<Vec<_>>()
+            .join(",");
+        let member = |n: usize| {
+            let client = format!("http://127.0.0.1:{}", ports[n]);
+            let peer = peer(n);
+            Command::new(version.program())
+                .args([
+                    "--name",
+                    &format!("m{n}"),
+                    "--log-level",
+                    "error",
+                    "--logger",
+                    "zap",
+                ])
+                .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
+                .arg("--data-dir")
+                .arg(folder.path().join(format!("m{n}")))
+                .args([
+                    "--listen-client-urls",
+                    &client,
+                    "--advertise-client-urls",
+                    &client,
+                ])
+                .args([
+                    "--listen-peer-urls",
+                    &peer,
+                    "--initial-advertise-peer-urls",
+                    &peer,
+                ])
+                .args(["--initial-cluster", &initial])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap_or_else(|error| panic!("etcd does not start ({error}): run `tests/setup`"))
+        };
+        let members = (0..3).map(member).collect();
+        let cluster = Self {
+            members,
+            ports: ports[..3].to_vec(),
+            _folder: folder,
+        };
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if cluster.ctl(&["endpoint", "health"]).is_some() {
+                return Some(cluster);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        None
+    }
+
+    /// Its endpoints, as `--etcd` takes them.
+    pub fn urls(&self) -> String {
+        let urls = self
+            .ports
+            .iter()
+            .map(|port| format!("http://127.0.0.1:{port}"));
+        urls.collect::<Vec<_>>().join(",")
+    }
+
+    /// Runs `etcdctl` against all members; `None` if it fails.
+    pub fn ctl(&self, arguments: &[&str]) -> Option<String> {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.urls(), "--command-timeout", "10s"])
+            .args(arguments)
+            .output()
+            .expect("etcdctl starts: run `tests/setup`");
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8(output.stdout).expect("UTF-8"))
+    }
+
+    /// Sends a member a signal by name.
+    pub fn signal(&self, member: usize, name: &str) {
+        signal(self.members[member].id(), name);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            // SIGKILL reaches a stopped process too; it may have been killed by the test already.
+            let _ = member.kill();
+            let _ = member.wait();
+        }
     }
 }
