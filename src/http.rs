@@ -155,6 +155,17 @@ impl fmt::Debug for TlsTransport {
     }
 }
 
+/// An error of a connection over TLS, with what it may mean.
+fn lost(error: io::Error) -> Error {
+    match error.into() {
+        Error::Io(error) => match hung_up(&error) {
+            Some(text) => Error::Io(io::Error::other(text)),
+            None => Error::Io(error),
+        },
+        other => other,
+    }
+}
+
 impl Transport for TlsTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
@@ -163,16 +174,13 @@ impl Transport for TlsTransport {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         self.stream.get_mut().set_timeout(timeout);
         let output = &self.buffers.output()[..amount];
-        io::Write::write_all(&mut self.stream, output).map_err(|error| match hung_up(&error) {
-            Some(text) => Error::Io(io::Error::other(text)),
-            None => error.into(),
-        })
+        io::Write::write_all(&mut self.stream, output).map_err(lost)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.stream.get_mut().set_timeout(timeout);
         let input = self.buffers.input_append_buf();
-        let amount = io::Read::read(&mut self.stream, input)?;
+        let amount = io::Read::read(&mut self.stream, input).map_err(lost)?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }
