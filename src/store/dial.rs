@@ -201,7 +201,9 @@ pub(super) async fn dial(
                 tls: true,
                 problem,
             }),
-            Err(error) => Err(anyhow!("{}", handshake_problem(&error))),
+            Err(error) => Err(anyhow!(
+                hung_up(&error).unwrap_or_else(|| handshake_problem(&error))
+            )),
         };
     }
     Err(failure)
