@@ -201,6 +201,9 @@ impl Store for File {
     }
 
     fn writable(&self) -> anyhow::Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
         let content = self
             .read()
             .with_context(|| format!("failed to read `{}`", self.name()))?;
