@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::SystemTime;
 
-use log::LevelFilter;
+use log::{Level, LevelFilter};
 use serde_json::json;
 
 use crate::cli::{LogFormat, Output};
@@ -19,7 +19,7 @@ pub fn start(output: Output, rust_log: Option<&str>) {
         (false, _) => LevelFilter::Trace,
     };
     let mut builder = env_logger::Builder::new();
-    // Libraries may print what they send, passwords included: they stay at warnings.
+    // Libraries say more only when `RUST_LOG` asks them to.
     builder
         .filter_level(LevelFilter::Warn)
         .filter_module(env!("CARGO_CRATE_NAME"), ours);
@@ -28,6 +28,11 @@ pub fn start(output: Output, rust_log: Option<&str>) {
     }
     let format = output.log_format;
     builder.format(move |out, record| {
+        // There libraries dump the bytes that they send, passwords and tokens included.
+        let ours = record.target().starts_with(env!("CARGO_CRATE_NAME"));
+        if record.level() == Level::Trace && !ours {
+            return Ok(());
+        }
         let message = record.args().to_string();
         let message = redacted(&message);
         let level = record.level().as_str().to_ascii_lowercase();
