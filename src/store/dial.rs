@@ -21,8 +21,8 @@ use crate::tls::{Tls, handshake_problem, hung_up};
 
 /// How etcd is reached.
 pub struct Options {
-    /// Endpoints as URLs, in the order in which they are tried. Without a scheme it is `http`, without
-    /// a port 2379.
+    /// Endpoints as URLs, in the order in which they are tried. Without a scheme it is `http`, or
+    /// `https` if `tls` says anything (as `etcdctl` has it); without a port 2379.
     pub endpoints: Vec<String>,
     /// For `https` endpoints.
     pub tls: Tls,
@@ -57,17 +57,17 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Reads one endpoint.
+    /// Reads one endpoint, that is spoken to as `scheme` says if it has none.
     ///
     /// # Errors
     /// When it is no `http` or `https` URL with a host.
-    pub fn parse(text: &str) -> anyhow::Result<Self> {
+    pub fn parse(text: &str, scheme: &str) -> anyhow::Result<Self> {
         /// etcd's port for clients.
         const PORT: u16 = 2379;
         let url = if text.contains("://") {
             text.to_owned()
         } else {
-            format!("http://{text}")
+            format!("{scheme}://{text}")
         };
         let bad = || {
             anyhow!(
@@ -260,8 +260,13 @@ pub(super) fn prepare(
     options: &Options,
     protocols: &[&str],
 ) -> anyhow::Result<(Vec<Endpoint>, Option<Arc<ClientConfig>>)> {
-    let endpoints = options.endpoints.iter().map(|text| Endpoint::parse(text));
-    let endpoints = endpoints.collect::<anyhow::Result<Vec<_>>>()?;
+    // Who names a CA or a certificate must not send a password in the clear.
+    let secure = options.tls.ca.is_some() || options.tls.identity.is_some();
+    let scheme = if secure { "https" } else { "http" };
+    let endpoints = options.endpoints.iter();
+    let endpoints = endpoints
+        .map(|text| Endpoint::parse(text, scheme))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     if endpoints.is_empty() {
         bail!("no endpoint of etcd given");
     }
@@ -302,10 +307,15 @@ mod tests {
             ("https://[fd00::1]:2379/", "https://[fd00::1]:2379"),
             ("http://user:pass@etcd:1", "http://etcd:1"),
         ] {
-            assert_eq!(Endpoint::parse(text).expect(text).to_string(), wanted);
+            assert_eq!(
+                Endpoint::parse(text, "http").expect(text).to_string(),
+                wanted
+            );
         }
+        let secure = Endpoint::parse("etcd:1", "https").expect("an endpoint");
+        assert_eq!(secure.to_string(), "https://etcd:1");
         for bad in ["", "ftp://a", "http://", "http://a/v3", "a b"] {
-            assert!(Endpoint::parse(bad).is_err(), "{bad}");
+            assert!(Endpoint::parse(bad, "http").is_err(), "{bad}");
         }
     }
 }
