@@ -180,22 +180,27 @@ impl Work {
             debug!("applying {} changes", changes.len());
             match store.apply(&batch.transaction) {
                 Ok(Applied::Whole) => self.done(changes, config, out)?,
-                Ok(Applied::Outdated) => {
-                    signals.leave_apply();
-                    return Ok(false);
-                }
+                Ok(Applied::Outdated) => return self.again(signals),
                 Err(ApplyError::Refused(cause)) => return Err(self.failed(cause)),
                 Err(ApplyError::Unknown(cause)) => {
                     debug!("an answer was lost: {cause:#}");
                     self.unknown = changes.to_vec();
                     self.lost = Some(cause);
-                    signals.leave_apply();
-                    return Ok(false);
+                    return self.again(signals);
                 }
             }
         }
-        signals.leave_apply();
+        // Whatever came meanwhile: the work is done.
+        let _ = signals.leave_apply();
         Ok(true)
+    }
+
+    /// Leaves the plan for a new listing, unless a signal came meanwhile.
+    fn again(&mut self, signals: &Signals) -> anyhow::Result<bool> {
+        match signals.leave_apply() {
+            Some(signal) => Err(self.failed(anyhow!("ended by {signal}"))),
+            None => Ok(false),
+        }
     }
 
     /// Looks up in the store what became of the changes whose answer was lost.

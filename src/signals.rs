@@ -58,9 +58,13 @@ impl Signals {
         self.state().applying = true;
     }
 
-    /// From now on a signal ends the process at once.
-    pub fn leave_apply(&self) {
-        self.state().applying = false;
+    /// From now on a signal ends the process at once. One that came while applying is for the caller
+    /// to obey: nobody else does.
+    #[must_use]
+    pub fn leave_apply(&self) -> Option<&'static str> {
+        let mut state = self.state();
+        state.applying = false;
+        state.pending
     }
 
     /// The signal that came while applying, if one did.

@@ -1,7 +1,7 @@
 //! The store side: what every store does alike, and etcd under all that may happen to it.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -1201,6 +1201,37 @@ fn signals_end_a_run_that_lists_at_once_as_pid_1_too() {
     let code = child.wait().expect("it ends").code();
     assert!(start.elapsed() < Duration::from_secs(5));
     assert_eq!(code, Some(1));
+}
+
+#[test]
+fn a_signal_ends_a_run_whose_answer_is_lost() {
+    let etcd = Etcd::start();
+    etcd.define("web");
+    let file = Pods::new((1..=4_000).map(web));
+    let mut child = file
+        .on(&etcd.url(), "--request-timeout 2s --timeout 30s")
+        .start();
+    // It says more than a pipe holds: it cannot end before the rest is read.
+    let mut out = BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("a line");
+    etcd.signal("STOP");
+    let rest = thread::spawn(move || out.read_to_string(&mut String::new()));
+    // Meanwhile a transaction gets under way that etcd does not answer.
+    thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    signal(child.id(), "TERM");
+    let answer = Answer::from(child.wait_with_output().expect("it ends"));
+    etcd.signal("CONT");
+    // One attempt's time, and not that of a listing on top.
+    assert!(start.elapsed() < Duration::from_millis(3500), "{answer}");
+    rest.join().expect("no panic").expect("stdout is UTF-8");
+    assert!(
+        answer.code == 1 && answer.err.contains("ended by SIGTERM"),
+        "{answer}"
+    );
+    file.on(&etcd.url(), "").exits(0);
+    assert_eq!(etcd.keys(&format!("{ROOT}web/servers/")).len(), 4_000);
 }
 
 #[test]
