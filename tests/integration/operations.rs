@@ -1,6 +1,7 @@
 //! What runs around the program: the README's blocks, metrics, units, the manifest's schema.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -103,7 +104,7 @@ fn every_other_block_is_no_shell_or_needs_a_cluster() {
 #[test]
 fn the_help_stands_in_the_readme() {
     let help = vulcanized("--help").exits(0).out;
-    assert_eq!(blocks("text"), [help.clone()], "copy it there");
+    assert_eq!(blocks("text"), std::slice::from_ref(&help), "copy it there");
     for line in help.lines() {
         assert!(line.chars().count() <= 100, "{line}");
     }
@@ -221,7 +222,6 @@ fn the_units_are_valid() {
 }
 
 fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
-    use std::io::Write as _;
     let tool = test_tools().join("prometheus/usr/bin/promtool");
     let mut child = Command::new(tool)
         .args(arguments)
@@ -403,7 +403,6 @@ fn a_metrics_file_that_cannot_be_written() {
         program = program().display(),
         store = store.display(),
     );
-    use std::io::Write as _;
     let mut child = Command::new("unshare")
         .args(["--mount", "sh", "-c", &script])
         .stdin(Stdio::piped())
