@@ -1,4 +1,5 @@
 //! What the tests share: the program under test, servers, certificates.
 
 pub mod certs;
+pub mod etcd;
 pub mod program;

