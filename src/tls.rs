@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// How a server is trusted and what it is shown.
 #[derive(Default)]
@@ -14,6 +16,8 @@ pub struct Tls {
     pub ca: Option<Vec<u8>>,
     /// PEM certificate chain and private key to show.
     pub identity: Option<Identity>,
+    /// Trust whatever the server shows.
+    pub insecure: bool,
 }
 
 /// A client certificate: PEM certificate chain and PEM private key.
@@ -31,9 +35,15 @@ impl Tls {
     /// Says which certificate or key could not be read.
     pub fn config(&self, protocols: &[&str]) -> anyhow::Result<Arc<ClientConfig>> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(self.roots()?);
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
+        let builder = if self.insecure {
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+        } else {
+            builder.with_root_certificates(self.roots()?)
+        };
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some(Identity { certificate, key }) => builder
@@ -70,6 +80,55 @@ impl Tls {
     }
 }
 
+/// Takes any certificate; signatures of the handshake are checked all the same.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
 /// Reads all certificates of a PEM text, at least one.
 ///
 /// # Errors
@@ -80,4 +139,39 @@ pub fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> 
         bail!("no PEM certificate in it");
     }
     Ok(found)
+}
+
+/// What went wrong in a handshake, and the way out, in words.
+#[must_use]
+pub fn handshake_problem(error: &std::io::Error) -> String {
+    use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>());
+    match inner {
+        Some(Error::InvalidCertificate(problem)) => match problem {
+            CertificateError::UnknownIssuer => {
+                "its certificate is signed by a CA that is not trusted: give the right CA"
+                    .to_owned()
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!("its certificate is for another name: {problem}")
+            }
+            _ => format!("its certificate is not valid: {problem}"),
+        },
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            "it does not speak TLS: use `http://`".to_owned()
+        }
+        Some(Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::HandshakeFailure,
+        )) => format!("it refused our client certificate, or wants one: {error}"),
+        _ if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "it closed the connection during the TLS handshake: does it speak TLS at all?"
+                .to_owned()
+        }
+        _ => format!("the TLS handshake failed: {error}"),
+    }
 }

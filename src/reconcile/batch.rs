@@ -29,7 +29,9 @@ pub fn batches(changes: &[Change], limits: Limits) -> Vec<Batch> {
         let range = start..start + group.len();
         start = range.end;
         let mut alone = Open::default();
-        group.iter().for_each(|change| alone.add(change));
+        for change in group {
+            alone.add(change);
+        }
         if packer.open.fits(&alone, limits) {
             packer.open.append(alone, range);
             continue;

@@ -5,4 +5,9 @@ pub mod desired;
 pub mod evidence;
 pub mod findings;
 pub mod plan;
+mod planner;
+mod proof;
 pub mod template;
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,12 @@
 //! The plan as a person reads it: patches before it is applied, lines when it is.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use similar::TextDiff;
 
 use super::{Etcdctl, Note, escaped, notes, shown, why};
-use crate::reconcile::plan::{Action, Change, Counts, Plan};
+use crate::reconcile::plan::{Action, Change, Counts, Frozen, Plan};
 
 /// The widest line of ours, in columns.
 const WIDTH: usize = 80;
@@ -68,36 +69,38 @@ pub fn tail<'c>(
     applied: bool,
     style: Style,
 ) -> io::Result<()> {
-    let mut last = "";
     for entry in notes(plan, applied, style.etcdctl) {
         let ink = if matches!(entry.kind, "finding" | "not defined" | "kept") {
             Ink::Yellow
         } else {
             Ink::Red
         };
-        note(
-            out,
-            &entry,
-            style.paint(ink, entry.kind).as_str(),
-            last != entry.kind,
-        )?;
-        last = entry.kind;
+        note(out, &entry, &style.paint(ink, entry.kind))?;
     }
-    writeln!(out, "{}", summary(plan, changes, applied))
+    writeln!(out, "{}", wrapped(&summary(plan, changes, applied)))?;
+    match none_published(plan) {
+        Some(line) => writeln!(out, "{}", wrapped(&line)),
+        None => Ok(()),
+    }
 }
 
-fn note(out: &mut dyn Write, note: &Note, kind: &str, _first: bool) -> io::Result<()> {
+/// Breaks a line of ours at 80 columns, between words.
+fn wrapped(text: &str) -> String {
+    let options = textwrap::Options::new(WIDTH)
+        .break_words(false)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .subsequent_indent("  ");
+    textwrap::fill(text, options)
+}
+
+fn note(out: &mut dyn Write, note: &Note, kind: &str) -> io::Result<()> {
     let Note {
         kind: plain,
         text,
         items,
         command,
     } = note;
-    let options = textwrap::Options::new(WIDTH)
-        .break_words(false)
-        .word_splitter(textwrap::WordSplitter::NoHyphenation)
-        .subsequent_indent("  ");
-    let wrapped = textwrap::fill(&format!("{plain}: {text}"), options);
+    let wrapped = wrapped(&format!("{plain}: {text}"));
     // The colour comes after the wrapping: it has no width.
     writeln!(out, "{kind}{}", &wrapped[plain.len()..])?;
     for item in items {
@@ -177,8 +180,7 @@ pub fn applied(out: &mut dyn Write, change: &Change, style: Style) -> io::Result
     )
 }
 
-/// The last line, or two of them: what changes, what stands, what is not done; and loudly if pods were
-/// seen and none is published.
+/// The counts in one line: what changes, what stands, what is not done.
 #[must_use]
 pub fn summary<'c>(
     plan: &Plan,
@@ -186,8 +188,8 @@ pub fn summary<'c>(
     applied: bool,
 ) -> String {
     let Counts {
-        pods,
-        published,
+        pods: _,
+        published: _,
         owned: _,
         unchanged,
         satisfied_unmarked,
@@ -227,7 +229,7 @@ pub fn summary<'c>(
     part(plan.conflicts.len(), "in conflict");
     part(plan.duplicates.len(), "duplicate");
     part(plan.out_of_scope.len(), "out of scope");
-    let frozen = |frozen: &[crate::reconcile::plan::Frozen]| {
+    let frozen = |frozen: &[Frozen]| {
         frozen
             .iter()
             .map(|frozen| frozen.left_out + frozen.ours)
@@ -242,25 +244,48 @@ pub fn summary<'c>(
     } else {
         parts.join(", ")
     };
-    let mut line = match (changed, plan.alarms() || !plan.undefined.is_empty()) {
+    match (changed, plan.alarms() || !plan.undefined.is_empty()) {
         (true, _) => parts,
         (false, true) => format!("nothing to change: {parts}"),
         (false, false) => format!("in sync: {parts}"),
-    };
-    if pods > 0 && published == 0 {
-        let mut kinds = std::collections::BTreeMap::<&str, usize>::new();
-        for (_, reason) in &plan.skipped {
-            *kinds.entry(reason.kind()).or_default() += 1;
-        }
-        let mut kinds = kinds.into_iter().collect::<Vec<_>>();
-        kinds.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
-        let kinds = kinds
-            .iter()
-            .map(|(kind, number)| format!("{number} {kind}"));
-        line += &format!(
-            "\n0 of {pods} pods published: {}",
-            kinds.collect::<Vec<_>>().join(", ")
-        );
     }
-    line
+}
+
+/// Prints the counts, and nothing else, in one line.
+///
+/// # Errors
+/// Those of `out`.
+pub fn one_line<'c>(
+    out: &mut dyn Write,
+    plan: &Plan,
+    changes: impl Iterator<Item = &'c Change>,
+    applied: bool,
+) -> io::Result<()> {
+    let loud = none_published(plan).map_or(String::new(), |line| format!("; {line}"));
+    writeln!(out, "{}{loud}", summary(plan, changes, applied))
+}
+
+/// What is said loudly when pods were seen and none is published: `0 of 37 pods published: 37 without
+/// a backend`.
+#[must_use]
+pub fn none_published(plan: &Plan) -> Option<String> {
+    let Counts {
+        pods, published, ..
+    } = plan.counts;
+    if pods == 0 || published > 0 {
+        return None;
+    }
+    let mut kinds = BTreeMap::<&str, usize>::new();
+    for (_, reason) in &plan.skipped {
+        *kinds.entry(reason.kind()).or_default() += 1;
+    }
+    let mut kinds = kinds.into_iter().collect::<Vec<_>>();
+    kinds.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
+    let kinds = kinds
+        .iter()
+        .map(|(kind, number)| format!("{number} {kind}"));
+    Some(format!(
+        "0 of {pods} pods published: {}",
+        kinds.collect::<Vec<_>>().join(", ")
+    ))
 }

@@ -123,13 +123,6 @@ pub fn print(
     let findings = notes(plan, applied, etcdctl)
         .into_iter()
         .filter(|note| note.kind == "finding");
-    let counts = plan.counts;
-    let action = |wanted: &str| {
-        changes
-            .iter()
-            .filter(|change| word(change) == wanted)
-            .count()
-    };
     let document = Document {
         version: VERSION,
         program: concat!("vulcanized ", env!("CARGO_PKG_VERSION")),
@@ -138,29 +131,7 @@ pub fn print(
         prefix: &plan.prefix,
         revision: plan.revision,
         dry_run: !applied,
-        counts: [
-            ("pods", counts.pods),
-            ("published", counts.published),
-            ("owned", counts.owned),
-            ("unchanged", counts.unchanged),
-            ("served_by_unmarked", counts.satisfied_unmarked),
-            ("served_by_others", counts.satisfied_marked),
-            ("foreign", counts.foreign),
-            ("left_out", counts.left_out),
-            ("create", action("create")),
-            ("update", action("update")),
-            ("delete", action("delete")),
-            ("held", plan.held.len()),
-            (
-                "kept",
-                plan.kept.iter().map(|kept| kept.servers.len()).sum(),
-            ),
-            ("conflicts", plan.conflicts.len()),
-            ("findings", plan.findings.len()),
-            ("out_of_scope", plan.out_of_scope.len()),
-            ("skipped", plan.skipped.len()),
-        ]
-        .into(),
+        counts: counts(plan, changes),
         changes: changes.iter().map(change).collect(),
         held: plan
             .held
@@ -239,6 +210,39 @@ pub fn print(
     };
     serde_json::to_writer_pretty(&mut *out, &document)?;
     writeln!(out)
+}
+
+fn counts(plan: &Plan, changes: &[Change]) -> BTreeMap<&'static str, usize> {
+    let counts = plan.counts;
+    let action = |wanted: &str| {
+        changes
+            .iter()
+            .filter(|change| word(change) == wanted)
+            .count()
+    };
+    [
+        ("pods", counts.pods),
+        ("published", counts.published),
+        ("owned", counts.owned),
+        ("unchanged", counts.unchanged),
+        ("served_by_unmarked", counts.satisfied_unmarked),
+        ("served_by_others", counts.satisfied_marked),
+        ("foreign", counts.foreign),
+        ("left_out", counts.left_out),
+        ("create", action("create")),
+        ("update", action("update")),
+        ("delete", action("delete")),
+        ("held", plan.held.len()),
+        (
+            "kept",
+            plan.kept.iter().map(|kept| kept.servers.len()).sum(),
+        ),
+        ("conflicts", plan.conflicts.len()),
+        ("findings", plan.findings.len()),
+        ("out_of_scope", plan.out_of_scope.len()),
+        ("skipped", plan.skipped.len()),
+    ]
+    .into()
 }
 
 fn frozen(frozen: &crate::reconcile::plan::Frozen) -> JsonFrozen<'_> {

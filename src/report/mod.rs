@@ -134,7 +134,7 @@ pub fn why(change: &Change) -> String {
         Proof::Stays(id) => format!("its URL stays here as {id}"),
         Proof::Reused(other) => format!("its address is now pod {other}'s"),
         Proof::NoUrl => "it has no valid URL".to_owned(),
-        Proof::Allowed(rule) => format!("lifted by --allow-deletes: {}", held(rule)),
+        Proof::Allowed(_) => format!("{} was held, and --allow-deletes lifts it", pod()),
     }
 }
 
@@ -143,7 +143,7 @@ pub fn why(change: &Change) -> String {
 pub fn held(rule: &Rule) -> String {
     match rule {
         Rule::Majority { going, owned } => {
-            format!("{going} of {owned} servers would go whose pods are not known to be gone")
+            format!("{going} of {owned} servers would go without proof that their pods are gone")
         }
         Rule::Unproved { going, owned, why } => format!(
             "{going} of {owned} servers would go, and the list that could prove it failed: {}",
@@ -420,7 +420,7 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
             value,
         } => (
             format!(
-                "backend {}: {servers} servers, no definition. At its next start the proxy drops them, \
+                "backend {}: it has servers ({servers}) and no definition. At its next start the proxy drops them, \
                  or hangs if a frontend names it (etcd v2: it does not start). Define it, or remove \
                  its servers:",
                 escaped(backend)
@@ -461,7 +461,7 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
             backends,
         } => (
             format!(
-                "{backends} backends under `{sibling}/`, while this run works under `{prefix}/`: a \
+                "backends under `{sibling}/` ({backends}), while this run works under `{prefix}/`: a \
                  proxy reads only one of the two. Start it with `-etcdKey={prefix}`, or choose with \
                  `--prefix`."
             ),

@@ -1,5 +1,10 @@
 //! Where the proxy's configuration is kept: etcd v3, etcd v2, or a file.
 
+pub mod dial;
+pub mod etcd2;
+pub mod etcd3;
+pub mod file;
+
 use crate::model::{Limits, Snapshot, Transaction};
 
 /// A place that holds keys and values. All calls block, and end by their deadline.

@@ -1,4 +1,11 @@
 //! The real program against real stores and a stand-in Kubernetes API server.
 
+#![expect(
+    unreachable_pub,
+    reason = "modules of one test binary: nothing is exported"
+)]
+
+mod main_job;
+mod scenarios;
 mod store;
 mod support;

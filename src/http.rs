@@ -1,0 +1,228 @@
+//! One way of speaking HTTP, for the Kubernetes API and for etcd v2: no redirects, no proxy that was
+//! not asked for, our own TLS, and errors in words.
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use ureq::config::Config;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
+    TcpConnector, Transport, TransportAdapter,
+};
+use ureq::{Agent, Error, Proxy};
+
+use crate::report::escaped;
+use crate::tls::handshake_problem;
+
+/// What an agent needs to know of the server.
+pub struct Options {
+    /// For `https`: how it is trusted.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// The name its certificate must have; without one, the host of the URL.
+    pub server_name: Option<ServerName<'static>>,
+    /// The proxy on the way.
+    pub proxy: Option<Proxy>,
+    /// Whether to ask for compressed answers.
+    pub gzip: bool,
+}
+
+/// Makes an agent. Statuses are no errors, redirects are not followed.
+#[must_use]
+pub fn agent(options: Options) -> Agent {
+    let Options {
+        tls,
+        server_name,
+        proxy,
+        gzip,
+    } = options;
+    let config = Config::builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(proxy)
+        .user_agent(concat!("vulcanized/", env!("CARGO_PKG_VERSION")))
+        .accept_encoding(if gzip { "gzip" } else { "identity" })
+        .build();
+    let connector =
+        ().chain(ConnectProxyConnector::default())
+            .chain(TcpConnector::default())
+            .chain(TlsConnector {
+                config: tls,
+                server_name,
+            });
+    Agent::with_parts(config, connector, DefaultResolver::default())
+}
+
+/// What went wrong with a request that took up to `time`, in words.
+#[must_use]
+pub fn problem(error: &Error, time: Duration) -> String {
+    let text = match error {
+        Error::Timeout(_) => {
+            let time = Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+            format!(
+                "no whole answer within {}",
+                humantime::format_duration(time)
+            )
+        }
+        Error::HostNotFound => "its name cannot be resolved".to_owned(),
+        Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            "connection refused".to_owned()
+        }
+        Error::Io(error) if is_tls(error) => handshake_problem(error),
+        Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the connection was closed before the answer was whole".to_owned()
+        }
+        Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    };
+    escaped(&text).into_owned()
+}
+
+/// Wraps a connection in TLS, with the name that the certificate must have chosen by us.
+struct TlsConnector {
+    config: Option<Arc<ClientConfig>>,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl fmt::Debug for TlsConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsConnector")
+    }
+}
+
+impl<In: Transport> Connector<In> for TlsConnector {
+    type Out = Either<In, TlsTransport>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, Error> {
+        let Some(transport) = chained else {
+            return Ok(None);
+        };
+        if !details.needs_tls() || transport.is_tls() {
+            return Ok(Some(Either::A(transport)));
+        }
+        let config = self
+            .config
+            .clone()
+            .ok_or(Error::Tls("no TLS is set up for this server"))?;
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => {
+                let host = details.uri.host().unwrap_or_default();
+                let host = host
+                    .trim_start_matches('[')
+                    .trim_end_matches(']')
+                    .to_owned();
+                ServerName::try_from(host)
+                    .map_err(|_| Error::Tls("its host can be no name in a certificate"))?
+            }
+        };
+        let mut conn = ClientConnection::new(config, name).map_err(Error::Rustls)?;
+        let mut sock = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
+        sock.set_timeout(details.timeout);
+        if let Err(error) = conn.complete_io(&mut sock) {
+            let tls = is_tls(&error);
+            if tls || error.kind() == io::ErrorKind::UnexpectedEof {
+                return Err(Error::Io(io::Error::other(handshake_problem(&error))));
+            }
+            return Err(error.into());
+        }
+        let buffers = LazyBuffers::new(
+            details.config.input_buffer_size(),
+            details.config.output_buffer_size(),
+        );
+        Ok(Some(Either::B(TlsTransport {
+            buffers,
+            stream: StreamOwned { conn, sock },
+        })))
+    }
+}
+
+struct TlsTransport {
+    buffers: LazyBuffers,
+    stream: StreamOwned<ClientConnection, TransportAdapter>,
+}
+
+impl fmt::Debug for TlsTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsTransport")
+    }
+}
+
+impl Transport for TlsTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.stream.get_mut().set_timeout(timeout);
+        let output = &self.buffers.output()[..amount];
+        io::Write::write_all(&mut self.stream, output)?;
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.stream.get_mut().set_timeout(timeout);
+        let input = self.buffers.input_append_buf();
+        let amount = io::Read::read(&mut self.stream, input)?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.get_mut().get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
+}
+
+/// Whether an error comes from TLS.
+fn is_tls(error: &io::Error) -> bool {
+    matches!(error.get_ref(), Some(inner) if inner.is::<rustls::Error>())
+}
+
+/// Percent-encodes a part of a URL; what is in `spared` stays.
+#[must_use]
+pub fn encoded(text: &str, spared: &[u8]) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || spared.contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+/// Whether a request was never sent, because nobody listens there.
+#[must_use]
+pub fn never_sent(error: &Error) -> bool {
+    match error {
+        Error::HostNotFound => true,
+        Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_encoded() {
+        assert_eq!(encoded("a=b,c!=d/e", b""), "a%3Db%2Cc%21%3Dd%2Fe");
+        assert_eq!(encoded("/a/[b]", b"/"), "/a/%5Bb%5D");
+    }
+}

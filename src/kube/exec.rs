@@ -1,0 +1,210 @@
+//! Credential plugins: programs that a kubeconfig names, and that say who we are.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::config::ExecConfig;
+use crate::deadline::Deadline;
+use crate::report::escaped;
+use crate::tls::Identity;
+
+/// A plugin, ready to be run.
+pub(super) struct Exec {
+    config: ExecConfig,
+    command: PathBuf,
+    /// What `KUBERNETES_EXEC_INFO` holds.
+    info: String,
+}
+
+/// What a plugin answered.
+pub(super) struct Credential {
+    pub(super) token: Option<String>,
+    pub(super) identity: Option<Identity>,
+}
+
+impl Exec {
+    /// Checks what the kubeconfig says of the plugin. `folder` is the kubeconfig's.
+    pub(super) fn new(config: ExecConfig, folder: &Path, cluster: Value) -> anyhow::Result<Self> {
+        let known = [
+            "client.authentication.k8s.io/v1",
+            "client.authentication.k8s.io/v1beta1",
+        ];
+        if !known.contains(&config.api_version.as_str()) {
+            bail!(
+                "exec plugin `{}` wants apiVersion `{}`: known are {} and {}",
+                config.command,
+                config.api_version,
+                known[0],
+                known[1]
+            );
+        }
+        if config.command.is_empty() {
+            bail!("an exec plugin of the kubeconfig has no command");
+        }
+        if config.interactive_mode.as_deref() == Some("Always") {
+            bail!(
+                "exec plugin `{}` wants to ask a person: there is none",
+                config.command
+            );
+        }
+        // A bare name is looked up in `PATH`; what has a folder in it is relative to the kubeconfig.
+        let command = if config.command.contains('/') {
+            folder.join(&config.command)
+        } else {
+            PathBuf::from(&config.command)
+        };
+        let mut spec = json!({ "interactive": false });
+        if config.provide_cluster_info.unwrap_or(false) {
+            let Value::Object(mut cluster) = cluster else {
+                bail!("a cluster is an object")
+            };
+            cluster.retain(|_, value| !value.is_null());
+            spec["cluster"] = Value::Object(cluster);
+        }
+        let info = json!({
+            "apiVersion": config.api_version,
+            "kind": "ExecCredential",
+            "spec": spec,
+        });
+        Ok(Self {
+            config,
+            command,
+            info: info.to_string(),
+        })
+    }
+
+    /// Runs the plugin, within one attempt's time.
+    pub(super) fn run(&self, deadline: Deadline) -> anyhow::Result<Credential> {
+        let name = &self.config.command;
+        let hint = match self.config.install_hint.as_deref().map(str::trim) {
+            Some(hint) if !hint.is_empty() => format!("\n{}", escaped(hint)),
+            _ => String::new(),
+        };
+        let answer = self
+            .output(deadline)
+            .with_context(|| format!("exec plugin `{name}` failed{hint}"))?;
+        self.read(&answer)
+            .with_context(|| format!("exec plugin `{name}` gave no credential"))
+    }
+
+    fn output(&self, deadline: Deadline) -> anyhow::Result<Vec<u8>> {
+        /// How often it is looked whether the plugin has ended.
+        const PAUSE: Duration = Duration::from_millis(5);
+        let time = deadline.attempt()?;
+        let until = std::time::Instant::now() + time;
+        let variables = self.config.env.iter().flatten();
+        let mut child = Command::new(&self.command)
+            .args(self.config.args.iter().flatten())
+            .envs(variables.map(|variable| (&variable.name, &variable.value)))
+            .env("KUBERNETES_EXEC_INFO", &self.info)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| anyhow!("failed to start it: {error}"))?;
+        let out = drain(child.stdout.take());
+        let err = drain(child.stderr.take());
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if std::time::Instant::now() >= until {
+                end(&mut child);
+                bail!("it did not end within {}", humantime::format_duration(time));
+            }
+            thread::sleep(PAUSE);
+        };
+        if !status.success() {
+            let err = err.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+            let err = String::from_utf8_lossy(&err);
+            bail!("it ended with {status}: {}", escaped(err.trim()));
+        }
+        // A child of the plugin may hold the pipe open: what it writes is not waited for.
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        out.recv_timeout(left.max(PAUSE))
+            .map_err(|_| anyhow!("its output did not end"))
+    }
+
+    fn read(&self, answer: &[u8]) -> anyhow::Result<Credential> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Answer {
+            #[serde(default)]
+            kind: String,
+            #[serde(default)]
+            api_version: String,
+            status: Option<Status>,
+        }
+        #[derive(Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        #[derive(Default)]
+        struct Status {
+            token: Option<String>,
+            client_certificate_data: Option<String>,
+            client_key_data: Option<String>,
+        }
+        // The message of the parser may quote what it read: a token.
+        let Answer {
+            kind,
+            api_version,
+            status,
+        } = serde_json::from_slice(answer)
+            .map_err(|_| anyhow!("its output is no ExecCredential"))?;
+        if kind != "ExecCredential" || api_version != self.config.api_version {
+            bail!(
+                "its output is a `{}` of `{}`, not an `ExecCredential` of `{}`",
+                escaped(&kind),
+                escaped(&api_version),
+                self.config.api_version
+            );
+        }
+        let Status {
+            token,
+            client_certificate_data,
+            client_key_data,
+        } = status.context("its output has no status")?;
+        let identity = match (client_certificate_data, client_key_data) {
+            (Some(certificate), Some(key)) => Some(Identity {
+                certificate: certificate.into_bytes(),
+                key: key.into_bytes(),
+            }),
+            (None, None) => None,
+            _ => bail!("its output has a certificate or a key without the other"),
+        };
+        let token = token.filter(|token| !token.is_empty());
+        if token.is_none() && identity.is_none() {
+            bail!("its output has neither a token nor a certificate");
+        }
+        Ok(Credential { token, identity })
+    }
+}
+
+/// Reads a pipe to its end in the background, so that a plugin that says much is not stopped by it.
+fn drain(pipe: Option<impl std::io::Read + Send + 'static>) -> std::sync::mpsc::Receiver<Vec<u8>> {
+    /// More than any credential.
+    const MOST: u64 = 1 << 20;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let mut text = Vec::new();
+        if let Some(pipe) = pipe {
+            // What was read before an error is still the best there is to show.
+            let _ = pipe.take(MOST).read_to_end(&mut text);
+        }
+        // Nobody may listen any more.
+        let _ = sender.send(text);
+    });
+    receiver
+}
+
+fn end(child: &mut Child) {
+    // It may have ended in this moment: then there is nothing to end.
+    let _ = child.kill();
+    let _ = child.wait();
+}

@@ -1,0 +1,468 @@
+//! Lists pods: complete, or an error.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use log::{debug, trace};
+use rustls::pki_types::ServerName;
+use ureq::Agent;
+
+use super::config::{Access, Auth, Options, access};
+use super::wire::{self, Page};
+use crate::deadline::Deadline;
+use crate::http;
+use crate::model::Pod;
+use crate::report::{escaped, redacted};
+use crate::tls::{Tls, certificates};
+
+/// Pods per page.
+const PAGE: usize = 500;
+
+/// The largest page that is read, in bytes after decompression: 500 pods of half a megabyte.
+const LARGEST: u64 = 256 << 20;
+
+/// How often a list is started over because its continue token has expired.
+const RESTARTS: usize = 3;
+
+/// Leaves out pods that have ended: their addresses may be others' by now.
+const NOT_COMPLETED: &str = "status.phase!=Failed,status.phase!=Succeeded";
+
+/// A Kubernetes API server.
+pub struct Api {
+    access: Access,
+    agent: Agent,
+    /// The value of the header `Authorization`.
+    authorization: Option<String>,
+    deadline: Deadline,
+}
+
+/// Which pods are listed.
+#[derive(Debug, Clone, Copy)]
+pub struct Selection<'s> {
+    /// Of this namespace; `None` is all of the cluster.
+    pub namespace: Option<&'s str>,
+    /// Label selector.
+    pub labels: Option<&'s str>,
+    /// Field selector; the one that leaves completed pods out is always added.
+    pub fields: Option<&'s str>,
+}
+
+/// Why there is no list.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server understood who asks, and refused: its words.
+    #[error("{0}")]
+    Refused(String),
+    /// Anything else.
+    #[error(transparent)]
+    Failed(#[from] anyhow::Error),
+}
+
+impl Api {
+    /// Finds the API server, and who we are to it. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// A kubeconfig or service account that cannot be used, and why.
+    pub fn open(options: &Options, deadline: Deadline) -> anyhow::Result<Self> {
+        let mut access = access(options)?;
+        let authorization = authorization(&access.auth, &mut access.tls, deadline)?;
+        let agent = agent(&access)?;
+        Ok(Self {
+            access,
+            agent,
+            authorization,
+            deadline,
+        })
+    }
+
+    /// A short name of the cluster that stays as long as its certificates do: the first 8 hex digits of
+    /// the SHA-256 of its CA certificates (DER, in order); without them, of its host and port.
+    #[must_use]
+    pub fn cluster(&self) -> String {
+        let mut ders = self.access.tls.ca.as_deref().map_or(Vec::new(), |pem| {
+            certificates(pem)
+                .unwrap_or_default()
+                .iter()
+                .map(|der| der.to_vec())
+                .collect()
+        });
+        ders.sort_unstable();
+        let mut text = ders.concat();
+        if text.is_empty() {
+            text = host_and_port(&self.access.server).into_bytes();
+        }
+        let digest = ring::digest::digest(&ring::digest::SHA256, &text);
+        let mut name = String::with_capacity(8);
+        for byte in digest.as_ref().iter().take(4) {
+            // Writing to a string cannot fail.
+            let _ = write!(name, "{byte:02x}");
+        }
+        name
+    }
+
+    /// The namespace that is meant when none is named: the context's or the service account's.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.access.namespace
+    }
+
+    /// Lists pods, completely. `map` turns each into what the caller keeps: a page is dropped before
+    /// the next is asked for. A list that has to start over throws away what was mapped.
+    ///
+    /// # Errors
+    /// [`Error`]: whatever kept the list from being complete.
+    pub fn list<T>(
+        &mut self,
+        selection: &Selection,
+        map: &mut dyn FnMut(Pod) -> T,
+    ) -> Result<Vec<T>, Error> {
+        let first = self.url(selection);
+        let mut restarts = 0;
+        'list: loop {
+            let mut kept = Vec::new();
+            let mut version = None::<String>;
+            let mut url = first.clone();
+            loop {
+                let page = match self.page(&url)? {
+                    Answer::Page(page) => page,
+                    Answer::Expired(why) if restarts < RESTARTS => {
+                        debug!("the list starts over: {why}");
+                        restarts += 1;
+                        continue 'list;
+                    }
+                    Answer::Expired(why) => {
+                        return Err(anyhow!("{why}: and so {RESTARTS} times before").into());
+                    }
+                };
+                let wrong =
+                    |why: String| anyhow!("GET {url} answered a list that is not whole: {why}");
+                let version = version.get_or_insert_with(|| page.resource_version.clone());
+                if *version != page.resource_version {
+                    return Err(wrong(format!(
+                        "its pages are of resourceVersion {version} and {}",
+                        escaped(&page.resource_version)
+                    ))
+                    .into());
+                }
+                let next = page.next.clone();
+                for pod in page.pods() {
+                    let pod = pod.map_err(|error| wrong(error.to_string()))?;
+                    if selection
+                        .namespace
+                        .is_some_and(|wanted| wanted != pod.namespace)
+                    {
+                        return Err(wrong(format!(
+                            "it holds pod {}/{} of another namespace",
+                            escaped(&pod.namespace),
+                            escaped(&pod.name)
+                        ))
+                        .into());
+                    }
+                    kept.push(map(pod));
+                }
+                if next.is_empty() {
+                    return Ok(kept);
+                }
+                url = format!("{first}&continue={}", http::encoded(&next, b""));
+            }
+        }
+    }
+
+    fn url(&self, selection: &Selection) -> String {
+        let server = &self.access.server;
+        let path = match selection.namespace {
+            Some(namespace) => format!("/api/v1/namespaces/{namespace}/pods"),
+            None => "/api/v1/pods".to_owned(),
+        };
+        let fields = match selection.fields {
+            Some(fields) => format!("{fields},{NOT_COMPLETED}"),
+            None => NOT_COMPLETED.to_owned(),
+        };
+        let mut url = format!(
+            "{server}{path}?limit={PAGE}&fieldSelector={}",
+            http::encoded(&fields, b"")
+        );
+        if let Some(labels) = selection.labels {
+            url += "&labelSelector=";
+            url += &http::encoded(labels, b"");
+        }
+        url
+    }
+
+    /// Asks for one page, again where that may help.
+    fn page(&mut self, url: &str) -> Result<Answer, Error> {
+        /// The first pause before a request is sent again; it doubles.
+        const PAUSE: Duration = Duration::from_millis(100);
+        let mut pause = PAUSE;
+        let mut renewed = false;
+        let mut asked_again = false;
+        loop {
+            let time = self.deadline.attempt().map_err(anyhow::Error::from)?;
+            let shown = redacted(url);
+            let (why, wait) = match self.get(url, time) {
+                Ok(Reply {
+                    status: 200,
+                    body,
+                    kind,
+                    ..
+                }) => {
+                    let page = decode(&kind, body);
+                    let page = page.with_context(|| format!("GET {shown} answered 200"))?;
+                    return Ok(Answer::Page(page));
+                }
+                Ok(reply) => {
+                    let Reply {
+                        status,
+                        retry_after,
+                        location,
+                        body,
+                        ..
+                    } = reply;
+                    let message = escaped(&wire::status_message(body)).into_owned();
+                    let message = format!("GET {shown} answered {status}: {message}");
+                    match status {
+                        410 => return Ok(Answer::Expired(message)),
+                        401 if !renewed && self.renew()? => {
+                            renewed = true;
+                            continue;
+                        }
+                        401 => {
+                            return Err(anyhow!(
+                                "{message}: is the token or certificate still good?"
+                            )
+                            .into());
+                        }
+                        // A server that has just started refuses a good token for a moment.
+                        403 if !asked_again => {
+                            asked_again = true;
+                            (message, Some(Duration::from_secs(1)))
+                        }
+                        403 => return Err(Error::Refused(message)),
+                        429 | 500 | 502 | 503 | 504 => (message, retry_after),
+                        300..400 => {
+                            let to = location.map_or(String::new(), |to| {
+                                format!(" to {}", escaped(&redacted(&to)))
+                            });
+                            return Err(anyhow!(
+                                "GET {shown} answered {status}, a redirect{to}: it is not followed"
+                            )
+                            .into());
+                        }
+                        400 if message.contains("HTTPS server") => {
+                            return Err(anyhow!("{message} (use `https://` for the server)").into());
+                        }
+                        _ => return Err(anyhow!(message).into()),
+                    }
+                }
+                Err(Trouble { refused, text }) => {
+                    let message = format!("GET {shown} failed: {text}");
+                    if !refused {
+                        return Err(anyhow!(message).into());
+                    }
+                    (message, None)
+                }
+            };
+            debug!("{why}: asking again");
+            let refused = asked_again && why.contains(" answered 403: ");
+            if let Err(up) = self.deadline.pause(wait.unwrap_or(pause)) {
+                return Err(if refused {
+                    Error::Refused(why)
+                } else {
+                    anyhow!("{why}; {up}").into()
+                });
+            }
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    fn get(&self, url: &str, time: Duration) -> Result<Reply, Trouble> {
+        debug!("GET {}", redacted(url));
+        let trouble = |error: &ureq::Error| Trouble {
+            refused: matches!(error, ureq::Error::Io(_)) && http::never_sent(error),
+            text: http::problem(error, time),
+        };
+        let mut request = self
+            .agent
+            .get(url)
+            .config()
+            .timeout_per_call(Some(time))
+            .build()
+            .header(
+                "Accept",
+                "application/vnd.kubernetes.protobuf, application/json",
+            );
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
+        let mut response = request.call().map_err(|error| trouble(&error))?;
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        let status = response.status().as_u16();
+        let kind = header("content-type").unwrap_or_default();
+        let retry_after = header("retry-after").and_then(|text| text.trim().parse().ok());
+        let location = header("location");
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(LARGEST)
+            .read_to_vec();
+        let body = body.map_err(|error| trouble(&error))?;
+        trace!("{status}, {kind}, {} bytes", body.len());
+        Ok(Reply {
+            status,
+            kind,
+            retry_after: retry_after.map(Duration::from_secs),
+            location,
+            body,
+        })
+    }
+
+    /// Finds out anew who we are. `false` where that cannot change.
+    fn renew(&mut self) -> anyhow::Result<bool> {
+        if !matches!(self.access.auth, Auth::TokenFile(_) | Auth::Exec(_)) {
+            return Ok(false);
+        }
+        debug!("the server does not know us: reading the credentials again");
+        let exec = matches!(self.access.auth, Auth::Exec(_));
+        self.authorization = authorization(&self.access.auth, &mut self.access.tls, self.deadline)?;
+        if exec {
+            self.agent = agent(&self.access)?;
+        }
+        Ok(true)
+    }
+}
+
+/// What a request for a page led to.
+enum Answer {
+    Page(Page),
+    /// The continue token is too old. The one that comes with this would lead to an inconsistent rest.
+    Expired(String),
+}
+
+struct Reply {
+    status: u16,
+    kind: String,
+    retry_after: Option<Duration>,
+    location: Option<String>,
+    body: Vec<u8>,
+}
+
+struct Trouble {
+    /// Nobody listens there: it may be starting.
+    refused: bool,
+    text: String,
+}
+
+fn decode(kind: &str, body: Vec<u8>) -> anyhow::Result<Page> {
+    match kind.split(';').next().unwrap_or_default().trim() {
+        "application/vnd.kubernetes.protobuf" => wire::protobuf(body),
+        "application/json" => wire::json(&body),
+        other => bail!(
+            "and `{}`, not pods: is this the API server?",
+            escaped(other)
+        ),
+    }
+}
+
+fn authorization(auth: &Auth, tls: &mut Tls, deadline: Deadline) -> anyhow::Result<Option<String>> {
+    use base64::Engine as _;
+    let bearer = |token: &str| Some(format!("Bearer {}", token.trim()));
+    Ok(match auth {
+        Auth::None => None,
+        Auth::Token(token) => bearer(token),
+        Auth::TokenFile(path) => bearer(&token(path)?),
+        Auth::Basic(name, password) => {
+            let pair = format!("{name}:{password}");
+            Some(format!(
+                "Basic {}",
+                base64::prelude::BASE64_STANDARD.encode(pair)
+            ))
+        }
+        Auth::Exec(exec) => {
+            let credential = exec.run(deadline)?;
+            if credential.identity.is_some() {
+                tls.identity = credential.identity;
+            }
+            credential.token.as_deref().and_then(bearer)
+        }
+    })
+}
+
+fn token(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path)
+        .with_context(|| format!("failed to read the token `{}`", path.display()))
+}
+
+fn agent(access: &Access) -> anyhow::Result<Agent> {
+    let secure = access.server.starts_with("https://");
+    if !secure && !access.server.starts_with("http://") {
+        bail!("`{}` is no URL of an API server", redacted(&access.server));
+    }
+    let tls = if secure {
+        Some(access.tls.config(&["http/1.1"])?)
+    } else {
+        None
+    };
+    let server_name = match &access.server_name {
+        Some(name) => Some(
+            ServerName::try_from(name.clone())
+                .map_err(|_| anyhow!("`{}` can be no name in a certificate", escaped(name)))?,
+        ),
+        None => None,
+    };
+    let proxy = match &access.proxy {
+        Some(url) if !url.starts_with("http://") => {
+            bail!(
+                "proxy `{}` is not supported: it must be http://",
+                redacted(url)
+            )
+        }
+        Some(url) => {
+            Some(ureq::Proxy::new(url).map_err(|_| anyhow!("`{}` is no proxy", redacted(url)))?)
+        }
+        None => None,
+    };
+    Ok(http::agent(http::Options {
+        tls,
+        server_name,
+        proxy,
+        gzip: access.gzip,
+    }))
+}
+
+fn host_and_port(server: &str) -> String {
+    let (scheme, rest) = server.split_once("://").unwrap_or(("https", server));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = authority
+        .rsplit_once(']')
+        .map_or(authority, |(_, rest)| rest);
+    let port = if scheme == "http" { 80 } else { 443 };
+    if host.contains(':') {
+        authority.to_owned()
+    } else {
+        format!("{authority}:{port}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_without_a_ca_are_told_apart_by_host_and_port() {
+        assert_eq!(
+            host_and_port("https://api.example.com"),
+            "api.example.com:443"
+        );
+        assert_eq!(host_and_port("http://[::1]/x"), "[::1]:80");
+        assert_eq!(host_and_port("https://10.0.0.1:6443"), "10.0.0.1:6443");
+    }
+}

@@ -1,0 +1,649 @@
+//! The planner: goes through the backends one by one, and through the servers of each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::layout::{Backend, Definition, Entry, Layout, Observed};
+use crate::model::{Mark, PodName, ServerUrl};
+use crate::reconcile::desired::{SeenPod, Want};
+use crate::reconcile::evidence::{Evidence, Lists};
+use crate::reconcile::findings;
+use crate::reconcile::plan::{
+    Action, Change, Conflict, Duplicate, Freeze, Frozen, Held, Kept, NoBackends, OutOfScope, Plan,
+    Proof, Rule, Rules,
+};
+use crate::reconcile::proof::{Verdict, entry_pod, judge};
+
+/// Decides. `observed` was listed before `lists`: otherwise what another run has just registered would
+/// look like something whose pod is gone.
+///
+/// # Errors
+/// [`NoBackends`]: a wrong or wiped store must not look like success.
+pub fn plan(
+    observed: &Observed,
+    lists: &Lists,
+    rules: &Rules,
+    layout: &Layout,
+) -> Result<Plan, NoBackends> {
+    let scope = layout.scope(&rules.scope);
+    let mut planner = Planner {
+        observed,
+        evidence: Evidence::new(lists, rules.allow_empty),
+        rules,
+        layout,
+        scope: &scope,
+        plan: Plan {
+            prefix: observed.prefix.clone(),
+            scope: scope.clone(),
+            revision: observed.revision,
+            ..Plan::default()
+        },
+        backends_served: 0,
+        backends_kept: 0,
+    };
+    let desired = planner.desired(lists);
+    let wanted = desired.len();
+    let defined = |backend: &Backend| matches!(backend.definition, Definition::Valid { .. });
+    let own_somewhere = || {
+        let entries = observed
+            .backends
+            .values()
+            .flat_map(|backend| backend.servers.values());
+        entries
+            .flat_map(|entry| &entry.mark)
+            .any(|mark| *mark.owner == *rules.owner)
+    };
+    if wanted > 0
+        && !rules.create_backends
+        && !observed.backends.values().any(defined)
+        && !own_somewhere()
+    {
+        return Err(NoBackends {
+            prefix: observed.prefix.clone(),
+            wanted,
+        });
+    }
+    let ids = observed
+        .backends
+        .keys()
+        .map(String::as_str)
+        .chain(desired.keys().copied());
+    let ids = ids.collect::<BTreeSet<_>>();
+    let nothing = BTreeMap::new();
+    for id in &ids {
+        planner.backend(id, desired.get(id).unwrap_or(&nothing), &ids);
+    }
+    let mut plan = planner.finish();
+    plan.findings = findings::find(observed, lists, rules, layout, &plan);
+    Ok(plan)
+}
+
+/// A server wanted by a pod, placed by the layout.
+struct Wanted<'l> {
+    pod: &'l PodName,
+    url: &'l ServerUrl,
+    mark: Mark,
+}
+
+/// The wanted servers of one backend, by the id in their key.
+type WantedServers<'l> = BTreeMap<String, Wanted<'l>>;
+
+/// Whose an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose<'o> {
+    Ours,
+    Adopted(&'static str),
+    /// Our owner's, from elsewhere; whether only its namespace was not listed.
+    OutOfScope(bool),
+    Other(&'o str),
+    Unmarked,
+}
+
+impl Whose<'_> {
+    fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::Adopted(_))
+    }
+}
+
+struct Planner<'a> {
+    observed: &'a Observed,
+    evidence: Evidence<'a>,
+    rules: &'a Rules,
+    layout: &'a Layout,
+    scope: &'a str,
+    plan: Plan,
+    backends_served: usize,
+    backends_kept: usize,
+}
+
+impl<'a> Planner<'a> {
+    /// Gathers what the pods want, and settles who gets a key that several want.
+    fn desired(&mut self, lists: &'a Lists) -> BTreeMap<&'a str, WantedServers<'a>> {
+        type Candidates<'l> = BTreeMap<(&'l str, String), Vec<(&'l SeenPod, &'l Want, Mark)>>;
+        let mut candidates = Candidates::new();
+        for pod in lists.pods() {
+            self.plan.counts.pods += 1;
+            self.plan.counts.published += usize::from(!pod.wants.is_empty());
+            for reason in &pod.skipped {
+                self.plan.skipped.push((pod.name.clone(), reason.clone()));
+            }
+            for want in &pod.wants {
+                let mark = self.layout.mark(&self.rules.owner, self.scope, &pod.name);
+                let id = self.layout.id(&want.server, &mark);
+                candidates
+                    .entry((&want.backend, id))
+                    .or_default()
+                    .push((pod, want, mark));
+            }
+        }
+        self.plan.skipped.sort();
+        let mut desired = BTreeMap::<&str, WantedServers>::new();
+        for ((backend, id), mut candidates) in candidates {
+            let there = self
+                .observed
+                .backends
+                .get(backend)
+                .and_then(|found| found.servers.get(&id));
+            candidates.sort_by_key(|(pod, want, mark)| {
+                // The one already in the store keeps it; false sorts before true.
+                let same_url = there.is_some_and(|entry| entry.url.as_ref() == Some(&want.url));
+                let same_mark = there.is_some_and(|entry| entry.mark.as_ref() == Some(mark));
+                (!same_url, !same_mark, &pod.name, want.url.port)
+            });
+            let mut candidates = candidates.into_iter();
+            let Some((pod, want, mark)) = candidates.next() else {
+                continue;
+            };
+            for (loser, other, _) in candidates {
+                if other.url != want.url {
+                    self.plan.duplicates.push(Duplicate {
+                        key: self.layout.key(&self.observed.prefix, backend, &id),
+                        winner: pod.name.clone(),
+                        loser: loser.name.clone(),
+                        url: other.url.clone(),
+                    });
+                }
+            }
+            let wanted = Wanted {
+                pod: &pod.name,
+                url: &want.url,
+                mark,
+            };
+            desired.entry(backend).or_default().insert(id, wanted);
+        }
+        desired
+    }
+
+    fn whose<'o>(&self, entry: &'o Entry, wanted_urls: &BTreeSet<&ServerUrl>) -> Whose<'o> {
+        let Some(mark) = &entry.mark else {
+            let wanted = entry
+                .url
+                .as_ref()
+                .is_some_and(|url| wanted_urls.contains(url));
+            return if self.rules.adopt.unmarked && wanted {
+                Whose::Adopted("it had no mark")
+            } else {
+                Whose::Unmarked
+            };
+        };
+        let same_scope = *mark.scope == *self.scope;
+        if *mark.owner == *self.rules.owner {
+            if same_scope && !mark.namespace.is_empty() && self.evidence.covers(&mark.namespace) {
+                Whose::Ours
+            } else if self.rules.adopt.scope {
+                Whose::Adopted("it was of another scope")
+            } else {
+                Whose::OutOfScope(same_scope)
+            }
+        } else if same_scope && self.rules.adopt.owners.contains(&*mark.owner) {
+            Whose::Adopted("it was another owner's")
+        } else {
+            Whose::Other(&mark.owner)
+        }
+    }
+
+    /// Plans one backend.
+    fn backend(&mut self, id: &str, wanted: &WantedServers<'a>, all: &BTreeSet<&str>) {
+        let none = Backend::default();
+        let backend = self.observed.backends.get(id).unwrap_or(&none);
+        let urls = wanted
+            .values()
+            .map(|wanted| wanted.url)
+            .collect::<BTreeSet<_>>();
+        let entries = backend
+            .servers
+            .iter()
+            .map(|(server, entry)| (server.as_str(), (entry, self.whose(entry, &urls))))
+            .collect::<BTreeMap<_, _>>();
+        for (entry, whose) in entries.values() {
+            match whose {
+                Whose::Ours | Whose::Adopted(_) => self.plan.counts.owned += 1,
+                Whose::OutOfScope(namespace) => self.plan.out_of_scope.push(OutOfScope {
+                    key: entry.key.clone(),
+                    scope: entry
+                        .mark
+                        .as_ref()
+                        .map_or(String::new(), |mark| mark.scope.to_string()),
+                    pod: entry_pod(entry),
+                    namespace: *namespace,
+                }),
+                Whose::Other(_) | Whose::Unmarked => self.plan.counts.foreign += 1,
+            }
+        }
+        let owned = entries
+            .values()
+            .filter(|(_, whose)| whose.is_ours())
+            .count();
+        let freeze = self.freeze(id, backend, &entries, wanted, all);
+        let define = freeze.is_none()
+            && !wanted.is_empty()
+            && !matches!(backend.definition, Definition::Valid { .. });
+        let mut work = Work {
+            id,
+            define,
+            defined_by: match (&backend.definition, define) {
+                (Definition::Valid { key }, _) => Some(key.clone()),
+                (_, true) => Some(self.layout.definition(&self.observed.prefix, id).0),
+                _ => None,
+            },
+            owned,
+            ready: 0,
+            puts: Vec::new(),
+            updates_of_living: Vec::new(),
+            deletes: Vec::new(),
+            held: Vec::new(),
+            stays: BTreeMap::new(),
+            frozen_puts: 0,
+            frozen_stays: 0,
+        };
+        for (server, wanted) in wanted {
+            self.wanted(
+                &mut work,
+                server,
+                wanted,
+                entries.get(server.as_str()),
+                freeze.as_ref(),
+            );
+        }
+        work.settle_adopted();
+        let mut judged = Vec::new();
+        for (server, (entry, whose)) in &entries {
+            if !whose.is_ours() {
+                // Whatever stands there by somebody else's word counts as Ready.
+                work.ready += usize::from(!wanted.contains_key(*server));
+            } else if !wanted.contains_key(*server) {
+                if self.rules.upsert_only {
+                    self.plan.counts.left_out += 1;
+                } else {
+                    let adopted = matches!(whose, Whose::Adopted(_));
+                    judged.push((
+                        *server,
+                        *entry,
+                        judge(&self.evidence, &work.stays, entry, adopted),
+                    ));
+                }
+            }
+        }
+        self.settle(work, judged, freeze, !wanted.is_empty());
+    }
+
+    /// Whether a backend gets nothing from us.
+    fn freeze(
+        &self,
+        id: &str,
+        backend: &Backend,
+        entries: &BTreeMap<&str, (&Entry, Whose)>,
+        wanted: &WantedServers,
+        all: &BTreeSet<&str>,
+    ) -> Option<Freeze> {
+        let owners = entries.values().filter_map(|(_, whose)| match whose {
+            Whose::Other(owner) => Some((*owner).to_owned()),
+            _ => None,
+        });
+        let owners = owners.collect::<BTreeSet<_>>();
+        let (key, value) = self.layout.definition(&self.observed.prefix, id);
+        match &backend.definition {
+            Definition::Broken { key, why } => Some(Freeze::Broken {
+                key: key.clone(),
+                why: why.clone(),
+            }),
+            Definition::Absent if !self.rules.create_backends || wanted.is_empty() => {
+                Some(Freeze::Undefined { key, value })
+            }
+            Definition::Absent
+                if let Some(other) = all.iter().find(|other| {
+                    self.layout.bleeds(id, other) || self.layout.bleeds(other, id)
+                }) =>
+            {
+                Some(Freeze::Bleeds((*other).to_owned()))
+            }
+            Definition::Absent | Definition::Valid { .. } => {
+                (!owners.is_empty() && !self.rules.share_backends).then_some(Freeze::Owners(owners))
+            }
+        }
+    }
+
+    /// Plans one wanted server.
+    fn wanted(
+        &mut self,
+        work: &mut Work,
+        server: &str,
+        wanted: &Wanted<'a>,
+        there: Option<&(&Entry, Whose)>,
+        freeze: Option<&Freeze>,
+    ) {
+        let frozen = freeze.is_some();
+        let after = self.layout.value(wanted.url, &wanted.mark);
+        let change = |key: &str, action, proof| Change {
+            backend: work.id.to_owned(),
+            server: Some(server.to_owned()),
+            key: key.to_owned(),
+            pod: Some(wanted.pod.clone()),
+            action,
+            proof,
+            defined_by: work.defined_by.clone(),
+        };
+        match there {
+            None if frozen => work.frozen_puts += 1,
+            None => {
+                let key = self.layout.key(&self.observed.prefix, work.id, server);
+                work.ready += 1;
+                work.stays.insert(wanted.url.clone(), server.to_owned());
+                let change = change(&key, Action::Create { after }, Proof::Ready);
+                work.puts.push(change);
+            }
+            Some((entry, whose)) if whose.is_ours() => {
+                let same_url = entry.url.as_ref() == Some(wanted.url);
+                work.ready += 1;
+                if same_url && entry.mark.as_ref() == Some(&wanted.mark) {
+                    self.plan.counts.unchanged += 1;
+                    work.stays.insert(wanted.url.clone(), server.to_owned());
+                    return;
+                }
+                if frozen {
+                    work.frozen_puts += 1;
+                    work.frozen_stays += 1;
+                    return;
+                }
+                let action = Action::Update {
+                    before: entry.value.clone(),
+                    revision: entry.revision,
+                    after,
+                };
+                let same_ip = entry.url.as_ref().and_then(ServerUrl::ip) == wanted.url.ip();
+                let same_pod = entry_pod(entry).is_none_or(|pod| pod == *wanted.pod);
+                let living = entry.url.is_some() && !same_url && same_ip && same_pod;
+                let proof = match whose {
+                    Whose::Adopted(why) => Proof::Adopted(why),
+                    _ if entry.url.is_none() => Proof::Differs("it had no valid URL"),
+                    _ if living => Proof::Differs("its port or scheme"),
+                    _ if !same_url => Proof::Differs("its address"),
+                    _ => Proof::Differs("its pod"),
+                };
+                let change = change(&entry.key, action, proof);
+                if living {
+                    work.updates_of_living.push(change);
+                } else if matches!(whose, Whose::Adopted(_)) && !same_url && entry.url.is_some() {
+                    // The address that goes may be a live server's in another cluster.
+                    work.held.push((
+                        Held {
+                            change,
+                            rule: Rule::Adopted,
+                        },
+                        entry.url.clone(),
+                    ));
+                } else {
+                    work.stays.insert(wanted.url.clone(), server.to_owned());
+                    work.puts.push(change);
+                }
+            }
+            Some((entry, whose)) if entry.url.as_ref() == Some(wanted.url) => {
+                work.ready += 1;
+                match whose {
+                    Whose::Unmarked => self.plan.counts.satisfied_unmarked += 1,
+                    _ => self.plan.counts.satisfied_marked += 1,
+                }
+            }
+            Some((entry, _)) => {
+                work.ready += 1;
+                self.plan.conflicts.push(Conflict {
+                    backend: work.id.to_owned(),
+                    key: entry.key.clone(),
+                    pod: wanted.pod.clone(),
+                    wanted: wanted.url.clone(),
+                    value: entry.value.clone(),
+                    owner: entry.mark.as_ref().map(|mark| mark.owner.to_string()),
+                });
+            }
+        }
+    }
+
+    /// Settles what goes, what is held and what is kept in one backend, and adds it to the plan.
+    fn settle(
+        &mut self,
+        mut work: Work,
+        judged: Vec<(&str, &Entry, Verdict)>,
+        freeze: Option<Freeze>,
+        wanted: bool,
+    ) {
+        let frozen = freeze.is_some();
+        let weak =
+            |verdict: &Verdict| matches!(verdict, Verdict::Weak(_) | Verdict::Doubtful { .. });
+        let weak = judged
+            .iter()
+            .filter(|(_, _, verdict)| weak(verdict))
+            .count();
+        let going = weak + work.updates_of_living.len();
+        let most = going >= 2 && going * 2 > work.owned;
+        let majority = Rule::Majority {
+            going,
+            owned: work.owned,
+        };
+        let mut not_ready = Vec::new();
+        for (server, entry, verdict) in judged {
+            let mut held = |proof, rule| {
+                let change = delete(work.id, server, entry, proof);
+                work.held.push((Held { change, rule }, None));
+            };
+            match verdict {
+                Verdict::Proved(proof) => work.deletes.push(delete(work.id, server, entry, proof)),
+                // A frozen backend loses only what is proved to be dead.
+                _ if frozen => {
+                    work.ready += 1;
+                    work.frozen_stays += 1;
+                }
+                Verdict::Weak(proof) if most => {
+                    held(proof, majority.clone());
+                    work.ready += 1;
+                }
+                Verdict::Doubtful { namespace, refused } if most => match refused {
+                    Some(why) => {
+                        let rule = Rule::Unproved {
+                            going,
+                            owned: work.owned,
+                            why,
+                        };
+                        held(Proof::NotSelected, rule);
+                    }
+                    None => {
+                        held(Proof::NotSelected, majority.clone());
+                        self.plan.doubts.insert(namespace);
+                    }
+                },
+                Verdict::Weak(proof) => work.deletes.push(delete(work.id, server, entry, proof)),
+                Verdict::Doubtful { .. } => {
+                    work.deletes
+                        .push(delete(work.id, server, entry, Proof::NotSelected));
+                }
+                Verdict::NotReady => not_ready.push((server, entry)),
+                Verdict::Held(rule, proof) => held(proof, rule),
+            }
+        }
+        if work.ready > 0 || self.rules.strict_ready || not_ready.is_empty() {
+            for (server, entry) in not_ready {
+                work.deletes
+                    .push(delete(work.id, server, entry, Proof::NotReady));
+            }
+        } else {
+            self.backends_kept += 1;
+            let kept = not_ready.into_iter();
+            let kept = kept.map(|(id, entry)| (id.to_owned(), entry.key.clone(), entry_pod(entry)));
+            self.plan.kept.push(Kept {
+                backend: work.id.to_owned(),
+                servers: kept.collect(),
+            });
+        }
+        if !frozen && (work.owned > 0 || wanted) {
+            self.backends_served += 1;
+        }
+        let updates = std::mem::take(&mut work.updates_of_living);
+        if most {
+            let held = updates.into_iter().map(|change| Held {
+                change,
+                rule: majority.clone(),
+            });
+            work.held.extend(held.map(|held| (held, None)));
+        } else {
+            work.puts.extend(updates);
+        }
+        if let Some(why) = freeze {
+            self.frozen(&work, why);
+        }
+        self.add(work);
+    }
+
+    /// Adds what was settled for one backend to the plan, in order.
+    fn add(&mut self, work: Work) {
+        let Work {
+            id,
+            define,
+            mut puts,
+            mut deletes,
+            held,
+            ..
+        } = work;
+        let mut held = held.into_iter().map(|(held, _)| held).collect::<Vec<_>>();
+        puts.sort_by(|a, b| order(a).cmp(&order(b)));
+        deletes.sort_by(|a, b| order(a).cmp(&order(b)));
+        held.sort_by(|a, b| order(&a.change).cmp(&order(&b.change)));
+        if define {
+            let (key, after) = self.layout.definition(&self.observed.prefix, id);
+            self.plan.changes.push(Change {
+                backend: id.to_owned(),
+                server: None,
+                key,
+                pod: None,
+                action: Action::Create { after },
+                proof: Proof::Define,
+                defined_by: None,
+            });
+        }
+        self.plan.changes.append(&mut puts);
+        self.plan.changes.append(&mut deletes);
+        self.plan.held.append(&mut held);
+    }
+
+    /// Says what a frozen backend does not get, if it is anything.
+    fn frozen(&mut self, work: &Work, why: Freeze) {
+        let shared = matches!(why, Freeze::Owners(_));
+        let frozen = Frozen {
+            backend: work.id.to_owned(),
+            left_out: work.frozen_puts,
+            ours: match why {
+                // All of ours there are at risk; elsewhere only what stays against our wish counts.
+                Freeze::Undefined { .. } | Freeze::Broken { .. } => work.owned - work.deletes.len(),
+                Freeze::Bleeds(_) | Freeze::Owners(_) => work.frozen_stays,
+            },
+            why,
+        };
+        let bleeds = matches!(frozen.why, Freeze::Bleeds(_));
+        if bleeds || frozen.left_out + frozen.ours > 0 {
+            let list = if shared {
+                &mut self.plan.unshared
+            } else {
+                &mut self.plan.undefined
+            };
+            list.push(frozen);
+        }
+    }
+
+    fn finish(self) -> Plan {
+        let mut plan = self.plan;
+        plan.kept_everywhere = self.backends_kept > 0 && self.backends_kept == self.backends_served;
+        let going = plan.deletes() + plan.held.len();
+        let allowed = self.rules.allow_deletes.is_some_and(|most| going <= most);
+        // A draft is not lifted: the second look may prove what is held in it.
+        if allowed && plan.doubts.is_empty() {
+            for Held { mut change, rule } in std::mem::take(&mut plan.held) {
+                change.proof = Proof::Allowed(rule);
+                plan.changes.push(change);
+            }
+            plan.changes.sort_by(|a, b| order(a).cmp(&order(b)));
+        }
+        plan
+    }
+}
+
+/// The order of changes: by backend; within one its definition, puts, deletes; then by id.
+fn order(change: &Change) -> (&str, u8, Option<&str>) {
+    let step = match (&change.server, &change.action) {
+        (None, _) => 0,
+        (_, Action::Create { .. } | Action::Update { .. }) => 1,
+        (_, Action::Delete { .. }) => 2,
+    };
+    (&change.backend, step, change.server.as_deref())
+}
+
+/// One backend while it is planned.
+struct Work<'w> {
+    id: &'w str,
+    /// Whether it is to be defined.
+    define: bool,
+    /// The key that defines it, or will.
+    defined_by: Option<String>,
+    /// How many entries are ours.
+    owned: usize,
+    /// How many servers will be there that are Ready, or stand for it.
+    ready: usize,
+    /// Creates and updates that are made.
+    puts: Vec<Change>,
+    /// Updates that change the port or scheme of a living pod: made if few.
+    updates_of_living: Vec<Change>,
+    /// Deletes that are made.
+    deletes: Vec<Change>,
+    /// What is held; for an adopted entry that would give up another address, with its old URL.
+    held: Vec<(Held, Option<ServerUrl>)>,
+    /// URLs that will be in the backend under an entry of ours, whatever else happens, and its id.
+    stays: BTreeMap<ServerUrl, String>,
+    /// Creates and updates left out because the backend is frozen.
+    frozen_puts: usize,
+    /// Entries of ours that stay because it is.
+    frozen_stays: usize,
+}
+
+impl Work<'_> {
+    /// An adopted entry may give up its URL where that stays under another entry of ours.
+    fn settle_adopted(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        let (free, held) = held.into_iter().partition::<Vec<_>, _>(|(_, url)| {
+            url.as_ref().is_some_and(|url| self.stays.contains_key(url))
+        });
+        self.held = held;
+        self.puts
+            .extend(free.into_iter().map(|(held, _)| held.change));
+    }
+}
+
+fn delete(backend: &str, server: &str, entry: &Entry, proof: Proof) -> Change {
+    Change {
+        backend: backend.to_owned(),
+        server: Some(server.to_owned()),
+        key: entry.key.clone(),
+        pod: entry_pod(entry),
+        action: Action::Delete {
+            before: entry.value.clone(),
+            revision: entry.revision,
+        },
+        proof,
+        defined_by: None,
+    }
+}

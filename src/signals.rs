@@ -1,0 +1,75 @@
+//! SIGTERM and SIGINT: they end a run at once while it lists, and after the transaction in flight while
+//! it applies.
+
+use std::io::{self, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals as Incoming;
+
+/// The handlers of a run.
+pub struct Signals {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    applying: bool,
+    pending: Option<&'static str>,
+}
+
+impl Signals {
+    /// Installs the handlers. As PID 1 a process has none by default, and could not be ended.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn install() -> io::Result<Self> {
+        let mut incoming = Incoming::new([SIGTERM, SIGINT])?;
+        let state = Arc::new(Mutex::<State>::default());
+        let signals = Self {
+            state: Arc::clone(&state),
+        };
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                for signal in incoming.forever() {
+                    let name = if signal == SIGTERM {
+                        "SIGTERM"
+                    } else {
+                        "SIGINT"
+                    };
+                    // Held until the process is gone: a run that wants to begin to apply waits here.
+                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                    state.pending = Some(name);
+                    if !state.applying {
+                        let message =
+                            format!("error: ended by {name} before anything more was written\n");
+                        let _ = io::stderr().write_all(message.as_bytes());
+                        std::process::exit(1);
+                    }
+                }
+            })?;
+        Ok(signals)
+    }
+
+    /// From now on a signal is only remembered: see [`Signals::pending`].
+    pub fn enter_apply(&self) {
+        self.state().applying = true;
+    }
+
+    /// From now on a signal ends the process at once.
+    pub fn leave_apply(&self) {
+        self.state().applying = false;
+    }
+
+    /// The signal that came while applying, if one did.
+    #[must_use]
+    pub fn pending(&self) -> Option<&'static str> {
+        self.state().pending
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,441 @@
+//! etcd's API version 2, over HTTP: one key at a time, with the three verbs that vulcand watches.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use log::debug;
+use serde::Deserialize;
+use ureq::Agent;
+
+use super::dial::{Endpoint, Options, User, all_failed, prepare};
+use super::{Applied, ApplyError, Store};
+use crate::deadline::Deadline;
+use crate::http;
+use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction};
+use crate::report::{escaped, redacted};
+
+/// The largest answer that is read, in bytes.
+const LARGEST: u64 = 256 << 20;
+
+/// etcd's codes in the body of an answer that says no.
+const NOT_FOUND: u32 = 100;
+const NO_DIRECTORY: u32 = 104;
+const EXISTS: u32 = 105;
+const UNAUTHORIZED: u32 = 110;
+
+/// etcd, over its API version 2. Keys whose name begins with `_` are hidden from every listing.
+pub struct Etcd2 {
+    endpoints: Vec<Endpoint>,
+    agent: Agent,
+    authorization: Option<String>,
+    user: Option<String>,
+    deadline: Deadline,
+    /// The endpoint that is spoken to.
+    current: usize,
+}
+
+/// What was answered.
+enum Answer {
+    /// A node, and the store's index.
+    Node(Node, u64),
+    /// An error of etcd's own.
+    No(No),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct No {
+    #[serde(default)]
+    error_code: u32,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    cause: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Node {
+    #[serde(default)]
+    key: String,
+    #[serde(default)]
+    value: String,
+    #[serde(default)]
+    dir: bool,
+    #[serde(default)]
+    nodes: Vec<Node>,
+    #[serde(default)]
+    modified_index: u64,
+}
+
+#[derive(Deserialize)]
+struct Whole {
+    node: Node,
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// The request was never sent.
+    Unsent(String),
+    /// Whether it was done is not known.
+    Lost(String),
+    /// It was refused.
+    Refused(String),
+}
+
+impl Etcd2 {
+    /// Checks the options. Connects when first asked for something.
+    ///
+    /// # Errors
+    /// An endpoint that is none, or a certificate that cannot be read.
+    pub fn open(options: Options, deadline: Deadline) -> anyhow::Result<Self> {
+        let (endpoints, tls) = prepare(&options, &["http/1.1"])?;
+        let agent = http::agent(http::Options {
+            tls,
+            server_name: None,
+            proxy: None,
+            gzip: false,
+        });
+        let user = options.user.as_ref().map(|user| user.name.clone());
+        let authorization = options.user.map(|User { name, password }| {
+            format!(
+                "Basic {}",
+                BASE64_STANDARD.encode(format!("{name}:{password}"))
+            )
+        });
+        Ok(Self {
+            endpoints,
+            agent,
+            authorization,
+            user,
+            deadline,
+            current: 0,
+        })
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoints[self.current]
+    }
+
+    fn leave(&mut self) {
+        self.current = (self.current + 1) % self.endpoints.len();
+    }
+
+    /// Asks one endpoint. `path` is a key, `query` what follows it, `form` the body of a PUT.
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        query: &str,
+        form: Option<&str>,
+    ) -> Result<Answer, Failure> {
+        let time = self
+            .deadline
+            .attempt()
+            .map_err(|up| Failure::Unsent(up.to_string()))?;
+        let path = http::encoded(&format!("/{}", path.trim_matches('/')), b"/:");
+        let url = format!("{}/v2/keys{path}{query}", self.endpoint());
+        debug!("{method} {url}");
+        let failure = |error: &ureq::Error| {
+            let text = format!("{method} {url} failed: {}", http::problem(error, time));
+            if http::never_sent(error) {
+                Failure::Unsent(text)
+            } else {
+                Failure::Lost(text)
+            }
+        };
+        let request = ureq::http::Request::builder().method(method).uri(&url);
+        let request = match &self.authorization {
+            Some(authorization) => request.header("Authorization", authorization),
+            None => request,
+        };
+        let request = request.header("Content-Type", "application/x-www-form-urlencoded");
+        let response = match form {
+            Some(form) => request
+                .body(form.to_owned())
+                .map(|request| self.send(request, time)),
+            None => request.body(()).map(|request| self.send(request, time)),
+        };
+        let response = response.map_err(|error| Failure::Unsent(error.to_string()))?;
+        let mut response = response.map_err(|error| failure(&error))?;
+        let header = |name: &str| {
+            let value = response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let status = response.status().as_u16();
+        let (index, location) = (header("x-etcd-index"), header("location"));
+        let json = header("content-type").starts_with("application/json");
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(LARGEST)
+            .read_to_vec();
+        let body = body.map_err(|error| failure(&error))?;
+        let said = || {
+            let text = String::from_utf8_lossy(&body);
+            escaped(text.trim()).chars().take(300).collect::<String>()
+        };
+        match status {
+            200 | 201 => match serde_json::from_slice(&body) {
+                Ok(Whole { node }) => Ok(Answer::Node(node, index.parse().unwrap_or(0))),
+                Err(error) => Err(Failure::Lost(format!(
+                    "{method} {url} answered {status} with what is no answer of etcd: {error}"
+                ))),
+            },
+            300..400 => Err(Failure::Refused(format!(
+                "{method} {url} answered {status}, a redirect to {}: it is not followed",
+                escaped(&redacted(&location))
+            ))),
+            401 | 403 => {
+                let no = serde_json::from_slice::<No>(&body).ok();
+                let message = no.map_or_else(said, |no| no.message);
+                let message = format!("{method} {url} answered {status}: {message}");
+                Ok(Answer::No(No {
+                    error_code: UNAUTHORIZED,
+                    message,
+                    cause: String::new(),
+                }))
+            }
+            404 if !json => Err(Failure::Refused(format!(
+                "etcd's API version 2 is switched off at {}: start etcd with `--enable-v2`, or give \
+                 `--etcd-api 3`",
+                self.endpoint()
+            ))),
+            400 if said().contains("HTTPS server") => Err(Failure::Refused(format!(
+                "{} speaks TLS: use `https://`",
+                self.endpoint()
+            ))),
+            _ => match serde_json::from_slice::<No>(&body) {
+                // Raft's own troubles: another member may do better.
+                Ok(no) if json && no.error_code >= 300 => Err(Failure::Lost(format!(
+                    "{method} {url} answered {status}: {}",
+                    escaped(&no.message)
+                ))),
+                Ok(no) if json && no.error_code > 0 => Ok(Answer::No(no)),
+                _ if status >= 500 => Err(Failure::Lost(format!(
+                    "{method} {url} answered {status}: {}",
+                    said()
+                ))),
+                _ => Err(Failure::Refused(format!(
+                    "{method} {url} answered {status}: {}",
+                    said()
+                ))),
+            },
+        }
+    }
+
+    fn send(
+        &self,
+        request: ureq::http::Request<impl ureq::AsSendBody>,
+        time: Duration,
+    ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+        let request = self
+            .agent
+            .configure_request(request)
+            .timeout_per_call(Some(time))
+            .build();
+        self.agent.run(request)
+    }
+
+    /// Asks one endpoint after the other, until one answers.
+    fn read(&mut self, path: &str, query: &str) -> anyhow::Result<Answer> {
+        let mut failures = Vec::new();
+        while failures.len() < self.endpoints.len() {
+            match self.ask("GET", path, query, None) {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Refused(why)) => return Err(anyhow!(why)),
+                Err(Failure::Unsent(why) | Failure::Lost(why)) => {
+                    debug!("{why}");
+                    failures.push((self.endpoint().to_string(), why));
+                    self.leave();
+                }
+            }
+            if self.deadline.remaining().is_err() {
+                break;
+            }
+        }
+        Err(all_failed(&failures))
+    }
+
+    /// Whether a key is as expected, by a quorum's word.
+    fn holds(&mut self, key: &str, expect: Expect) -> anyhow::Result<bool> {
+        Ok(match (self.read(key, "?quorum=true")?, expect) {
+            (Answer::Node(..), Expect::Present) => true,
+            (Answer::Node(node, _), Expect::Revision(revision)) => {
+                !node.dir && node.modified_index == revision
+            }
+            (Answer::Node(..), Expect::Absent) => false,
+            (
+                Answer::No(No {
+                    error_code: NOT_FOUND,
+                    ..
+                }),
+                expect,
+            ) => expect == Expect::Absent,
+            (Answer::No(no), _) => return Err(self.said(no)),
+        })
+    }
+
+    fn said(&self, no: No) -> anyhow::Error {
+        let No {
+            error_code,
+            message,
+            cause,
+        } = no;
+        if error_code == UNAUTHORIZED {
+            return match &self.user {
+                Some(user) => anyhow!("{message}: user `{user}`, its password, or its roles"),
+                None => anyhow!("{message}: etcd wants a user: give `--user`"),
+            };
+        }
+        let cause = if cause.is_empty() {
+            cause
+        } else {
+            format!(" ({cause})")
+        };
+        anyhow!(
+            "{} answered: {}{}",
+            self.endpoint(),
+            escaped(&message),
+            escaped(&cause)
+        )
+    }
+
+    fn write(&mut self, op: &Op, create: bool) -> Result<Applied, ApplyError> {
+        let mut failures = Vec::new();
+        loop {
+            let answer = match op {
+                // What else there is (compareAndSwap, update, recursive deletes) vulcand never sees.
+                Op::Put { key, value } => {
+                    let query = if create { "?prevExist=false" } else { "" };
+                    let form = format!("value={}", http::encoded(value, b""));
+                    self.ask("PUT", key, query, Some(&form))
+                }
+                Op::Delete { key } => self.ask("DELETE", key, "", None),
+            };
+            return match answer {
+                Ok(Answer::Node(..)) => Ok(Applied::Whole),
+                Ok(Answer::No(No {
+                    error_code: NOT_FOUND | EXISTS | NO_DIRECTORY,
+                    ..
+                })) => Ok(Applied::Outdated),
+                Ok(Answer::No(no)) => Err(ApplyError::Refused(self.said(no))),
+                Err(Failure::Refused(why)) => Err(ApplyError::Refused(anyhow!(why))),
+                Err(Failure::Lost(why)) => {
+                    self.leave();
+                    Err(ApplyError::Unknown(anyhow!(why)))
+                }
+                Err(Failure::Unsent(why)) => {
+                    failures.push((self.endpoint().to_string(), why));
+                    self.leave();
+                    if failures.len() < self.endpoints.len() {
+                        continue;
+                    }
+                    Err(ApplyError::Refused(all_failed(&failures)))
+                }
+            };
+        }
+    }
+}
+
+/// Gathers the keys below a node. A directory with nothing in it is a key that ends with a slash.
+fn gather(node: Node, spelled: &dyn Fn(&str) -> String, entries: &mut Vec<Entry>) {
+    let Node {
+        key,
+        value,
+        dir,
+        nodes,
+        modified_index: revision,
+    } = node;
+    if dir && nodes.is_empty() {
+        let key = format!("{}/", spelled(&key)).into_bytes();
+        entries.push(Entry {
+            key,
+            value: Vec::new(),
+            revision,
+        });
+    } else if dir {
+        for node in nodes {
+            gather(node, spelled, entries);
+        }
+    } else {
+        entries.push(Entry {
+            key: spelled(&key).into_bytes(),
+            value: value.into_bytes(),
+            revision,
+        });
+    }
+}
+
+impl Store for Etcd2 {
+    fn list(&mut self, prefixes: &[&str]) -> anyhow::Result<Snapshot> {
+        let mut revision = None;
+        let mut ranges = Vec::with_capacity(prefixes.len());
+        for prefix in prefixes {
+            let spelled = |key: &str| {
+                let bare = key.trim_start_matches('/');
+                if prefix.starts_with('/') {
+                    format!("/{bare}")
+                } else {
+                    bare.to_owned()
+                }
+            };
+            ranges.push(match self.read(prefix, "?recursive=true&quorum=true")? {
+                Answer::Node(root, index) => {
+                    revision.get_or_insert(index);
+                    let mut entries = Vec::new();
+                    for node in root.nodes {
+                        gather(node, &spelled, &mut entries);
+                    }
+                    entries.sort_by(|a, b| a.key.cmp(&b.key));
+                    Ok(entries)
+                }
+                Answer::No(No {
+                    error_code: NOT_FOUND,
+                    ..
+                }) => Ok(Vec::new()),
+                Answer::No(no) if no.error_code == UNAUTHORIZED => {
+                    Err(Denied(self.said(no).to_string()))
+                }
+                Answer::No(no) => return Err(self.said(no)),
+            });
+        }
+        Ok(Snapshot { revision, ranges })
+    }
+
+    fn apply(&mut self, transaction: &Transaction) -> Result<Applied, ApplyError> {
+        let [op] = transaction.ops.as_slice() else {
+            return Err(ApplyError::Refused(anyhow!(
+                "etcd v2 takes one change at a time"
+            )));
+        };
+        let (Op::Put { key, .. } | Op::Delete { key }) = op;
+        let mut create = false;
+        for guard in &transaction.guards {
+            create |= guard.key == *key && guard.expect == Expect::Absent;
+            match self.holds(&guard.key, guard.expect) {
+                Ok(true) => {}
+                Ok(false) => return Ok(Applied::Outdated),
+                Err(error) => return Err(ApplyError::Refused(error)),
+            }
+        }
+        self.write(op, create)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            operations: 1,
+            guards: 2,
+            bytes: 1 << 20,
+        }
+    }
+
+    fn name(&self) -> String {
+        self.endpoint().to_string()
+    }
+}
