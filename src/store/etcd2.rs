@@ -1,6 +1,6 @@
 //! etcd's API version 2, over HTTP: one key at a time, with the three verbs that vulcand watches.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use base64::Engine as _;
@@ -9,7 +9,7 @@ use log::debug;
 use serde::Deserialize;
 use ureq::Agent;
 
-use super::dial::{Endpoint, Options, User, all_failed, prepare};
+use super::dial::{ELECTION, Endpoint, Options, User, all_failed, prepare};
 use super::{Applied, ApplyError, Store};
 use crate::deadline::Deadline;
 use crate::http;
@@ -53,6 +53,9 @@ struct No {
     message: String,
     #[serde(default)]
     cause: String,
+    /// The store's index.
+    #[serde(default)]
+    index: u64,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +84,8 @@ enum Failure {
     Unsent(String),
     /// Whether it was done is not known.
     Lost(String),
+    /// The cluster has no leader, or just got another. Whether it was done is not known.
+    Leaderless(String),
     /// It was refused.
     Refused(String),
 }
@@ -193,12 +198,20 @@ impl Etcd2 {
             ))),
             401 | 403 => {
                 let no = serde_json::from_slice::<No>(&body).ok();
+                match no {
+                    // A directory where a key is wanted, and the like.
+                    Some(no) if no.error_code > 0 && no.error_code != UNAUTHORIZED => {
+                        return Ok(Answer::No(no));
+                    }
+                    _ => {}
+                }
                 let message = no.map_or_else(said, |no| no.message);
-                let message = format!("{method} {url} answered {status}: {message}");
+                let message = format!("{method} {url} answered {status}: {}", escaped(&message));
                 Ok(Answer::No(No {
                     error_code: UNAUTHORIZED,
                     message,
                     cause: String::new(),
+                    index: 0,
                 }))
             }
             404 if !json => Err(Failure::Refused(format!(
@@ -211,10 +224,11 @@ impl Etcd2 {
                 self.endpoint()
             ))),
             _ => match serde_json::from_slice::<No>(&body) {
-                // Raft's own troubles: another member may do better.
-                Ok(no) if json && no.error_code >= 300 => Err(Failure::Lost(format!(
-                    "{method} {url} answered {status}: {}",
-                    escaped(&no.message)
+                // Raft's own troubles: another member may do better, or this one in a moment.
+                Ok(no) if json && no.error_code >= 300 => Err(Failure::Leaderless(format!(
+                    "{method} {url} answered {status}: {}: {}",
+                    escaped(&no.message),
+                    escaped(&no.cause)
                 ))),
                 Ok(no) if json && no.error_code > 0 => Ok(Answer::No(no)),
                 _ if status >= 500 => Err(Failure::Lost(format!(
@@ -244,22 +258,34 @@ impl Etcd2 {
 
     /// Asks one endpoint after the other, until one answers.
     fn read(&mut self, path: &str, query: &str) -> anyhow::Result<Answer> {
+        let begin = Instant::now();
+        let patience = self.deadline.attempt()?;
         let mut failures = Vec::new();
-        while failures.len() < self.endpoints.len() {
-            match self.ask("GET", path, query, None) {
+        let mut leaderless = false;
+        loop {
+            let why = match self.ask("GET", path, query, None) {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Refused(why)) => return Err(anyhow!(why)),
-                Err(Failure::Unsent(why) | Failure::Lost(why)) => {
-                    debug!("{why}");
-                    failures.push((self.endpoint().to_string(), why));
-                    self.leave();
+                Err(Failure::Leaderless(why)) => {
+                    leaderless = true;
+                    why
                 }
-            }
-            if self.deadline.remaining().is_err() {
-                break;
+                Err(Failure::Unsent(why) | Failure::Lost(why)) => why,
+            };
+            debug!("{why}");
+            failures.push((self.endpoint().to_string(), why));
+            self.leave();
+            if failures.len() == self.endpoints.len() || self.deadline.remaining().is_err() {
+                if !leaderless
+                    || begin.elapsed() > patience
+                    || self.deadline.pause(ELECTION).is_err()
+                {
+                    return Err(all_failed(&failures));
+                }
+                failures.clear();
+                leaderless = false;
             }
         }
-        Err(all_failed(&failures))
     }
 
     /// Whether a key is as expected, by a quorum's word.
@@ -286,6 +312,7 @@ impl Etcd2 {
             error_code,
             message,
             cause,
+            index: _,
         } = no;
         if error_code == UNAUTHORIZED {
             return match &self.user {
@@ -326,7 +353,7 @@ impl Etcd2 {
                 })) => Ok(Applied::Outdated),
                 Ok(Answer::No(no)) => Err(ApplyError::Refused(self.said(no))),
                 Err(Failure::Refused(why)) => Err(ApplyError::Refused(anyhow!(why))),
-                Err(Failure::Lost(why)) => {
+                Err(Failure::Lost(why) | Failure::Leaderless(why)) => {
                     self.leave();
                     Err(ApplyError::Unknown(anyhow!(why)))
                 }
@@ -397,8 +424,12 @@ impl Store for Etcd2 {
                 }
                 Answer::No(No {
                     error_code: NOT_FOUND,
+                    index,
                     ..
-                }) => Ok(Vec::new()),
+                }) => {
+                    revision.get_or_insert(index);
+                    Ok(Vec::new())
+                }
                 Answer::No(no) if no.error_code == UNAUTHORIZED => {
                     Err(Denied(self.said(no).to_string()))
                 }
