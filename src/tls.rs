@@ -1,5 +1,6 @@
 //! One TLS stack (rustls on ring) for both sides, Kubernetes and etcd.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -150,7 +151,8 @@ pub fn handshake_problem(error: &std::io::Error) -> String {
         .and_then(|inner| inner.downcast_ref::<Error>());
     match inner {
         Some(Error::InvalidCertificate(problem)) => match problem {
-            CertificateError::UnknownIssuer => {
+            // A bad signature is that of a CA of the same name: those of all clusters may share one.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "its certificate is signed by a CA that is not trusted: give the right CA"
                     .to_owned()
             }
@@ -168,8 +170,13 @@ pub fn handshake_problem(error: &std::io::Error) -> String {
             | AlertDescription::UnknownCA
             | AlertDescription::HandshakeFailure,
         )) => format!("it refused our client certificate, or wants one: {error}"),
-        _ if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "it closed the connection during the TLS handshake: does it speak TLS at all?"
+        _ if matches!(
+            error.kind(),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+        ) =>
+        {
+            "it closed the connection during the TLS handshake: if it does not speak TLS, use \
+             `http://`"
                 .to_owned()
         }
         _ => format!("the TLS handshake failed: {error}"),
