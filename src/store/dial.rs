@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
@@ -141,9 +141,11 @@ impl Seen {
         }
         let text = String::from_utf8_lossy(&self.first);
         let words = match self.first.first() {
-            None if self.closed && !endpoint.tls => {
-                "it closed the connection without an answer: if it speaks TLS, use `https://`"
+            None if !self.closed => return None,
+            None if endpoint.tls => {
+                "it closed the connection after the TLS handshake: does it want a client certificate?"
             }
+            None => "it closed the connection without an answer: if it speaks TLS, use `https://`",
             Some(&TLS_ALERT) if !endpoint.tls => "it speaks TLS: use `https://`",
             Some(_) if text.contains("HTTPS server") => "it speaks TLS: use `https://`",
             Some(_) if text.starts_with("HTTP/") => {
@@ -162,37 +164,53 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Remembers what came, or why nothing more will.
+    fn note(&self, result: &io::Result<&[u8]>) {
+        /// Enough to know what is spoken.
+        const FIRST: usize = 256;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(new) => {
+                seen.closed |= new.is_empty();
+                let room = FIRST.saturating_sub(seen.first.len());
+                seen.first.extend(new.iter().take(room));
+            }
+            Err(error) => {
+                seen.closed = true;
+                if error
+                    .get_ref()
+                    .is_some_and(|inner| inner.is::<rustls::Error>())
+                {
+                    seen.problem.get_or_insert_with(|| handshake_problem(error));
+                }
+            }
+        }
+    }
+
+    /// A write that failed: what the other side said before it closed is still to be read.
+    fn note_last_words(&mut self, context: &mut Context<'_>) {
+        let mut space = [0; 256];
+        let mut buffer = ReadBuf::new(&mut space);
+        match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+            Poll::Ready(Ok(())) => self.note(&Ok(buffer.filled())),
+            Poll::Ready(Err(error)) => self.note(&Err(error)),
+            Poll::Pending => self.note(&Ok(&[])),
+        }
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        /// Enough to know what is spoken.
-        const FIRST: usize = 256;
         let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match &result {
-            Poll::Pending => {}
-            Poll::Ready(Ok(())) => {
-                let new = &buffer.filled()[before..];
-                seen.closed |= new.is_empty();
-                let room = FIRST.saturating_sub(seen.first.len());
-                seen.first.extend(new.iter().take(room));
-            }
-            Poll::Ready(Err(error)) => {
-                seen.closed = true;
-                if error
-                    .get_ref()
-                    .is_some_and(|inner| inner.is::<rustls::Error>())
-                {
-                    seen.problem = Some(handshake_problem(error));
-                }
-            }
-        }
-        drop(seen);
-        result
+        let result = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        let noted = result.map(|()| &buffer.filled()[before..]);
+        self.note(&noted);
+        Poll::Ready(noted.map(drop))
     }
 }
 
@@ -202,11 +220,19 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let result = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
+        if result.is_err() {
+            self.note_last_words(context);
+        }
+        Poll::Ready(result)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let result = ready!(Pin::new(&mut self.stream).poll_flush(context));
+        if result.is_err() {
+            self.note_last_words(context);
+        }
+        Poll::Ready(result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -298,19 +324,19 @@ pub(super) fn prepare(
     Ok((endpoints, tls))
 }
 
-/// The failures of all endpoints in one message.
+/// The failures of all endpoints in one message; the only one's stands for itself.
 pub(super) fn all_failed(failures: &[(String, String)]) -> anyhow::Error {
+    if let [(_, why)] = failures {
+        return anyhow!("{}", escaped(why));
+    }
     let list = failures
         .iter()
         .map(|(endpoint, why)| format!("{endpoint}: {}", escaped(why)));
-    match failures {
-        [_] => anyhow!("{}", list.collect::<String>()),
-        _ => anyhow!(
-            "none of {} endpoints answered: {}",
-            failures.len(),
-            list.collect::<Vec<_>>().join("; ")
-        ),
-    }
+    anyhow!(
+        "none of {} endpoints answered: {}",
+        failures.len(),
+        list.collect::<Vec<_>>().join("; ")
+    )
 }
 
 #[cfg(test)]

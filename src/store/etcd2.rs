@@ -1,5 +1,7 @@
 //! etcd's API version 2, over HTTP: one key at a time, with the three verbs that vulcand watches.
 
+use std::cell::Cell;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -34,6 +36,8 @@ pub struct Etcd2 {
     deadline: Deadline,
     /// The endpoint that is spoken to.
     current: usize,
+    /// Whether one has answered: then it is known to speak HTTP.
+    answered: Cell<bool>,
 }
 
 /// What was answered.
@@ -117,6 +121,7 @@ impl Etcd2 {
             user,
             deadline,
             current: 0,
+            answered: Cell::new(false),
         })
     }
 
@@ -140,7 +145,8 @@ impl Etcd2 {
             .deadline
             .attempt()
             .map_err(|up| Failure::Unsent(up.to_string()))?;
-        let path = http::encoded(&format!("/{}", path.trim_matches('/')), b"/:");
+        // A slash at the end matters to the patterns of roles.
+        let path = http::encoded(&format!("/{}", path.trim_start_matches('/')), b"/:");
         let url = format!("{}/v2/keys{path}{query}", self.endpoint());
         debug!("{method} {url}");
         let failure = |error: &ureq::Error| {
@@ -164,7 +170,19 @@ impl Etcd2 {
             None => request.body(()).map(|request| self.send(request, time)),
         };
         let response = response.map_err(|error| Failure::Unsent(error.to_string()))?;
-        let mut response = response.map_err(|error| failure(&error))?;
+        let mut response = response.map_err(|error| match failure(&error) {
+            Failure::Lost(why) if is_closed(&error) && !self.answered.get() => {
+                let hint = if self.endpoint().tls {
+                    "if it wants a client certificate, give `--cert` and `--key`; if it does not speak \
+                     TLS, use `http://`"
+                } else {
+                    "if it speaks TLS, use `https://`"
+                };
+                Failure::Lost(format!("{why}: {hint}"))
+            }
+            failure => failure,
+        })?;
+        self.answered.set(true);
         let header = |name: &str| {
             let value = response
                 .headers()
@@ -370,6 +388,14 @@ impl Etcd2 {
     }
 }
 
+/// Whether the connection was closed without an answer.
+fn is_closed(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(error) if matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    ))
+}
+
 /// Gathers the keys below a node. A directory with nothing in it is a key that ends with a slash.
 fn gather(node: Node, spelled: &dyn Fn(&str) -> String, entries: &mut Vec<Entry>) {
     let Node {
@@ -412,29 +438,32 @@ impl Store for Etcd2 {
                     bare.to_owned()
                 }
             };
-            ranges.push(match self.read(prefix, "?recursive=true&quorum=true")? {
-                Answer::Node(root, index) => {
-                    revision.get_or_insert(index);
-                    let mut entries = Vec::new();
-                    for node in root.nodes {
-                        gather(node, &spelled, &mut entries);
+            let directory = format!("{}/", prefix.trim_end_matches('/'));
+            ranges.push(
+                match self.read(&directory, "?recursive=true&quorum=true")? {
+                    Answer::Node(root, index) => {
+                        revision.get_or_insert(index);
+                        let mut entries = Vec::new();
+                        for node in root.nodes {
+                            gather(node, &spelled, &mut entries);
+                        }
+                        entries.sort_by(|a, b| a.key.cmp(&b.key));
+                        Ok(entries)
                     }
-                    entries.sort_by(|a, b| a.key.cmp(&b.key));
-                    Ok(entries)
-                }
-                Answer::No(No {
-                    error_code: NOT_FOUND,
-                    index,
-                    ..
-                }) => {
-                    revision.get_or_insert(index);
-                    Ok(Vec::new())
-                }
-                Answer::No(no) if no.error_code == UNAUTHORIZED => {
-                    Err(Denied(self.said(no).to_string()))
-                }
-                Answer::No(no) => return Err(self.said(no)),
-            });
+                    Answer::No(No {
+                        error_code: NOT_FOUND,
+                        index,
+                        ..
+                    }) => {
+                        revision.get_or_insert(index);
+                        Ok(Vec::new())
+                    }
+                    Answer::No(no) if no.error_code == UNAUTHORIZED => {
+                        Err(Denied(self.said(no).to_string()))
+                    }
+                    Answer::No(no) => return Err(self.said(no)),
+                },
+            );
         }
         Ok(Snapshot { revision, ranges })
     }

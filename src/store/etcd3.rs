@@ -195,16 +195,13 @@ impl Etcd3 {
                     continue;
                 }
                 Err(Failure::Token) => {
-                    return Err(anyhow!(
-                        "{}: it does not take its own token",
-                        self.endpoint()
-                    ));
+                    return Err(anyhow!("it does not take its own token"));
                 }
                 Err(Failure::Refused(why) | Failure::Denied(why)) => {
-                    return Err(anyhow!("{}: {}", self.endpoint(), escaped(&why)));
+                    return Err(anyhow!("{}", escaped(&why)));
                 }
                 Err(Failure::TooLarge | Failure::Compacted) => {
-                    return Err(anyhow!("{}: answers that cannot be read", self.endpoint()));
+                    return Err(anyhow!("its answers cannot be read"));
                 }
                 Err(Failure::Unsent(_)) if !fresh => {
                     self.client = None;
@@ -363,9 +360,9 @@ impl Store for Etcd3 {
         let mut unsent = 0;
         loop {
             // Nothing is sent before a connection stands: until then any endpoint will do.
-            let client = self
-                .read(|_, client| Ok(client.clone()))
-                .context("failed to write")
+            let client = self.read(|_, client| Ok(client.clone()));
+            let client = client
+                .with_context(|| format!("failed to write to {}", self.endpoint()))
                 .map_err(ApplyError::Refused)?;
             debug!("writing {} changes, {keys}", transaction.ops.len());
             let answer = self.wait(async {
@@ -478,7 +475,7 @@ fn failure(error: &Error, keys: &str) -> Failure {
                 (false, false) => format!("{message}: {cause}"),
             };
             if is_lost(status) {
-                Failure::Unsent(detail)
+                Failure::Unsent("it closed the connection".to_owned())
             } else {
                 Failure::Endpoint(detail)
             }
