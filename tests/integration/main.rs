@@ -6,6 +6,7 @@
 )]
 
 mod main_job;
+mod reach;
 mod scenarios;
 mod store;
 mod support;

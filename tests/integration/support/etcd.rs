@@ -73,6 +73,8 @@ pub struct Settings {
     pub client_ca: Option<String>,
     /// Seconds a simple token lives.
     pub token_ttl: Option<u32>,
+    /// Leave the v2 store off.
+    pub no_v2: bool,
 }
 
 impl Settings {
@@ -176,7 +178,7 @@ impl Etcd {
             format!("--initial-advertise-peer-urls={peer}"),
             format!("--initial-cluster={cluster}"),
             format!("--listen-metrics-urls=http://127.0.0.1:{}", ports.health),
-            "--enable-v2=true".to_owned(),
+            format!("--enable-v2={}", !settings.no_v2),
         ];
         let write = |file: &str, text: &str| {
             fs::write(path(file), text).expect("the folder can be written");
@@ -286,14 +288,22 @@ impl Etcd {
 
     /// Makes a user who may read and write the keys that begin with `prefix`, and nothing else.
     pub fn add_user(&self, name: &str, password: &str, prefix: &str) {
+        self.add_user_who(name, password, "READWRITE", prefix);
+    }
+
+    /// Makes a user who may read the keys that begin with `prefix`, and nothing else.
+    pub fn add_reader(&self, name: &str, password: &str, prefix: &str) {
+        self.add_user_who(name, password, "READ", prefix);
+    }
+
+    fn add_user_who(&self, name: &str, password: &str, may: &str, prefix: &str) {
         self.call(
             "auth/user/add",
             &json!({"name": name, "password": password}),
         );
         self.call("auth/role/add", &json!({"name": name}));
         let end = BASE64.encode(prefix_end(prefix));
-        let permission =
-            json!({"permType": "READWRITE", "key": BASE64.encode(prefix), "range_end": end});
+        let permission = json!({"permType": may, "key": BASE64.encode(prefix), "range_end": end});
         self.call(
             "auth/role/grant",
             &json!({"name": name, "perm": permission}),
@@ -430,6 +440,33 @@ impl Etcd {
         } else {
             send(path, body, "")
         }
+    }
+
+    /// Switches the v2 store's own authentication on, with one user who may read and write the keys of
+    /// this pattern. The helpers for v2 are shut out by it.
+    pub fn enable_auth_v2(&self, name: &str, password: &str, pattern: &str) {
+        let send = |path: &str, body: &Value| {
+            let url = format!("http://127.0.0.1:{}/v2/auth/{path}", self.ports.plain);
+            let answer = agent(PATIENCE).put(url).send(body.to_string());
+            let status = answer.expect("etcd answers").status();
+            assert!(status.is_success(), "{path}: {status}");
+        };
+        let may = json!({"kv": {"read": [pattern], "write": [pattern]}});
+        send(
+            "users/root",
+            &json!({"user": "root", "password": ROOT_PASSWORD}),
+        );
+        send("roles/role", &json!({"role": "role", "permissions": may}));
+        let user = json!({"user": name, "password": password, "roles": ["role"]});
+        send(&format!("users/{name}"), &user);
+        send("enable", &json!({}));
+        let root = BASE64.encode(format!("root:{ROOT_PASSWORD}"));
+        let url = format!("http://127.0.0.1:{}/v2/auth/roles/guest", self.ports.plain);
+        let all = json!({"kv": {"read": ["/*"], "write": ["/*"]}});
+        let body = json!({"role": "guest", "revoke": all});
+        let request = agent(PATIENCE).put(url);
+        let request = request.header("authorization", format!("Basic {root}"));
+        answered(request.send(body.to_string()));
     }
 
     /// Sets a key (v2), or with `None` makes an empty directory.
