@@ -10,3 +10,4 @@ mod reach;
 mod scenarios;
 mod store;
 mod support;
+mod weather;
