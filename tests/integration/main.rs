@@ -8,6 +8,6 @@
 mod main_job;
 mod reach;
 mod scenarios;
-mod store;
+mod stores;
 mod support;
 mod weather;
