@@ -17,7 +17,7 @@ use ureq::unversioned::transport::{
 use ureq::{Agent, Error, Proxy};
 
 use crate::report::escaped;
-use crate::tls::handshake_problem;
+use crate::tls::{handshake_problem, hung_up};
 
 /// What an agent needs to know of the server.
 pub struct Options {
@@ -69,10 +69,8 @@ pub fn problem(error: &Error, time: Duration) -> String {
                 humantime::format_duration(time)
             )
         }
-        Error::HostNotFound => "its name cannot be resolved".to_owned(),
-        Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            "connection refused".to_owned()
-        }
+        error if is_unknown_name(error) => format!("its name cannot be resolved: {error}"),
+        error if is_refused(error) => "connection refused".to_owned(),
         Error::Io(error) if is_tls(error) => handshake_problem(error),
         Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             "the connection was closed before the answer was whole".to_owned()
@@ -157,6 +155,17 @@ impl fmt::Debug for TlsTransport {
     }
 }
 
+/// An error of a connection over TLS, with what it may mean.
+fn lost(error: io::Error) -> Error {
+    match error.into() {
+        Error::Io(error) => match hung_up(&error) {
+            Some(text) => Error::Io(io::Error::other(text)),
+            None => Error::Io(error),
+        },
+        other => other,
+    }
+}
+
 impl Transport for TlsTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
@@ -165,14 +174,13 @@ impl Transport for TlsTransport {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         self.stream.get_mut().set_timeout(timeout);
         let output = &self.buffers.output()[..amount];
-        io::Write::write_all(&mut self.stream, output)?;
-        Ok(())
+        io::Write::write_all(&mut self.stream, output).map_err(lost)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.stream.get_mut().set_timeout(timeout);
         let input = self.buffers.input_append_buf();
-        let amount = io::Read::read(&mut self.stream, input)?;
+        let amount = io::Read::read(&mut self.stream, input).map_err(lost)?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }
@@ -183,6 +191,15 @@ impl Transport for TlsTransport {
 
     fn is_tls(&self) -> bool {
         true
+    }
+}
+
+/// Whether a name has no address. The standard library has no kind for that.
+fn is_unknown_name(error: &Error) -> bool {
+    match error {
+        Error::HostNotFound => true,
+        Error::Io(error) => error.to_string().starts_with("failed to lookup address"),
+        _ => false,
     }
 }
 
@@ -209,11 +226,13 @@ pub fn encoded(text: &str, spared: &[u8]) -> String {
 /// Whether a request was never sent, because nobody listens there.
 #[must_use]
 pub fn never_sent(error: &Error) -> bool {
-    match error {
-        Error::HostNotFound => true,
-        Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
-        _ => false,
-    }
+    is_refused(error) || is_unknown_name(error)
+}
+
+/// Whether nobody listens there, now.
+#[must_use]
+pub fn is_refused(error: &Error) -> bool {
+    matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]

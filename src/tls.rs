@@ -151,7 +151,7 @@ pub fn handshake_problem(error: &std::io::Error) -> String {
         .and_then(|inner| inner.downcast_ref::<Error>());
     match inner {
         Some(Error::InvalidCertificate(problem)) => match problem {
-            // A bad signature is that of a CA of the same name: those of all clusters may share one.
+            // Another CA of the same name shows as a bad signature.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "its certificate is signed by a CA that is not trusted: give the right CA"
                     .to_owned()
@@ -179,6 +179,22 @@ pub fn handshake_problem(error: &std::io::Error) -> String {
              `http://`"
                 .to_owned()
         }
-        _ => format!("the TLS handshake failed: {error}"),
+        Some(error) => format!("TLS failed: {error}"),
+        None => format!("the connection failed: {error}"),
     }
+}
+
+/// What it means that a server ended a connection right after the handshake, in words.
+#[must_use]
+pub fn hung_up(error: &std::io::Error) -> Option<String> {
+    matches!(
+        error.kind(),
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+    )
+    .then(|| {
+        format!(
+            "it closed the connection after the TLS handshake, as servers do that want a client \
+             certificate they know: {error}"
+        )
+    })
 }

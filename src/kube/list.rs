@@ -281,7 +281,7 @@ impl Api {
     fn get(&self, url: &str, time: Duration) -> Result<Reply, Trouble> {
         debug!("GET {}", redacted(url));
         let trouble = |error: &ureq::Error| Trouble {
-            refused: matches!(error, ureq::Error::Io(_)) && http::never_sent(error),
+            refused: http::is_refused(error),
             text: http::problem(error, time),
         };
         let mut request = self

@@ -276,7 +276,7 @@ impl World {
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty());
-        let wanted = wanted.map(|line| format!("{line}\n")).collect::<String>();
+        let wanted = wanted.flat_map(|line| [line, "\n"]).collect::<String>();
         pretty_equal(&self.says(), &wanted);
     }
 

@@ -21,24 +21,31 @@ pub enum Etcdctl {
 }
 
 impl Etcdctl {
-    /// The command that sets a key, quoted for `sh`.
+    /// The command that sets a key, quoted for `sh`; `None` for a key that nobody should paste.
     #[must_use]
-    pub fn put(self, key: &str, value: &str) -> String {
-        let (key, value) = (quoted(key), quoted(value));
-        match self {
+    pub fn put(self, key: &str, value: &str) -> Option<String> {
+        let (key, value) = (plain(key)?, quoted(value));
+        Some(match self {
             Self::V3 => format!("etcdctl put {key} {value}"),
             Self::V2 => format!("ETCDCTL_API=2 etcdctl set {key} {value}"),
-        }
+        })
     }
 
-    /// The command that removes a key, quoted for `sh`.
+    /// The command that removes a key, quoted for `sh`; `None` for a key that nobody should paste.
     #[must_use]
-    pub fn del(self, key: &str) -> String {
-        match self {
-            Self::V3 => format!("etcdctl del {}", quoted(key)),
-            Self::V2 => format!("ETCDCTL_API=2 etcdctl rm {}", quoted(key)),
-        }
+    pub fn del(self, key: &str) -> Option<String> {
+        let key = plain(key)?;
+        Some(match self {
+            Self::V3 => format!("etcdctl del {key}"),
+            Self::V2 => format!("ETCDCTL_API=2 etcdctl rm {key}"),
+        })
     }
+}
+
+/// A key made of what ids and prefixes are made of, in quotes.
+fn plain(key: &str) -> Option<String> {
+    let harmless = |c: u8| c.is_ascii_alphanumeric() || b"/._:[]-".contains(&c);
+    key.bytes().all(harmless).then(|| quoted(key))
 }
 
 /// Puts `text` into single quotes for `sh`.
@@ -369,7 +376,7 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
                  hang or stop it at its next start ({count}). Define it, or give \
                  `--create-backends`:"
             ),
-            Some(etcdctl.put(key, value)),
+            etcdctl.put(key, value),
         ),
         Freeze::Broken { key, why } => (
             "not defined",
@@ -377,7 +384,7 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
                 "backend {backend}: the proxy does not take its definition: {} ({count}). Mend it:",
                 escaped(why)
             ),
-            Some(etcdctl.put(key, r#"{"Type":"http"}"#)),
+            etcdctl.put(key, r#"{"Type":"http"}"#),
         ),
         Freeze::Bleeds(other) => (
             "not defined",
@@ -426,7 +433,7 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
                 escaped(backend)
             ),
             Vec::new(),
-            Some(etcdctl.put(key, value)),
+            etcdctl.put(key, value),
         ),
         Finding::BrokenDefinition { key, why } => (
             format!(
@@ -437,8 +444,10 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
             None,
         ),
         Finding::Fault { key, fault } => {
-            let command = matches!(fault, Fault::Null | Fault::NoUrl | Fault::Malformed)
-                .then(|| etcdctl.del(&escaped(key)));
+            let command = match fault {
+                Fault::Null | Fault::NoUrl | Fault::Malformed => etcdctl.del(key),
+                Fault::SlashInId | Fault::BareDirectory => None,
+            };
             (
                 fault_text(*fault).to_owned(),
                 vec![escaped(key).into_owned()],
@@ -492,7 +501,7 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
                 escaped(&pod.to_string())
             ),
             vec![escaped(key).into_owned()],
-            Some(etcdctl.del(&escaped(key))),
+            etcdctl.del(key),
         ),
     };
     Note {
@@ -551,7 +560,18 @@ mod tests {
 
     #[test]
     fn suggested_commands_are_harmless() {
-        let command = Etcdctl::V3.del("/a'; rm -rf $HOME #");
-        assert_eq!(command, r#"etcdctl del '/a'\''; rm -rf $HOME #'"#);
+        let command = Etcdctl::V3.del("/vulcand/backends/a/servers/[fd00::1]:80");
+        assert_eq!(
+            command.as_deref(),
+            Some("etcdctl del '/vulcand/backends/a/servers/[fd00::1]:80'")
+        );
+        for key in ["/a'; rm -rf $HOME #", "/a b", "/a\n", "/$(x)", "/é"] {
+            assert_eq!(Etcdctl::V3.del(key), None, "{key}");
+        }
+        let command = Etcdctl::V2.put("/a/backend", "it's");
+        assert_eq!(
+            command.as_deref(),
+            Some(r"ETCDCTL_API=2 etcdctl set '/a/backend' 'it'\''s'")
+        );
     }
 }

@@ -143,13 +143,14 @@ impl Seen {
         let words = match self.first.first() {
             None if !self.closed => return None,
             None if endpoint.tls => {
-                "it closed the connection after the TLS handshake: does it want a client certificate?"
+                "it closed the connection after the TLS handshake, as servers do that want a client \
+                 certificate they know"
             }
             None => "it closed the connection without an answer: if it speaks TLS, use `https://`",
             Some(&TLS_ALERT) if !endpoint.tls => "it speaks TLS: use `https://`",
             Some(_) if text.contains("HTTPS server") => "it speaks TLS: use `https://`",
             Some(_) if text.starts_with("HTTP/") => {
-                "a web server without HTTP/2 answers there, not etcd's API version 3"
+                "a web server answers there, not etcd's API version 3"
             }
             _ => return None,
         };

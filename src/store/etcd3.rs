@@ -212,8 +212,8 @@ impl Etcd3 {
                     failures.push((self.endpoint().to_string(), why));
                 }
                 Err(Failure::Endpoint(why) | Failure::Unsent(why)) => {
-                    let why = self.explained(why);
                     debug!("{}: {why}", self.endpoint());
+                    let why = self.explained(why);
                     if fresh {
                         failures.push((self.endpoint().to_string(), why));
                     }
@@ -239,13 +239,10 @@ impl Etcd3 {
         self.client = None;
     }
 
-    /// Adds to a failed call what it is that answers, if that is no etcd.
+    /// Why a call failed: what it is that answers there, if that is no etcd.
     fn explained(&self, why: String) -> String {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match seen.explain(self.endpoint()) {
-            Some(what) => format!("{what} ({why})"),
-            None => why,
-        }
+        seen.explain(self.endpoint()).unwrap_or(why)
     }
 
     fn ranges(&self, client: &Client, prefixes: &[&str]) -> Result<Snapshot, Failure> {

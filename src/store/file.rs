@@ -88,7 +88,7 @@ impl File {
             match folder.try_lock() {
                 Ok(()) => break,
                 Err(fs::TryLockError::WouldBlock) => {
-                    let held = || format!("another run holds the lock of `{file}`");
+                    let held = || format!("another run holds its lock: `{file}`");
                     self.deadline.pause(PAUSE).with_context(held)?;
                 }
                 Err(fs::TryLockError::Error(error)) => return Err(failed(error)),

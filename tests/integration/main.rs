@@ -5,9 +5,13 @@
     reason = "modules of one test binary: nothing is exported"
 )]
 
+mod kube;
 mod main_job;
+mod manifest;
 mod reach;
+mod recipes;
 mod scenarios;
+mod store;
 mod stores;
 mod support;
 mod weather;

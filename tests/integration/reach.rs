@@ -102,9 +102,9 @@ fn tls_matrix() {
     folder.leaf("client", &authority.leaf("client", &[]));
     folder.leaf("stranger", &other.leaf("client", &[]));
     for version in VERSIONS {
-        let server = Etcd::with(version, &Settings::tls(&authority));
-        let mutual = Etcd::with(version, &Settings::mutual(&authority));
-        let elsewhere = Etcd::with(
+        let server = Etcd::set_up(version, &Settings::tls(&authority));
+        let mutual = Etcd::set_up(version, &Settings::mutual(&authority));
+        let elsewhere = Etcd::set_up(
             version,
             &Settings {
                 tls: Some(authority.leaf("etcd", &["etcd.elsewhere"])),
@@ -307,7 +307,7 @@ fn v2_switched_off_says_so() {
             no_v2: true,
             ..Settings::default()
         };
-        let etcd = Etcd::with(version, &settings);
+        let etcd = Etcd::set_up(version, &settings);
         let folder = Folder::new();
         let v2 = format!("--etcd-api 2 --etcd {}", etcd.url());
         fails(
@@ -325,7 +325,7 @@ fn a_token_that_expires_in_mid_run_is_fetched_again() {
             token_ttl: Some(1),
             ..Settings::default()
         };
-        let mut etcd = Etcd::with(version, &settings);
+        let mut etcd = Etcd::set_up(version, &settings);
         etcd.define("web");
         etcd.add_user("prod", "s3cret", BACKENDS);
         etcd.enable_auth();

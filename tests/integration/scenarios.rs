@@ -125,3 +125,250 @@ fn every_scenario() {
         scenario.check();
     }
 }
+
+fn scenario(name: &str) -> Scenario {
+    Scenario::open(folder().join(name))
+}
+
+#[test]
+fn every_finding_and_its_healthy_twin() {
+    let names = fs::read_dir(folder()).expect("scenarios").map(|entry| {
+        entry
+            .expect("one")
+            .file_name()
+            .into_string()
+            .expect("UTF-8")
+    });
+    let names = names
+        .filter(|name| name.starts_with("finding_"))
+        .collect::<Vec<_>>();
+    let (healthy, ill) = names
+        .iter()
+        .partition::<Vec<_>, _>(|name| name.ends_with("_healthy"));
+    assert!(ill.len() >= 10 && healthy.len() >= 10);
+    for name in healthy.into_iter().chain(ill) {
+        let answer = scenario(name).program().arg("--dry-run").run();
+        let found = answer.out.matches("finding: ").count();
+        assert_eq!(
+            found,
+            usize::from(!name.ends_with("_healthy")),
+            "{name}: {answer}"
+        );
+    }
+}
+
+#[test]
+fn lines_of_ours_are_not_wider_than_80_columns() {
+    for entry in fs::read_dir(folder()).expect("scenarios") {
+        for file in ["plan.diff", "applied"] {
+            let path = entry.as_ref().expect("one").path().join(file);
+            let text = fs::read_to_string(&path).expect("it is kept");
+            for line in text.lines() {
+                let values = ["+", "-", "@", "    ", "~"]
+                    .iter()
+                    .any(|sign| line.starts_with(sign));
+                let long = line.chars().count() > 80 && !values;
+                assert!(!long, "{}: {line}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn everything_in_colour_and_in_json() {
+    let everything = scenario("everything");
+    let colour = everything
+        .program()
+        .arg("--dry-run")
+        .arg("--color")
+        .arg("always")
+        .run();
+    everything.compare("plan.color", &colour.out);
+    assert!(colour.out.contains("\u{1b}[31m-{"), "what goes is red");
+    let dry = everything
+        .program()
+        .arg("--dry-run")
+        .arg("-o")
+        .arg("json")
+        .run();
+    everything.compare(
+        "plan.json",
+        &dry.out.replace(env!("CARGO_PKG_VERSION"), "VERSION"),
+    );
+    let applied = everything.program().arg("-o").arg("json").run();
+    let changes = |answer: &Answer| {
+        let report = serde_json::from_str::<serde_json::Value>(&answer.out).expect("JSON");
+        (
+            report["changes"].clone(),
+            report["held"].clone(),
+            report["kept"].clone(),
+        )
+    };
+    assert_eq!(
+        changes(&dry),
+        changes(&applied),
+        "what is done is what was planned"
+    );
+    assert_ne!(changes(&dry).0.as_array().map_or(0, Vec::len), 0);
+}
+
+#[test]
+fn what_is_held_stays_until_its_number_is_given() {
+    for name in [
+        "held_relabelled",
+        "held_port",
+        "held_empty",
+        "adopt_scope_wrong_cluster",
+        "everything",
+    ] {
+        let scenario = scenario(name);
+        let store = || {
+            let text = scenario.read();
+            serde_json::from_str::<std::collections::BTreeMap<String, String>>(&text).expect("JSON")
+        };
+        let before = store();
+        let plan = scenario
+            .program()
+            .arg("--dry-run")
+            .arg("-o")
+            .arg("json")
+            .run();
+        let plan = serde_json::from_str::<serde_json::Value>(&plan.out).expect("JSON");
+        let held = plan["held"].as_array().expect("held").iter();
+        let held = held.map(|held| held["key"].as_str().expect("a key").to_owned());
+        let held = held.collect::<Vec<_>>();
+        assert!(!held.is_empty(), "{name}");
+        let first = scenario.program().exits(3);
+        let after = store();
+        for key in &held {
+            assert_eq!(before.get(key), after.get(key), "{name}: {key} stays");
+        }
+        for change in plan["changes"].as_array().expect("changes") {
+            if change["action"] == "create" {
+                assert!(
+                    after.contains_key(change["key"].as_str().expect("a key")),
+                    "{name}"
+                );
+            }
+        }
+        let number = first
+            .out
+            .split("--allow-deletes ")
+            .nth(1)
+            .expect("it is printed");
+        let number = number
+            .split(|c: char| !c.is_ascii_digit())
+            .next()
+            .expect("a number");
+        let number = number.parse::<usize>().expect("a number");
+        let with = |number: usize| {
+            scenario
+                .program()
+                .arg(format!("--allow-deletes={number}"))
+                .run()
+        };
+        let less = with(number - 1);
+        assert!(
+            less.code == 3 && less.out.contains("held: "),
+            "{name}: {less}"
+        );
+        assert_eq!(store(), after, "{name}: one less changes nothing");
+        let enough = with(number);
+        assert!(!enough.out.contains("held: "), "{name}: {enough}");
+        assert!(
+            held.iter().all(|key| after.get(key) != store().get(key)),
+            "{name}: {enough}"
+        );
+    }
+}
+
+#[test]
+fn exit_code_4_is_for_changes() {
+    let changes = scenario("first_run");
+    changes
+        .program()
+        .arg("--dry-run")
+        .arg("--exit-code")
+        .exits(4);
+    changes.program().arg("--dry-run").exits(0);
+    changes.program().arg("--exit-code").exits(2);
+    changes.program().exits(0);
+    changes
+        .program()
+        .arg("--dry-run")
+        .arg("--exit-code")
+        .exits(0);
+    // 3 wins over 4.
+    scenario("held_relabelled")
+        .program()
+        .arg("--dry-run")
+        .arg("--exit-code")
+        .exits(3);
+}
+
+#[test]
+fn suggested_commands_do_what_they_say_and_nothing_else() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let fake = folder.path().join("etcdctl");
+    fs::write(&fake, "#!/bin/sh\nprintf '<%s>' \"$@\"\n").expect("it is written");
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).expect("it may run");
+    let mut commands = 0;
+    for entry in fs::read_dir(self::folder()).expect("scenarios") {
+        let path = entry.expect("one").path();
+        let plan = fs::read_to_string(path.join("plan.diff")).expect("it is kept");
+        for command in plan
+            .lines()
+            .filter(|line| line.trim_start().starts_with("etcdctl "))
+        {
+            let output = std::process::Command::new("sh")
+                .args(["-c", command])
+                .current_dir(folder.path())
+                .env("PATH", format!("{}:/bin:/usr/bin", folder.path().display()))
+                .output()
+                .expect("sh runs");
+            let said = String::from_utf8(output.stdout).expect("UTF-8");
+            let value = r#"<{"Type":"http"}>"#;
+            let rest = said.strip_prefix("<del>").or_else(|| {
+                said.strip_prefix("<put>")
+                    .and_then(|rest| rest.strip_suffix(value))
+            });
+            let key = rest.and_then(|key| key.strip_prefix("<")?.strip_suffix(">"));
+            let key = key.unwrap_or_else(|| panic!("{command}: {said}"));
+            assert!(
+                key.starts_with("/vulcand/backends/") && !key.contains('<'),
+                "{command}: {said}"
+            );
+            commands += 1;
+        }
+    }
+    assert!(commands >= 8, "{commands}");
+    let names = fs::read_dir(folder.path()).expect("a folder").count();
+    assert_eq!(names, 1, "nothing was made: only the program is there");
+    let hostile = scenario("finding_hostile_key")
+        .program()
+        .arg("--dry-run")
+        .exits(0);
+    assert!(!hostile.out.contains("etcdctl"), "{hostile}");
+}
+
+#[test]
+fn every_pod_left_out_has_a_reason() {
+    let answer = scenario("hostile_labels")
+        .program()
+        .arg("--dry-run")
+        .arg("-v")
+        .exits(0);
+    assert_eq!(answer.err.matches("is left out").count(), 7, "{answer}");
+    let loud = scenario("none_published").program().run();
+    assert_eq!(
+        loud.out.lines().last(),
+        Some("0 of 3 pods published: 3 without a backend")
+    );
+    let line = scenario("none_published")
+        .program()
+        .arg("-o")
+        .arg("summary")
+        .run();
+    assert_eq!(line.out.lines().count(), 1, "{line}");
+}

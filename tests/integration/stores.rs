@@ -395,7 +395,7 @@ fn file_is_locked_from_the_listing_on() {
     let soon = Deadline::start(Duration::from_millis(200), Duration::from_secs(10));
     let mut second = File::open(&path, false, soon).expect("it opens");
     let error = format!("{:#}", second.list(&[ROOT]).expect_err("it is locked"));
-    let wanted = format!("another run holds the lock of `{}`", path.display());
+    let wanted = format!("another run holds its lock: `{}`", path.display());
     assert!(error.contains(&wanted), "{error}");
     assert!(error.contains("--timeout"), "{error}");
     // A dry run looks, and waits for nobody.

@@ -340,11 +340,9 @@ fn what_cannot_be_settled_is_said() {
             pods.unbroken(&found, 1, 2);
             // What it says of itself is true: applied so many, and of the rest nobody knows.
             let said = answer.err.split_once("applied ").expect("how far it got").1;
-            let mut numbers = said.split_whitespace().map_while(|word| match word {
-                "of" | "changes," => Some(None),
-                word => word.parse::<usize>().ok().map(Some),
-            });
-            let mut number = || numbers.by_ref().flatten().next().expect("a number");
+            let mut numbers =
+                (said.split_whitespace()).filter_map(|word| word.parse::<usize>().ok());
+            let mut number = || numbers.next().unwrap_or_else(|| panic!("{answer}"));
             let (applied, planned, unknown) = (number(), number(), number());
             assert_eq!(planned, 1200, "{answer}");
             assert!(answer.err.contains("more unknown"), "{answer}");

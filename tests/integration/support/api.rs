@@ -298,6 +298,10 @@ fn serve(
                 return Ok(());
             }
             buffer.extend_from_slice(&part[..read]);
+            // TLS, say: a real server does not wait for the end of what is no HTTP.
+            if !buffer[0].is_ascii_alphabetic() {
+                return stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+            }
         };
         let request = parse(&String::from_utf8_lossy(&head), connection);
         seen.lock().expect("no panic").push(request.clone());
@@ -367,14 +371,14 @@ fn send(stream: &mut (impl Read + Write), reply: Reply) -> std::io::Result<bool>
     }
     let mut head = format!("HTTP/1.1 {status} Status\r\n");
     for (name, value) in &headers {
-        head += &format!("{name}: {value}\r\n");
+        head.extend([name, ": ", value, "\r\n"]);
     }
-    head += &match framing {
+    let end_of_head = match framing {
         Framing::Chunked => "Transfer-Encoding: chunked\r\n\r\n".to_owned(),
         Framing::Length => format!("Content-Length: {}\r\n\r\n", body.len()),
         Framing::Neither => "Connection: close\r\n\r\n".to_owned(),
     };
-    stream.write_all(head.as_bytes())?;
+    stream.write_all((head + &end_of_head).as_bytes())?;
     let end = cut.or(stall).unwrap_or(body.len()).min(body.len());
     for part in body[..end].chunks(if drip.is_some() { 1024 } else { 8192 }) {
         if let Some(pause) = drip {

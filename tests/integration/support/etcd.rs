@@ -75,6 +75,10 @@ pub struct Settings {
     pub token_ttl: Option<u32>,
     /// Leave the v2 store off.
     pub no_v2: bool,
+    /// The client port speaks TLS, as `arguments` set up.
+    pub https: bool,
+    /// More arguments.
+    pub arguments: Vec<String>,
 }
 
 impl Settings {
@@ -136,11 +140,26 @@ impl Etcd {
 
     /// Starts one server, plain HTTP.
     pub fn version(version: Version) -> Self {
-        Self::with(version, &Settings::default())
+        Self::set_up(version, &Settings::default())
+    }
+
+    /// Starts one server with more arguments, of which `scheme` is `https` if they set TLS up.
+    pub fn with(
+        version: Version,
+        scheme: &str,
+        arguments: &[&str],
+        _certificates: &[String],
+    ) -> Self {
+        let settings = Settings {
+            https: scheme == "https",
+            arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
+            ..Settings::default()
+        };
+        Self::set_up(version, &settings)
     }
 
     /// Starts one server.
-    pub fn with(version: Version, settings: &Settings) -> Self {
+    pub fn set_up(version: Version, settings: &Settings) -> Self {
         let mut members = start(version, settings, 1);
         members.remove(0)
     }
@@ -159,11 +178,8 @@ impl Etcd {
     ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |file: &str| folder.path().join(file).display().to_string();
-        let scheme = if settings.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
+        let tls = settings.https || settings.tls.is_some();
+        let scheme = if tls { "https" } else { "http" };
         let client = format!(
             "{scheme}://127.0.0.1:{},http://127.0.0.1:{}",
             ports.client, ports.plain
@@ -179,6 +195,8 @@ impl Etcd {
             format!("--initial-cluster={cluster}"),
             format!("--listen-metrics-urls=http://127.0.0.1:{}", ports.health),
             format!("--enable-v2={}", !settings.no_v2),
+            "--heartbeat-interval=50".to_owned(),
+            "--election-timeout=500".to_owned(),
         ];
         let write = |file: &str, text: &str| {
             fs::write(path(file), text).expect("the folder can be written");
@@ -195,12 +213,16 @@ impl Etcd {
         if let Some(seconds) = settings.token_ttl {
             command.push(format!("--auth-token-ttl={seconds}"));
         }
+        command.extend(settings.arguments.iter().cloned());
+        if version == Version::V35 {
+            command.push("--unsafe-no-fsync".to_owned());
+        }
         let binary = version.binary();
         Self {
             child: run(&binary, &command, folder.path()),
             command,
             binary,
-            tls: settings.tls.is_some(),
+            tls,
             folder,
             ports,
             auth: false,
@@ -262,6 +284,11 @@ impl Etcd {
     /// Waits until it answers.
     pub fn wait(&mut self) {
         self.ready().expect("it answers");
+    }
+
+    /// Sends it a signal by name, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
     }
 
     /// Stops the process: it holds its connections and says nothing.
@@ -332,13 +359,6 @@ impl Etcd {
         }
     }
 
-    /// Reads a key (v3).
-    pub fn value(&self, key: &str) -> Option<String> {
-        let answer = self.call("kv/range", &json!({"key": BASE64.encode(key)}));
-        let found = &answer["kvs"][0];
-        found.is_object().then(|| text(&found["value"]))
-    }
-
     /// Removes a key that is there (v3).
     pub fn delete(&self, key: &str) {
         let answer = self.call("kv/deleterange", &json!({"key": BASE64.encode(key)}));
@@ -379,9 +399,19 @@ impl Etcd {
             .collect()
     }
 
+    /// Adds the role `root` where it is not there of its own accord.
+    pub fn try_role_root(&self) {
+        let _ = self.try_ctl(&["role", "add", "root"]);
+    }
+
     /// Runs `etcdctl` against it (v3, plain HTTP).
     #[track_caller]
     pub fn ctl(&self, arguments: &[&str]) -> String {
+        self.try_ctl(arguments)
+            .unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
+    }
+
+    fn try_ctl(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints=http://127.0.0.1:{}", self.ports.plain))
@@ -392,8 +422,11 @@ impl Etcd {
             String::from_utf8_lossy(&output.stdout).into_owned(),
             String::from_utf8_lossy(&output.stderr).into_owned(),
         );
-        assert!(output.status.success(), "etcdctl {arguments:?}: {err}");
-        out
+        if output.status.success() {
+            Ok(out)
+        } else {
+            Err(err)
+        }
     }
 
     /// The store's revision (v3): it grows with each write.
@@ -487,11 +520,6 @@ impl Etcd {
         }
     }
 
-    /// Removes a key (v2).
-    pub fn delete_v2(&self, key: &str) {
-        answered(agent(PATIENCE).delete(self.v2(key)).call());
-    }
-
     /// All keys below a directory (v2), as the server spells them; empty directories end with `/`.
     pub fn below_v2(&self, directory: &str) -> BTreeMap<String, String> {
         let url = format!("{}?recursive=true&quorum=true", self.v2(directory));
@@ -513,24 +541,6 @@ impl Etcd {
         index.to_str().expect("text").parse().expect("a number")
     }
 
-    /// All v2 events below `directory` from `index` on, up to and with `last`: action and key.
-    pub fn events_v2(&self, directory: &str, index: u64, last: u64) -> Vec<(String, String)> {
-        let mut events = Vec::new();
-        let mut next = index;
-        while next <= last {
-            let url = format!(
-                "{}?wait=true&recursive=true&waitIndex={next}",
-                self.v2(directory)
-            );
-            let event = answered(agent(PATIENCE).get(url).call());
-            let node = &event["node"];
-            let word = |value: &Value| value.as_str().expect("text").to_owned();
-            events.push((word(&event["action"]), word(&node["key"])));
-            next = node["modifiedIndex"].as_u64().expect("an index") + 1;
-        }
-        events
-    }
-
     fn v2(&self, key: &str) -> String {
         let key = key.trim_start_matches('/');
         format!("http://127.0.0.1:{}/v2/keys/{key}", self.ports.plain)
@@ -542,6 +552,43 @@ impl Drop for Etcd {
         // A server that was killed by its test is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Three members of one cluster.
+pub struct Cluster {
+    members: Vec<Etcd>,
+}
+
+impl Cluster {
+    /// Starts a cluster of this version.
+    pub fn start(version: Version) -> Self {
+        Self {
+            members: Etcd::cluster(version, &Settings::default()),
+        }
+    }
+
+    /// Its endpoints, as `--etcd` takes them.
+    pub fn urls(&self) -> String {
+        let urls = self.members.iter().map(Etcd::url);
+        urls.collect::<Vec<_>>().join(",")
+    }
+
+    /// Runs `etcdctl` against all members; `None` if it fails.
+    pub fn ctl(&self, arguments: &[&str]) -> Option<String> {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.urls(), "--command-timeout", "10s"])
+            .args(arguments)
+            .output()
+            .expect("etcdctl starts: run `tests/setup`");
+        let out = String::from_utf8(output.stdout).expect("UTF-8");
+        output.status.success().then_some(out)
+    }
+
+    /// Sends a member a signal by name.
+    pub fn signal(&self, member: usize, name: &str) {
+        self.members[member].signal(name);
     }
 }
 

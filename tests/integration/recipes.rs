@@ -1,0 +1,271 @@
+//! The recipes of the README, from beginning to end.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::api::pod;
+use crate::support::program::{Answer, Program, vulcanized};
+
+/// A store file, and runs on it.
+struct World {
+    folder: tempfile::TempDir,
+    pods: Vec<Value>,
+}
+
+impl World {
+    fn new(entries: &[(&str, &str)]) -> Self {
+        let world = Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            pods: Vec::new(),
+        };
+        let store = entries.iter().copied().collect::<BTreeMap<_, _>>();
+        world.write(&json!(store));
+        world
+    }
+
+    fn write(&self, store: &Value) {
+        fs::write(self.folder.path().join("store.json"), store.to_string()).expect("it is written");
+    }
+
+    fn pods(mut self, numbers: impl IntoIterator<Item = u8>) -> Self {
+        self.pods = numbers.into_iter().map(web).collect();
+        self
+    }
+
+    fn program(&self, more: &str) -> Program {
+        let list = json!({ "kind": "List", "items": self.pods });
+        vulcanized(&format!("--pods - {more}"))
+            .arg("--store-file")
+            .arg(self.folder.path().join("store.json"))
+            .input(list.to_string())
+    }
+
+    fn run(&self, more: &str, code: i32) -> Answer {
+        self.program(more).exits(code)
+    }
+
+    fn store(&self) -> BTreeMap<String, String> {
+        let text = fs::read_to_string(self.folder.path().join("store.json")).expect("the store");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// `backend/id` and the owner of each server.
+    fn servers(&self) -> Vec<(String, String)> {
+        let store = self.store();
+        let servers = store.iter().filter_map(|(key, value)| {
+            let (backend, id) = key
+                .strip_prefix("/vulcand/backends/")?
+                .split_once("/servers/")?;
+            let value = serde_json::from_str::<Value>(value).expect("JSON");
+            let owner = value["Owner"].as_str().unwrap_or("nobody").to_owned();
+            Some((format!("{backend}/{id}"), owner))
+        });
+        servers.collect()
+    }
+}
+
+fn web(n: u8) -> Value {
+    let mut web = pod(
+        "default",
+        &format!("web-{n}"),
+        "web",
+        &format!("10.0.0.{n}"),
+    );
+    web["kind"] = json!("Pod");
+    web
+}
+
+fn owned(owner: &str, ids: &[&str]) -> Vec<(String, String)> {
+    ids.iter()
+        .map(|id| ((*id).to_owned(), owner.to_owned()))
+        .collect()
+}
+
+const DEFINED: (&str, &str) = ("/vulcand/backends/web/backend", r#"{"Type":"http"}"#);
+
+#[test]
+fn from_hand_made_entries() {
+    let world = World::new(&[
+        DEFINED,
+        (
+            "/vulcand/backends/web/servers/first",
+            r#"{"URL": "http://10.0.0.1:8080"}"#,
+        ),
+        (
+            "/vulcand/backends/web/servers/10.0.0.2",
+            r#"{"Id": "x", "url": "http://10.0.0.2:8080/"}"#,
+        ),
+        (
+            "/vulcand/backends/web/servers/other",
+            r#"{"URL": "http://legacy.example.com:80"}"#,
+        ),
+    ])
+    .pods([1, 2]);
+    let look = world.run("--owner prod --dry-run", 0);
+    assert!(look.out.contains("1 served by unmarked entries"), "{look}");
+    world.run("--owner prod --adopt unmarked", 0);
+    let mut wanted = owned("prod", &["web/10.0.0.1", "web/10.0.0.2"]);
+    wanted.extend(owned("nobody", &["web/other"]));
+    assert_eq!(world.servers(), wanted);
+    // From now on they go with their pods.
+    let world = World {
+        pods: vec![web(2)],
+        ..world
+    };
+    world.run("--owner prod", 0);
+    assert_eq!(world.servers()[0].0, "web/10.0.0.2");
+}
+
+#[test]
+fn from_amdatu_vulcanized() {
+    let world = World::new(&[
+        DEFINED,
+        (
+            "/vulcand/backends/web/servers/10.0.0.1",
+            r#"{"URL": "http://10.0.0.1:8080"}"#,
+        ),
+        (
+            "/vulcand/backends/web/servers/10.0.0.2",
+            r#"{"URL": "http://10.0.0.2:8080"}"#,
+        ),
+        (
+            "/vulcand/backends/web/servers/10.0.0.9",
+            r#"{"URL": "http://10.0.0.9:8080"}"#,
+        ),
+    ])
+    .pods([1, 2, 3]);
+    let look = world.run("--owner prod --dry-run", 0);
+    assert!(look.out.contains("2 served by unmarked entries"), "{look}");
+    world.run("--owner prod --adopt unmarked", 0);
+    // What vanished while the old tool was down is nobody's: it is removed by hand.
+    let mut wanted = owned("prod", &["web/10.0.0.1", "web/10.0.0.2", "web/10.0.0.3"]);
+    wanted.extend(owned("nobody", &["web/10.0.0.9"]));
+    assert_eq!(world.servers(), wanted);
+    let again = world.run("--owner prod", 0);
+    assert!(again.out.starts_with("in sync: 3 unchanged"), "{again}");
+}
+
+#[test]
+fn adopt_unmarked_leaves_what_is_marked() {
+    let blue =
+        r#"{"URL":"http://10.0.0.1:8080","Owner":"blue","Scope":"file","Pod":"default/web-1"}"#;
+    let world = World::new(&[DEFINED, ("/vulcand/backends/web/servers/10.0.0.1", blue)]).pods([1]);
+    world.run("--owner prod --adopt unmarked", 0);
+    assert_eq!(world.servers(), owned("blue", &["web/10.0.0.1"]));
+}
+
+#[test]
+fn another_template_for_server_ids() {
+    let world = World::new(&[DEFINED]).pods([1, 2]);
+    world.run("--owner prod", 0);
+    let answer = world.run("--owner prod --server-id {pod}", 0);
+    let signs = answer
+        .out
+        .chars()
+        .filter(|c| matches!(c, '+' | '-'))
+        .collect::<String>();
+    assert!(
+        answer.out.lines().take(2).all(|line| line.starts_with('+')),
+        "{signs}: {answer}"
+    );
+    assert_eq!(world.servers(), owned("prod", &["web/web-1", "web/web-2"]));
+}
+
+#[test]
+fn another_template_for_backends() {
+    let world = World::new(&[
+        DEFINED,
+        ("/vulcand/backends/web.svc/backend", r#"{"Type":"http"}"#),
+    ]);
+    let world = world.pods([1, 2]);
+    world.run("--owner prod", 0);
+    let both = world.run("--owner prod --backend {name}.svc", 3);
+    assert!(both.out.contains("held: backend web:"), "{both}");
+    assert_eq!(world.servers().len(), 4, "old and new ones");
+    assert!(both.out.contains("--allow-deletes 2"), "{both}");
+    world.run("--owner prod --backend {name}.svc --allow-deletes 2", 0);
+    assert_eq!(
+        world.servers(),
+        owned("prod", &["web.svc/10.0.0.1", "web.svc/10.0.0.2"])
+    );
+}
+
+#[test]
+fn another_name_for_the_cluster() {
+    let world = World::new(&[DEFINED]).pods([1, 2]);
+    world.run("--owner prod --cluster old", 0);
+    let out_of_scope = world.run("--owner prod --cluster new", 3);
+    assert!(out_of_scope.out.contains("out of scope"), "{out_of_scope}");
+    world.run("--owner prod --cluster new --adopt scope", 0);
+    assert!(
+        world
+            .store()
+            .values()
+            .all(|value| !value.contains("\"old\""))
+    );
+    world.run("--owner prod --cluster new", 0);
+    // From the wrong cluster it takes nothing: its pods are not seen there.
+    let elsewhere = World {
+        pods: vec![web(9)],
+        ..world
+    };
+    let answer = elsewhere.run("--owner prod --cluster third --adopt scope", 3);
+    assert!(answer.out.contains("--allow-deletes 2"), "{answer}");
+    let ids = elsewhere.servers();
+    assert_eq!(
+        ids,
+        owned("prod", &["web/10.0.0.1", "web/10.0.0.2", "web/10.0.0.9"])
+    );
+}
+
+#[test]
+fn another_owner() {
+    let world = World::new(&[DEFINED]).pods([1, 2]);
+    world.run("--owner old", 0);
+    world.run("--owner new --adopt owner:old", 0);
+    assert_eq!(
+        world.servers(),
+        owned("new", &["web/10.0.0.1", "web/10.0.0.2"])
+    );
+    let elsewhere = World {
+        pods: vec![web(9)],
+        ..world
+    };
+    let answer = elsewhere.run("--owner third --adopt owner:new --share-backends", 3);
+    assert!(answer.out.contains("--allow-deletes 2"), "{answer}");
+    let mut wanted = owned("new", &["web/10.0.0.1", "web/10.0.0.2"]);
+    wanted.extend(owned("third", &["web/10.0.0.9"]));
+    assert_eq!(elsewhere.servers(), wanted);
+}
+
+#[test]
+fn blue_and_green() {
+    let world = World::new(&[DEFINED]).pods([1]);
+    world.run("--owner blue", 0);
+    let green = World {
+        pods: vec![web(2)],
+        ..world
+    };
+    green.run("--owner green", 3);
+    green.run("--owner green --share-backends", 0);
+    assert_eq!(green.servers().len(), 2);
+}
+
+#[test]
+fn leaving() {
+    let world = World::new(&[
+        DEFINED,
+        (
+            "/vulcand/backends/web/servers/by-hand",
+            r#"{"URL":"http://10.9.9.9:80"}"#,
+        ),
+    ]);
+    let world = world.pods([1, 2]);
+    world.run("--owner prod --cluster main", 0);
+    let world = world.pods([]);
+    world.run("--owner prod --cluster main", 3);
+    world.run("--owner prod --cluster main --allow-empty", 0);
+    assert_eq!(world.servers(), owned("nobody", &["web/by-hand"]));
+}
