@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,7 +24,11 @@ use crate::report::Etcdctl;
 /// One run lists the servers in the proxy's store, then the pods, and applies just the difference.
 /// It is safe to run as often as you like.
 #[derive(Parser, Debug)]
-#[command(version, max_term_width = 100)]
+#[command(
+    version,
+    max_term_width = 100,
+    override_usage = "vulcanized --owner <NAME> [OPTIONS]"
+)]
 #[command(
     after_help = "Exit codes: 0 done or in sync, 1 failed, 2 usage, 3 something was held, out of \
                         scope, not shared, duplicate or in conflict, 4 `--exit-code` and there are changes."
@@ -36,8 +41,11 @@ pub struct Cli {
         env = "VULCANIZED_OWNER",
         hide_env_values = true
     )]
-    #[arg(value_parser = check_name)]
-    owner: String,
+    #[arg(value_parser = check_name, required_unless_present = "generate")]
+    owner: Option<String>,
+    /// Print a shell's completions, or the man page
+    #[arg(long, hide = true, value_name = "WHAT", exclusive = true)]
+    generate: Option<Generate>,
     #[command(flatten)]
     kubernetes: KubernetesArgs,
     #[command(flatten)]
@@ -347,6 +355,14 @@ struct OutputArgs {
     )]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     exit_code: bool,
+    /// Write Prometheus metrics of each run to this file (not of dry runs)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VULCANIZED_METRICS_FILE",
+        hide_env_values = true
+    )]
+    metrics_file: Option<PathBuf>,
     /// Colour: on a terminal, always or never [env: also `NO_COLOR`]
     #[arg(
         long,
@@ -390,6 +406,19 @@ struct OutputArgs {
     )]
     #[arg(default_value = "10s", value_parser = duration)]
     request_timeout: Duration,
+}
+
+/// What is generated from the declaration of the command line.
+#[derive(ValueEnum, Debug, Clone, Copy)]
+pub enum Generate {
+    /// Completions for bash
+    Bash,
+    /// Completions for zsh
+    Zsh,
+    /// Completions for fish
+    Fish,
+    /// The man page
+    Man,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy)]
@@ -479,6 +508,8 @@ pub struct Config {
     pub dry_run: bool,
     /// What is said, and how.
     pub output: Output,
+    /// Where metrics are written.
+    pub metrics_file: Option<PathBuf>,
     /// How long the whole run may take.
     pub timeout: Duration,
     /// How long one attempt at a request may take.
@@ -581,6 +612,28 @@ pub struct Output {
 }
 
 impl Cli {
+    /// Prints what `--generate` asks for, if it does.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn generate(&self, out: &mut dyn Write) -> io::Result<bool> {
+        use clap_complete::{Shell, generate};
+        let Some(what) = self.generate else {
+            return Ok(false);
+        };
+        let mut command = Self::command();
+        let shell = match what {
+            Generate::Bash => Shell::Bash,
+            Generate::Zsh => Shell::Zsh,
+            Generate::Fish => Shell::Fish,
+            Generate::Man => return clap_mangen::Man::new(command).render(out).map(|()| true),
+        };
+        let mut text = Vec::new();
+        generate(shell, &mut command, "vulcanized", &mut text);
+        out.write_all(&text)?;
+        Ok(true)
+    }
+
     /// Checks what clap cannot, and looks up what other programs' environment variables say.
     ///
     /// # Errors
@@ -588,12 +641,14 @@ impl Cli {
     pub fn config(self, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, clap::Error> {
         let Self {
             owner,
+            generate: _,
             kubernetes,
             mapping,
             store,
             changes,
             output,
         } = self;
+        let owner = owner.ok_or_else(|| usage("`--owner NAME` is required"))?;
         let dry_run = changes.dry_run;
         let KubernetesArgs {
             kubeconfig,
@@ -645,6 +700,8 @@ impl Cli {
             dry_run,
             timeout: output.timeout,
             request_timeout: output.request_timeout,
+            // A dry run is no run to be counted.
+            metrics_file: output.metrics_file.filter(|_| !dry_run),
             output: Output {
                 format: output.output,
                 exit_code: output.exit_code,

@@ -131,7 +131,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
             if tls || error.kind() == io::ErrorKind::UnexpectedEof {
                 return Err(Error::Io(io::Error::other(handshake_problem(&error))));
             }
-            return Err(error.into());
+            return Err(lost(error));
         }
         let buffers = LazyBuffers::new(
             details.config.input_buffer_size(),

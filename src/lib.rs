@@ -9,6 +9,7 @@ pub mod http;
 pub mod kube;
 pub mod layout;
 pub mod logging;
+pub mod metrics;
 pub mod model;
 pub mod reconcile;
 pub mod report;

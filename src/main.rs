@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::Parser as _;
 use log::error;
@@ -11,7 +12,7 @@ use vulcanized::connect::NamespacesMix;
 use vulcanized::layout::ObserveError;
 use vulcanized::run::{self, Exit};
 use vulcanized::signals::Signals;
-use vulcanized::{logging, report};
+use vulcanized::{logging, metrics, report};
 
 fn main() -> ExitCode {
     // First of all: as PID 1 there is no default that would end the program.
@@ -25,15 +26,21 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let config = Cli::try_parse().and_then(|cli| cli.config(&|name| std::env::var_os(name)));
-    let mut config = match config {
-        Ok(config) => config,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
-        }
-    };
+    let start = SystemTime::now();
     let stdout = io::stdout();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match cli.generate(&mut stdout.lock()) {
+        Ok(false) => {}
+        // A closed stdout is no failure.
+        Ok(true) | Err(_) => return ExitCode::SUCCESS,
+    }
+    let mut config = match cli.config(&|name| std::env::var_os(name)) {
+        Ok(config) => config,
+        Err(error) => return usage(&error),
+    };
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     config
         .output
@@ -44,15 +51,31 @@ fn main() -> ExitCode {
     let result = run::run(&config, &signals, &mut out);
     // A closed stdout is no failure; whatever else there was has been said already.
     let _ = out.flush();
-    match result {
-        Ok(Exit::Done) => ExitCode::SUCCESS,
-        Ok(Exit::Alarm) => ExitCode::from(3),
-        Ok(Exit::Changes) => ExitCode::from(4),
+    let mut code = match &result {
+        Ok(outcome) => match outcome.exit {
+            Exit::Done => 0,
+            Exit::Alarm => 3,
+            Exit::Changes => 4,
+        },
         Err(failure) => {
             error!("{}", report::redacted(&format!("{failure:#}")));
             let usage = failure.is::<NamespacesMix>()
                 || matches!(failure.downcast_ref(), Some(ObserveError::Ambiguous(..)));
-            ExitCode::from(if usage { 2 } else { 1 })
+            if usage { 2 } else { 1 }
+        }
+    };
+    if let Some(path) = &config.metrics_file {
+        let outcome = result.as_ref().ok();
+        if let Err(failure) = metrics::write(path, &config.owner, start, code, outcome) {
+            error!("{failure:#}");
+            code = 1;
         }
     }
+    ExitCode::from(code)
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    // Where it cannot be printed there is nobody to read it.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }

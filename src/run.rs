@@ -32,17 +32,26 @@ pub enum Exit {
     Changes,
 }
 
+/// What a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub exit: Exit,
+    /// What it decided.
+    pub plan: Plan,
+    /// What it did, over all attempts.
+    pub applied: Vec<Change>,
+}
+
 /// One run. The store is listed before the pods: a pods list older than the store's answer would
 /// delete what another run has just registered.
 ///
 /// # Errors
 /// What failed, and how far the run got. A listing that failed has written nothing.
-pub fn run(config: &Config, signals: &Signals, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub fn run(config: &Config, signals: &Signals, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let deadline = Deadline::start(config.timeout, config.request_timeout);
     let mut store = connect::store(&config.store, config.dry_run, deadline)?;
-    if !config.dry_run {
-        store.writable()?;
-    }
+    store.writable()?;
     let mut pods = Pods::open(&config.source, &config.mapping, deadline)?;
     let rules = rules(config, &pods);
     let mut work = Work::default();
@@ -60,11 +69,19 @@ pub fn run(config: &Config, signals: &Signals, out: &mut dyn Write) -> anyhow::R
         say_skipped(&plan);
         if config.dry_run {
             print_plan(out, config, &plan)?;
-            return Ok(exit(config, &plan));
+            return Ok(Outcome {
+                exit: exit(config, &plan),
+                plan,
+                applied: Vec::new(),
+            });
         }
         if work.apply(store.as_mut(), &plan, signals, config, out)? {
             print_result(out, config, &plan, &work.applied)?;
-            return Ok(exit(config, &plan));
+            return Ok(Outcome {
+                exit: exit(config, &plan),
+                plan,
+                applied: work.applied,
+            });
         }
         info!("the store changed meanwhile: listing again (attempt {attempt} of {ATTEMPTS})");
     }

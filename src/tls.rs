@@ -175,8 +175,8 @@ pub fn handshake_problem(error: &std::io::Error) -> String {
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
         ) =>
         {
-            "it closed the connection during the TLS handshake: if it does not speak TLS, use \
-             `http://`"
+            "it closed the connection during the TLS handshake, as servers do that want a client \
+             certificate they know, or that do not speak TLS (then use `http://`)"
                 .to_owned()
         }
         Some(error) => format!("TLS failed: {error}"),

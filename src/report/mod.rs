@@ -10,6 +10,7 @@ use crate::reconcile::plan::{Proof, Rule};
 
 pub mod diff;
 pub mod json;
+pub mod metrics;
 
 /// Which `etcdctl` a suggested command is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -232,6 +232,9 @@ impl Store for File {
     }
 
     fn writable(&self) -> anyhow::Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
         let content = self.read()?;
         if content.dump.is_some() {
             bail!(

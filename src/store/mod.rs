@@ -30,10 +30,10 @@ pub trait Store {
     /// What [`Store::apply`] takes at most.
     fn limits(&self) -> Limits;
 
-    /// Whether this store can be written at all: an error that says why, if it is a dump of one.
+    /// Whether this store can be written, where it was opened for that.
     ///
     /// # Errors
-    /// Why it cannot be written.
+    /// Why it cannot be: a dump of etcd is only to be looked at.
     fn writable(&self) -> anyhow::Result<()> {
         Ok(())
     }

@@ -489,7 +489,11 @@ fn file_may_be_a_dump_to_look_at() {
             assert_eq!(snapshot.revision, Some(etcd.revision()));
             let mut etcd = v3(&etcd);
             assert_eq!(snapshot, etcd.list(&[ROOT]).expect("it lists"));
-            let error = store.writable().expect_err("it is a dump").to_string();
+            assert!(store.writable().is_ok(), "it was opened to look at");
+            let error = file(&path)
+                .writable()
+                .expect_err("it is a dump")
+                .to_string();
             assert!(
                 error.contains("dump") && error.contains("--dry-run"),
                 "{error}"
