@@ -16,6 +16,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use crate::deadline::Deadline;
 use crate::report::{escaped, redacted};
 use crate::tls::{Tls, handshake_problem};
 
@@ -164,9 +165,7 @@ impl Connection {
     pub(super) fn seen(&self) -> Arc<Mutex<Seen>> {
         Arc::clone(&self.seen)
     }
-}
 
-impl Connection {
     /// Remembers what came, or why nothing more will.
     fn note(&self, result: &io::Result<&[u8]>) {
         /// Enough to know what is spoken.
@@ -326,19 +325,28 @@ pub(super) fn prepare(
     Ok((endpoints, tls))
 }
 
-/// The failures of all endpoints in one message; the only one's stands for itself.
-pub(super) fn all_failed(failures: &[(String, String)]) -> anyhow::Error {
-    if let [(_, why)] = failures {
-        return anyhow!("{}", escaped(why));
-    }
+/// The failures of all endpoints in one message, or of those that there was time for; the only one's
+/// stands for itself.
+pub(super) fn all_failed(
+    failures: &[(String, String)],
+    endpoints: &[Endpoint],
+    deadline: Deadline,
+) -> anyhow::Error {
     let list = failures
         .iter()
         .map(|(endpoint, why)| format!("{endpoint}: {}", escaped(why)));
-    anyhow!(
-        "none of {} endpoints answered: {}",
-        failures.len(),
-        list.collect::<Vec<_>>().join("; ")
-    )
+    let error = match (failures, endpoints) {
+        ([(_, why)], [_]) => anyhow!("{}", escaped(why)),
+        _ => anyhow!(
+            "none of {} endpoints answered: {}",
+            endpoints.len(),
+            list.collect::<Vec<_>>().join("; ")
+        ),
+    };
+    match deadline.remaining() {
+        Ok(_) => error,
+        Err(up) => error.context(up),
+    }
 }
 
 #[cfg(test)]

@@ -316,7 +316,7 @@ impl Etcd2 {
                     || begin.elapsed() > patience
                     || self.deadline.pause(ELECTION).is_err()
                 {
-                    return Err(all_failed(&failures));
+                    return Err(all_failed(&failures, &self.endpoints, self.deadline));
                 }
                 failures.clear();
                 leaderless = false;
@@ -399,7 +399,11 @@ impl Etcd2 {
                     if failures.len() < self.endpoints.len() {
                         continue;
                     }
-                    Err(ApplyError::Refused(all_failed(&failures)))
+                    Err(ApplyError::Refused(all_failed(
+                        &failures,
+                        &self.endpoints,
+                        self.deadline,
+                    )))
                 }
             };
         }

@@ -124,6 +124,7 @@ impl Etcd3 {
             return Ok(client.clone());
         }
         let endpoint = self.endpoint().clone();
+        self.seen = Arc::default();
         debug!("connecting to {endpoint}");
         let tls = self.tls.as_ref().filter(|_| endpoint.tls);
         let connection = self.run(|time| dial(&endpoint, tls, time))?;
@@ -225,7 +226,7 @@ impl Etcd3 {
                     || begin.elapsed() > patience
                     || self.deadline.pause(ELECTION).is_err()
                 {
-                    return Err(all_failed(&failures));
+                    return Err(all_failed(&failures, &self.endpoints, self.deadline));
                 }
                 failures.clear();
                 leaderless = false;

@@ -52,8 +52,9 @@ impl Folder {
         let folder = format!("{}/", self.path().display());
         let arguments = arguments.replace('%', &folder);
         vulcanized(&format!(
-            "--owner prod --pods {folder}pods.json --timeout 8s --request-timeout 2s {arguments}"
+            "--owner prod --pods {folder}pods.json --request-timeout 2s {arguments}"
         ))
+        .env("VULCANIZED_TIMEOUT", "8s")
     }
 
     fn run(&self, arguments: &str) -> Answer {
@@ -287,6 +288,18 @@ fn whatever_else_may_be_there() {
     }
     let http = |port| format!("--etcd http://127.0.0.1:{port}");
     fails(&folder, &http(web), &["a web server", "not etcd"]);
+    // What one endpoint is does not rub off on the next.
+    let both = format!("{},http://127.0.0.1:{closed}", http(web));
+    let first = format!("127.0.0.1:{web}: a web server answers there");
+    let second = format!("127.0.0.1:{closed}: failed to connect");
+    fails(&folder, &both, &[&first, &second]);
+    // The time of the whole run ends before all were asked.
+    let late = format!("{0},http://127.0.0.1:{silent} --timeout 1s", http(silent));
+    fails(
+        &folder,
+        &late,
+        &["time is up (--timeout 1s)", "no answer within"],
+    );
     let v2 = |port| format!("--etcd-api 2 {}", http(port));
     fails(
         &folder,
