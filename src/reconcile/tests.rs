@@ -735,6 +735,49 @@ fn a_backend_that_is_not_defined_gets_nothing_and_loses_nothing() {
 }
 
 #[test]
+fn a_frozen_backend_keeps_what_is_not_proved_dead() {
+    let world = || {
+        let mut gone = pod("web", 5);
+        gone.terminating = true;
+        let pods = [
+            relabelled(pod("web", 1)),
+            unready(pod("web", 2)),
+            pod("web", 3),
+            gone,
+        ];
+        world()
+            .ours("web", 1..=6)
+            .backend("api")
+            .ours("api", [7])
+            .pods([pod("api", 7)])
+            .pods(pods)
+    };
+    let dead = "
+        - web/10.0.0.4: pod shop/web-4 is gone
+        - web/10.0.0.5: pod shop/web-5 is terminating
+        - web/10.0.0.6: pod shop/web-6 is gone
+        alarm";
+    world().is(dead);
+    let theirs = value("blue", "c1", "shop/x", "http://10.0.0.99:8080");
+    world()
+        .backend("web")
+        .entry("web/servers/theirs", &theirs)
+        .is(dead);
+    let selected = world().selected();
+    let selected = World {
+        entries: Vec::new(),
+        ..selected
+    }
+    .backend("api")
+    .ours("web", 1..=6);
+    assert_eq!(
+        selected.counts(),
+        [1, 0, 1, 0, 0],
+        "absent under a selector proves nothing"
+    );
+}
+
+#[test]
 fn no_backend_at_all_is_an_error_unless_our_own_servers_are_there() {
     assert!(world().pods(web([1])).try_plan().is_err());
     assert!(world().pods(web([1])).ours("web", [1]).plan().alarms());

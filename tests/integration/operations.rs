@@ -1,0 +1,589 @@
+//! What runs around the program: the README's blocks, metrics, units, the manifest's schema.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::json;
+
+use crate::support::api::{Api, list, pod};
+use crate::support::etcd::{Etcd, test_tools};
+use crate::support::program::{Answer, vulcanized};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_vulcanized"))
+}
+
+/// The README's blocks of one language.
+fn blocks(language: &str) -> Vec<String> {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let start = format!("```{language}\n");
+    let blocks = readme.split(&start).skip(1);
+    blocks
+        .map(|rest| rest.split("```").next().expect("an end").to_owned())
+        .collect()
+}
+
+fn sh(script: &str, environment: &[(&str, &str)]) -> Answer {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script])
+        .current_dir(root())
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin");
+    command.envs(environment.iter().copied());
+    Answer::from(command.output().expect("sh runs"))
+}
+
+#[test]
+fn the_first_command_prints_what_the_readme_says() {
+    let [first, second] = blocks("sh").try_into().expect("two blocks");
+    assert_eq!(second, "tests/run\n", "this is what runs now");
+    let (install, run) = first
+        .split_once("&&\ncp ")
+        .expect("it installs, then it runs");
+    assert_eq!(
+        install,
+        "apt-get update && apt-get install -y protobuf-compiler "
+    );
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = folder.path().join("store.json");
+    let run = format!("cp {run}").replace("/tmp/store.json", &store.display().to_string());
+    let run = run.replace("cargo run --quiet --", &program().display().to_string());
+    let answer = sh(&run, &[]);
+    assert_eq!(
+        (answer.code, answer.out),
+        (0, blocks("diff")[0].clone()),
+        "{}",
+        answer.err
+    );
+    // Without `--dry-run` it does so; again, and it has nothing to do.
+    let command = run
+        .split("&&")
+        .last()
+        .expect("the program")
+        .replace(" --dry-run", "");
+    let applied = sh(&command, &[]);
+    assert!(
+        applied.out.ends_with("1 created, 1 deleted, 1 unchanged\n"),
+        "{applied}"
+    );
+    let before = (
+        fs::metadata(&store).expect("it is there").modified().ok(),
+        fs::read(&store).ok(),
+    );
+    let again = sh(&command, &[]);
+    assert_eq!(again.out, "in sync: 2 unchanged\n", "{again}");
+    let after = (
+        fs::metadata(&store).expect("it is there").modified().ok(),
+        fs::read(&store).ok(),
+    );
+    assert_eq!(before, after, "nothing is written");
+}
+
+#[test]
+fn every_other_block_is_no_shell_or_needs_a_cluster() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let fences = readme.lines().filter_map(|line| line.strip_prefix("```"));
+    let languages = fences.filter(|language| !language.is_empty());
+    for language in languages {
+        let known = [
+            "sh", "diff", "json", "console", "crontab", "systemd", "yaml", "text",
+        ];
+        assert!(known.contains(&language), "{language}");
+    }
+    assert_eq!(blocks("console"), ["$ kubectl apply -f cronjob.yaml\n"]);
+    assert!(readme.contains("(this needs a cluster):\n\n```console"));
+}
+
+#[test]
+fn the_help_stands_in_the_readme() {
+    let help = vulcanized("--help").exits(0).out;
+    assert_eq!(blocks("text"), std::slice::from_ref(&help), "copy it there");
+    for line in help.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+    for heading in ["Kubernetes:", "Mapping:", "Store:", "Changes:", "Output:"] {
+        assert!(help.lines().any(|line| line == heading), "{heading}");
+    }
+    let options = help
+        .lines()
+        .filter(|line| line.trim_start().starts_with('-'))
+        .count();
+    let variables = help.matches("[env: ").count();
+    assert!(
+        options > 35 && variables > 30,
+        "{options} options, {variables} variables"
+    );
+    // No value of the environment is shown.
+    assert!(
+        !help
+            .lines()
+            .any(|line| line.contains("[env: VULCANIZED_") && line.contains('='))
+    );
+}
+
+#[test]
+fn completions_and_a_man_page() {
+    for (what, mark) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef"),
+        ("fish", "complete -c"),
+        ("man", ".TH"),
+    ] {
+        let answer = vulcanized(&format!("--generate {what}")).exits(0);
+        assert!(
+            answer.out.contains(mark) && answer.out.contains("owner"),
+            "{what}"
+        );
+        assert!(
+            what != "man" || !answer.out.contains("generate"),
+            "it is hidden"
+        );
+    }
+    vulcanized("--dry-run").exits(2);
+}
+
+#[test]
+fn the_crontab_line_works_as_pasted() {
+    let etcd = Etcd::start();
+    etcd.define("web");
+    let api =
+        Api::start(|request, _| list(&[pod("default", "web-1", "web", "10.0.0.1")], request, 500));
+    let kubeconfig = api.plain_kubeconfig();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [line] = blocks("crontab").try_into().expect("one line");
+    let command = line.trim().strip_prefix("* * * * * ").expect("each minute");
+    let lock = folder.path().join("lock").display().to_string();
+    let command = command.replace("/tmp/vulcanized.lock", &lock);
+    let command = command.replace("http://127.0.0.1:2379", &etcd.url());
+    let bin = program().parent().expect("a folder").display();
+    let path = format!("{bin}:/usr/bin:/bin");
+    let kubeconfig = kubeconfig.path().display().to_string();
+    let environment = [("PATH", path.as_str()), ("KUBECONFIG", kubeconfig.as_str())];
+    let first = sh(&command, &environment);
+    assert!(
+        first.code == 0 && first.out.contains("1 created"),
+        "{first}"
+    );
+    let second = sh(&command, &environment);
+    assert_eq!(
+        (second.code, second.out.as_str(), second.err.as_str()),
+        (0, "", "")
+    );
+}
+
+#[test]
+fn the_units_are_valid() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [service, timer] = blocks("systemd").try_into().expect("two units");
+    let service = service.replace(
+        "/usr/local/bin/vulcanized",
+        &program().display().to_string(),
+    );
+    let write = |name: &str, text: &str| -> PathBuf {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("it is written");
+        path
+    };
+    let service = write("vulcanized.service", &service);
+    let timer = write("vulcanized.timer", &timer);
+    let verify = |paths: &[&PathBuf]| {
+        let output = Command::new("systemd-analyze")
+            .arg("verify")
+            .args(paths)
+            .output();
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = output.expect("systemd-analyze: run `tests/setup`");
+        let said = [stdout, stderr]
+            .map(|text| String::from_utf8(text).expect("UTF-8"))
+            .concat();
+        (status.success(), said)
+    };
+    let (good, said) = verify(&[&service, &timer]);
+    assert!(good && !said.contains("vulcanized."), "{said}");
+    let broken = write(
+        "broken.service",
+        "[Service]\nType=oneshot\nExecStartt=/bin/true\n",
+    );
+    let (good, said) = verify(&[&broken]);
+    assert!(
+        !good || said.contains("ExecStartt"),
+        "the check can fail: {said}"
+    );
+}
+
+fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
+    let tool = test_tools().join("prometheus/usr/bin/promtool");
+    let mut child = Command::new(tool)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool: run `tests/setup`");
+    child
+        .stdin
+        .take()
+        .expect("stdin")
+        .write_all(input.as_bytes())
+        .expect("it reads");
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = child.wait_with_output().expect("it ends");
+    (
+        status.success(),
+        [stdout, stderr]
+            .map(|text| String::from_utf8(text).expect("UTF-8"))
+            .concat(),
+    )
+}
+
+#[test]
+fn the_alert_rules_are_valid() {
+    let [rules] = blocks("yaml").try_into().expect("one block");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("rules.yaml");
+    let check = |text: &str| {
+        fs::write(&path, text).expect("it is written");
+        promtool(&["check", "rules", &path.display().to_string()], "")
+    };
+    let (good, said) = check(&rules);
+    assert!(good && said.contains("5 rules found"), "{said}");
+    assert!(
+        !check(&rules.replace("> 300", "> > 300")).0,
+        "the check can fail"
+    );
+    // They speak of metrics that there are.
+    let metrics = include_str!("../../src/report/metrics.rs");
+    for name in [
+        "last_success_timestamp_seconds",
+        "held",
+        "conflicts",
+        "store_revision",
+    ] {
+        assert!(
+            rules.contains(&format!("vulcanized_{name}")) && metrics.contains(name),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn metrics_of_all_kinds_of_runs() {
+    let etcd = Etcd::start();
+    etcd.define("web");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("vulcanized.prom");
+    let run = |pods: &[serde_json::Value], url: &str, more: &str| {
+        let pods = pods.iter().cloned().map(|mut pod| {
+            pod["kind"] = json!("Pod");
+            pod
+        });
+        let list = json!({ "kind": "List", "items": pods.collect::<Vec<_>>() });
+        vulcanized(&format!(
+            "--owner prod --etcd {url} --pods - --request-timeout 1s {more}"
+        ))
+        .arg("--metrics-file")
+        .arg(&path)
+        .input(list.to_string())
+        .run()
+    };
+    let text = || fs::read_to_string(&path).expect("it is there");
+    let value = |name: &str| {
+        let text = text();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("vulcanized_{name}{{")));
+        let line = line.unwrap_or_else(|| panic!("{name} in {text}"));
+        line.rsplit(' ')
+            .next()
+            .expect("a value")
+            .parse::<f64>()
+            .expect("a number")
+    };
+    let valid = || {
+        let (good, said) = promtool(&["check", "metrics"], &text());
+        assert!(good && said.is_empty(), "{said}");
+    };
+    let web = |n: u8| {
+        pod(
+            "default",
+            &format!("web-{n}"),
+            "web",
+            &format!("10.0.0.{n}"),
+        )
+    };
+    run(&[web(1)], &etcd.url(), "--dry-run");
+    assert!(!path.exists(), "a dry run leaves none");
+    assert_eq!(run(&[web(1), web(2)], &etcd.url(), "").code, 0);
+    valid();
+    assert_eq!(
+        (
+            value("pods_seen"),
+            value("pods_published"),
+            value("changes")
+        ),
+        (2.0, 2.0, 2.0)
+    );
+    assert!(value("store_revision") > 1.0);
+    let success = value("last_success_timestamp_seconds");
+    // Held: no success.
+    assert_eq!(run(&[], &etcd.url(), "").code, 3);
+    valid();
+    assert_eq!(
+        (
+            value("held"),
+            value("servers_owned"),
+            value("run_exit_code")
+        ),
+        (2.0, 2.0, 3.0)
+    );
+    assert_eq!(
+        value("last_success_timestamp_seconds").to_bits(),
+        success.to_bits()
+    );
+    assert!(value("last_run_timestamp_seconds") > success);
+    // A failure.
+    assert_eq!(run(&[web(1)], "http://127.0.0.1:1", "").code, 1);
+    valid();
+    assert_eq!(value("run_exit_code").to_bits(), 1.0_f64.to_bits());
+    assert_eq!(
+        value("last_success_timestamp_seconds").to_bits(),
+        success.to_bits()
+    );
+    assert_eq!(
+        fs::read_dir(folder.path()).expect("a folder").count(),
+        1,
+        "nothing else is left"
+    );
+}
+
+#[test]
+fn a_metrics_file_that_cannot_be_written() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = folder.path().join("store.json");
+    let run = |path: &str| {
+        vulcanized(&format!(
+            "--owner prod --create-backends --pods - --metrics-file {path}"
+        ))
+        .arg("--store-file")
+        .arg(&store)
+        .input(pod_text())
+        .exits(1)
+    };
+    let answer = run("/nonexistent/vulcanized.prom");
+    assert!(
+        answer.err.contains("failed to write the metrics file"),
+        "{answer}"
+    );
+    assert!(
+        answer.out.contains("1 created"),
+        "the work itself is done: {answer}"
+    );
+    // A full disk: a file system of no size to speak of, in a mount namespace of its own.
+    let full = folder.path().join("full");
+    fs::create_dir(&full).expect("a folder");
+    let script = format!(
+        "mount -t tmpfs -o size=4k none {full} && echo old > {full}/old.prom && \
+         dd if=/dev/zero of={full}/fill bs=4k count=1 2>/dev/null; cp {full}/old.prom {full}/../before; \
+         {program} --owner prod --pods - --store-file {store} --metrics-file {full}/old.prom; code=$?; \
+         cmp {full}/old.prom {full}/../before && ls -A {full} | wc -l && exit $code",
+        full = full.display(),
+        program = program().display(),
+        store = store.display(),
+    );
+    let mut child = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("unshare runs");
+    child
+        .stdin
+        .take()
+        .expect("stdin")
+        .write_all(pod_text().as_bytes())
+        .expect("it reads");
+    let answer = Answer::from(child.wait_with_output().expect("it ends"));
+    assert!(answer.code == 1, "{answer}");
+    assert!(answer.err.contains("No space left on device"), "{answer}");
+    assert!(
+        answer.out.ends_with("2\n"),
+        "the old file stays, nothing else is left: {answer}"
+    );
+}
+
+fn pod_text() -> String {
+    let mut web = pod("default", "web-1", "web", "10.0.0.1");
+    web["kind"] = json!("Pod");
+    web.to_string()
+}
+
+#[test]
+fn a_closed_stdout_is_no_failure() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = folder.path().join("store.json");
+    let pods = folder.path().join("pods.json");
+    let many = (1..=250).map(|n| {
+        let mut web = pod(
+            "default",
+            &format!("web-{n}"),
+            "web",
+            &format!("10.0.0.{n}"),
+        );
+        web["kind"] = json!("Pod");
+        web
+    });
+    let list = json!({ "kind": "List", "items": many.collect::<Vec<_>>() });
+    fs::write(&pods, list.to_string()).expect("it is written");
+    for more in ["--dry-run", "", "-o json"] {
+        let script = format!(
+            "({} --owner prod --create-backends --pods {} --store-file {} {more}; echo $? >&2) | true",
+            program().display(),
+            pods.display(),
+            store.display(),
+        );
+        let answer = sh(&script, &[]);
+        assert_eq!(answer.err, "0\n", "{more}: {answer}");
+    }
+}
+
+#[test]
+fn log_lines_in_json() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let answer = vulcanized("--owner prod --create-backends --pods - -vv --log-format json")
+        .arg("--store-file")
+        .arg(folder.path().join("store.json"))
+        .input(pod_text().replace("\"True\"", "\"False\""))
+        .exits(0);
+    assert!(answer.err.lines().count() > 0);
+    for line in answer.err.lines() {
+        let line = serde_json::from_str::<serde_json::Value>(line).expect("one object a line");
+        for field in ["time", "level", "message", "fields"] {
+            assert!(!line[field].is_null(), "{field}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_manifest_is_valid_kubernetes() {
+    let validate = |text: &str| {
+        let file = tempfile::Builder::new()
+            .suffix(".yaml")
+            .tempfile()
+            .expect("a temporary file");
+        fs::write(file.path(), text).expect("it is written");
+        let output = Command::new("python3")
+            .env("PYTHONPATH", test_tools())
+            .args([
+                "-c",
+                "import sys; from kubernetes_validate.__main__ import main; sys.exit(main())",
+            ])
+            .args(["--strict"])
+            .arg(file.path())
+            .output()
+            .expect("python3 runs");
+        let said =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+        (output.status.success(), said.concat())
+    };
+    let manifest = fs::read_to_string(root().join("cronjob.yaml")).expect("cronjob.yaml");
+    let (good, said) = validate(&manifest);
+    assert!(good, "{said}");
+    let (good, said) = validate(&manifest.replace("backoffLimit:", "backoffLimits:"));
+    assert!(!good, "a misspelt field must fail: {said}");
+}
+
+/// The static binary in a folder with nothing else, in a network of its own: it finds etcd by a name of
+/// `/etc/hosts`, and by one that only a DNS server knows, and trusts the CA it is given.
+#[test]
+fn the_static_binary_needs_nothing() {
+    let binary = root().join("target/static/vulcanized");
+    assert!(binary.exists(), "no static binary: run `tests/static`");
+    let ldd = Command::new("ldd").arg(&binary).output().expect("ldd runs");
+    let said = [ldd.stdout, ldd.stderr]
+        .map(|text| String::from_utf8(text).expect("UTF-8"))
+        .concat();
+    assert!(
+        said.contains("statically linked") || said.contains("not a dynamic"),
+        "{said}"
+    );
+    let size = fs::metadata(&binary).expect("it is there").len();
+    assert!(size < 8 << 20, "{size} bytes");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let authority = crate::support::certs::Authority::new();
+    let leaf = authority.leaf("etcd", &["by-hosts.test", "by-dns.test", "127.0.0.1"]);
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("it is made");
+        fs::write(path, text).expect("it is written");
+    };
+    write("root/ca.crt", &authority.pem);
+    write("root/pods.json", &pod_text());
+    write("root/etc/hosts", "127.0.0.1 by-hosts.test\n");
+    write(
+        "root/etc/resolv.conf",
+        "nameserver 127.0.0.1\noptions timeout:1 attempts:2\n",
+    );
+    write("tls.crt", &leaf.certificate);
+    write("tls.key", &leaf.key);
+    fs::copy(&binary, folder.path().join("root/vulcanized")).expect("it is copied");
+    write("dns.py", DNS);
+    let output = Command::new("unshare")
+        .args(["--net", "bash", "-c", CHROOT])
+        .current_dir(folder.path())
+        .output()
+        .expect("unshare runs");
+    let answer = Answer::from(output);
+    assert!(answer.code == 0, "{answer}");
+    assert_eq!(answer.out.matches("1 created").count(), 2, "{answer}");
+}
+
+/// Answers each question for an address with 127.0.0.1, and each other with nothing.
+const DNS: &str = r#"
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 53))
+print("ready", flush=True)
+while True:
+    query, client = server.recvfrom(512)
+    end = query.index(b"\0", 12) + 5
+    known = query[end - 4:end - 2] == b"\0\1" and b"by-dns" in query
+    head = query[:2] + b"\x85\x80\0\1" + (b"\0\1" if known else b"\0\0") + b"\0\0\0\0"
+    record = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\x7f\0\0\1" if known else b""
+    server.sendto(head + query[12:end] + record, client)
+"#;
+
+/// Runs in the network namespace: all ports are free there, and none reach outside.
+const CHROOT: &str = r#"
+set -euo pipefail
+ip link set lo up
+coproc python3 dns.py
+dns=$COPROC_PID
+read -r _ <&"${COPROC[0]}"
+etcd --data-dir data --log-level error --logger zap --cert-file tls.crt --key-file tls.key \
+    --listen-client-urls https://127.0.0.1:2379 --advertise-client-urls https://127.0.0.1:2379 2>log &
+etcd=$!
+trap 'kill $etcd $dns; wait' EXIT
+for _ in $(seq 100); do
+    ETCDCTL_API=3 etcdctl --endpoints https://127.0.0.1:2379 --cacert root/ca.crt endpoint health \
+        >/dev/null 2>&1 && break
+    sleep 0.1
+done
+for name in by-hosts.test by-dns.test; do
+    chroot root /vulcanized --owner "${name%%.*}" --etcd "https://$name:2379" --cacert /ca.crt \
+        --pods /pods.json --backend "{name}.$name" --create-backends -o summary
+done
+"#;
