@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::support::api::{Api, Framing, Reply, list, pod};
+use crate::support::api::{Api, Framing, Reply, kubectl, list, pod};
 use crate::support::etcd::Etcd;
 use crate::support::program::{Answer, Program, vulcanized};
 
@@ -494,12 +494,8 @@ fn fifty_thousand_servers() {
         .collect::<Vec<_>>();
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     let write = |pods: &[Value]| {
-        let pods = pods.iter().cloned().map(|mut pod| {
-            pod["kind"] = json!("Pod");
-            pod
-        });
-        let list = json!({ "kind": "List", "items": pods.collect::<Vec<_>>() });
-        std::fs::write(file.path(), list.to_string()).expect("it is written");
+        let list = kubectl(pods.iter().cloned());
+        std::fs::write(file.path(), list).expect("it is written");
     };
     let run = |more: &str| {
         let arguments = format!("--owner prod --etcd {} -o summary {more}", etcd.url());

@@ -5,9 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use serde_json::json;
-
-use crate::support::api::{Api, list, pod};
+use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::etcd::{Etcd, test_tools};
 use crate::support::program::{Answer, vulcanized};
 
@@ -286,17 +284,12 @@ fn metrics_of_all_kinds_of_runs() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("vulcanized.prom");
     let run = |pods: &[serde_json::Value], url: &str, more: &str| {
-        let pods = pods.iter().cloned().map(|mut pod| {
-            pod["kind"] = json!("Pod");
-            pod
-        });
-        let list = json!({ "kind": "List", "items": pods.collect::<Vec<_>>() });
         vulcanized(&format!(
             "--owner prod --etcd {url} --pods - --request-timeout 1s {more}"
         ))
         .arg("--metrics-file")
         .arg(&path)
-        .input(list.to_string())
+        .input(kubectl(pods.iter().cloned()))
         .run()
     };
     let text = || fs::read_to_string(&path).expect("it is there");
@@ -426,9 +419,7 @@ fn a_metrics_file_that_cannot_be_written() {
 }
 
 fn pod_text() -> String {
-    let mut web = pod("default", "web-1", "web", "10.0.0.1");
-    web["kind"] = json!("Pod");
-    web.to_string()
+    kubectl([pod("default", "web-1", "web", "10.0.0.1")])
 }
 
 #[test]
@@ -437,17 +428,14 @@ fn a_closed_stdout_is_no_failure() {
     let store = folder.path().join("store.json");
     let pods = folder.path().join("pods.json");
     let many = (1..=250).map(|n| {
-        let mut web = pod(
+        pod(
             "default",
             &format!("web-{n}"),
             "web",
             &format!("10.0.0.{n}"),
-        );
-        web["kind"] = json!("Pod");
-        web
+        )
     });
-    let list = json!({ "kind": "List", "items": many.collect::<Vec<_>>() });
-    fs::write(&pods, list.to_string()).expect("it is written");
+    fs::write(&pods, kubectl(many)).expect("it is written");
     for more in ["--dry-run", "", "-o json"] {
         let script = format!(
             "({} --owner prod --create-backends --pods {} --store-file {} {more}; echo $? >&2) | true",

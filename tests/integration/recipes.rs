@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::api::pod;
+use crate::support::api::{kubectl, pod};
 use crate::support::program::{Answer, Program, vulcanized};
 
 /// A store file, and runs on it.
@@ -35,11 +35,10 @@ impl World {
     }
 
     fn program(&self, more: &str) -> Program {
-        let list = json!({ "kind": "List", "items": self.pods });
         vulcanized(&format!("--pods - {more}"))
             .arg("--store-file")
             .arg(self.folder.path().join("store.json"))
-            .input(list.to_string())
+            .input(kubectl(self.pods.iter().cloned()))
     }
 
     fn run(&self, more: &str, code: i32) -> Answer {
@@ -67,14 +66,12 @@ impl World {
 }
 
 fn web(n: u8) -> Value {
-    let mut web = pod(
+    pod(
         "default",
         &format!("web-{n}"),
         "web",
         &format!("10.0.0.{n}"),
-    );
-    web["kind"] = json!("Pod");
-    web
+    )
 }
 
 fn owned(owner: &str, ids: &[&str]) -> Vec<(String, String)> {

@@ -22,7 +22,7 @@ use vulcanized::store::file::File;
 use vulcanized::store::{Applied, Store};
 use vulcanized::tls::Tls;
 
-use crate::support::api::{Api, list, pod};
+use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::certs::{Authority, Leaf};
 use crate::support::etcd::{Cluster, Etcd, Version, poll, signal};
 use crate::support::program::{Answer, Program, vulcanized};
@@ -259,12 +259,10 @@ fn files_that_are_no_store() {
 
 /// The program on a store file, with one pod on stdin.
 fn program(path: &Path, more: &str) -> Program {
-    let mut web = pod("default", "web-1", "web", "10.0.0.1");
-    web["kind"] = json!("Pod");
     vulcanized(&format!("--owner prod --pods - {more}"))
         .arg("--store-file")
         .arg(path)
-        .input(web.to_string())
+        .input(kubectl([pod("default", "web-1", "web", "10.0.0.1")]))
 }
 
 #[test]
@@ -301,12 +299,7 @@ struct Pods {
 impl Pods {
     fn new(pods: impl IntoIterator<Item = Value>) -> Self {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        let pods = pods.into_iter().map(|mut pod| {
-            pod["kind"] = json!("Pod");
-            pod
-        });
-        let list = json!({ "kind": "List", "items": pods.collect::<Vec<_>>() });
-        std::fs::write(file.path(), list.to_string()).expect("it is written");
+        std::fs::write(file.path(), kubectl(pods)).expect("it is written");
         Self { file }
     }
 

@@ -473,3 +473,12 @@ pub fn pod(namespace: &str, name: &str, app: &str, ip: &str) -> Value {
         },
     })
 }
+
+/// Pods as `kubectl get pods -o json` prints them.
+pub fn kubectl(pods: impl IntoIterator<Item = Value>) -> String {
+    let pods = pods.into_iter().map(|mut pod| {
+        pod["kind"] = json!("Pod");
+        pod
+    });
+    json!({ "kind": "List", "items": pods.collect::<Vec<_>>() }).to_string()
+}
