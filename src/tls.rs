@@ -193,8 +193,8 @@ pub fn hung_up(error: &std::io::Error) -> Option<String> {
     )
     .then(|| {
         format!(
-            "it closed the connection after the TLS handshake, as servers do that want a client \
-             certificate they know: {error}"
+            "it closed the connection in or after the TLS handshake, as servers do that want a \
+             client certificate they know, or that do not speak TLS (then use `http://`): {error}"
         )
     })
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::support::api::{Api, list, pod};
+use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::certs::{Authority, Leaf};
 use crate::support::etcd::{Etcd, ROOT_PASSWORD, Settings, VERSIONS, free_ports};
 use crate::support::program::{Answer, Program, vulcanized};
@@ -26,12 +26,7 @@ impl Folder {
     }
 
     fn pods(&self, pods: &[Value]) {
-        let pods = pods.iter().cloned().map(|mut pod| {
-            pod["kind"] = json!("Pod");
-            pod
-        });
-        let list = json!({"kind": "List", "items": pods.collect::<Vec<_>>()});
-        self.write("pods.json", &list.to_string());
+        self.write("pods.json", &kubectl(pods.iter().cloned()));
     }
 
     fn write(&self, name: &str, text: &str) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::api::{Api, list, pod};
+use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::etcd::{Etcd, Settings, VERSIONS, Version};
 use crate::support::program::{Answer, Program, vulcanized};
 use crate::support::proxy::{Loss, Proxy};
@@ -49,13 +49,8 @@ impl Pods {
     }
 
     fn file(self, folder: &Path, view: u8) -> String {
-        let pods = self.view(view).into_iter().map(|mut pod| {
-            pod["kind"] = json!("Pod");
-            pod
-        });
-        let list = json!({"kind": "List", "items": pods.collect::<Vec<_>>()});
         let path = folder.join(format!("pods-{view}.json"));
-        std::fs::write(&path, list.to_string()).expect("it is written");
+        std::fs::write(&path, kubectl(self.view(view))).expect("it is written");
         path.display().to_string()
     }
 
