@@ -1,5 +1,6 @@
 //! One TLS stack (rustls on ring) for both sides, Kubernetes and etcd.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -169,8 +170,13 @@ pub fn handshake_problem(error: &std::io::Error) -> String {
             | AlertDescription::UnknownCA
             | AlertDescription::HandshakeFailure,
         )) => format!("it refused our client certificate, or wants one: {error}"),
-        _ if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "it closed the connection during the TLS handshake: does it speak TLS at all?"
+        _ if matches!(
+            error.kind(),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+        ) =>
+        {
+            "it closed the connection during the TLS handshake, as servers do that want a client \
+             certificate they know, or that do not speak TLS (then use `http://`)"
                 .to_owned()
         }
         Some(error) => format!("TLS failed: {error}"),
@@ -181,11 +187,14 @@ pub fn handshake_problem(error: &std::io::Error) -> String {
 /// What it means that a server ended a connection right after the handshake, in words.
 #[must_use]
 pub fn hung_up(error: &std::io::Error) -> Option<String> {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
-    matches!(error.kind(), BrokenPipe | ConnectionReset).then(|| {
+    matches!(
+        error.kind(),
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+    )
+    .then(|| {
         format!(
-            "it closed the connection after the TLS handshake, as servers do that want a client \
-             certificate they know: {error}"
+            "it closed the connection in or after the TLS handshake, as servers do that want a \
+             client certificate they know, or that do not speak TLS (then use `http://`): {error}"
         )
     })
 }

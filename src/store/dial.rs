@@ -1,23 +1,28 @@
 //! How etcd is reached: its endpoints, tried in order, over plain TCP or TLS.
 
+use std::error::Error;
 use std::fmt;
-use std::io::{self, Read as _, Write as _};
-use std::net::{TcpStream as BlockingStream, ToSocketAddrs as _};
+use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::deadline::Deadline;
 use crate::report::{escaped, redacted};
-use crate::tls::{Tls, handshake_problem, hung_up};
+use crate::tls::{Tls, handshake_problem};
+
+/// How long to wait for a cluster that has just lost its leader before all endpoints are asked again:
+/// it finds another within a second or two.
+pub(super) const ELECTION: Duration = Duration::from_millis(200);
 
 /// How etcd is reached.
 pub struct Options {
@@ -112,147 +117,193 @@ impl fmt::Display for Endpoint {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// A connection that remembers what it failed of: the client above it only says that it is lost. (A
-/// server that wants a client certificate says so after the handshake.)
-pub(super) struct Watched {
-    inner: Box<dyn Stream>,
-    tls: bool,
-    problem: Problem,
+/// A connection to an endpoint, that remembers how the other side began.
+pub(super) struct Connection {
+    stream: Box<dyn Stream>,
+    seen: Arc<Mutex<Seen>>,
 }
 
-/// What a connection failed of, as soon as it has.
-pub(super) type Problem = Arc<OnceLock<String>>;
+/// How the other side began, and how it ended: what is no etcd can be told by that.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// The first bytes, after TLS.
+    first: Vec<u8>,
+    /// It closed the connection.
+    closed: bool,
+    /// What TLS said.
+    problem: Option<String>,
+}
 
-impl Watched {
-    fn watched<T>(&self, answer: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(error)) = &answer {
-            let hung_up = if self.tls { hung_up(error) } else { None };
-            let problem = hung_up.unwrap_or_else(|| handshake_problem(error));
-            // The first problem is the cause of the others.
-            let _ = self.problem.set(problem);
+impl Seen {
+    /// What answers there, if it is no etcd.
+    pub(super) fn explain(&self, endpoint: &Endpoint) -> Option<String> {
+        const TLS_ALERT: u8 = 0x15;
+        if let Some(problem) = &self.problem {
+            return Some(problem.clone());
         }
-        answer
+        let text = String::from_utf8_lossy(&self.first);
+        let words = match self.first.first() {
+            None if !self.closed => return None,
+            None if endpoint.tls => {
+                "it closed the connection after the TLS handshake, as servers do that want a client \
+                 certificate they know"
+            }
+            None => "it closed the connection without an answer: if it speaks TLS, use `https://`",
+            Some(&TLS_ALERT) if !endpoint.tls => "it speaks TLS: use `https://`",
+            Some(_) if text.contains("HTTPS server") => "it speaks TLS: use `https://`",
+            Some(_) if text.starts_with("HTTP/") => {
+                "a web server answers there, not etcd's API version 3"
+            }
+            _ => return None,
+        };
+        Some(words.to_owned())
     }
 }
 
-impl AsyncRead for Watched {
+impl Connection {
+    /// What was seen on it: kept beyond its end.
+    pub(super) fn seen(&self) -> Arc<Mutex<Seen>> {
+        Arc::clone(&self.seen)
+    }
+
+    /// Remembers what came, or why nothing more will.
+    fn note(&self, result: &io::Result<&[u8]>) {
+        /// Enough to know what is spoken.
+        const FIRST: usize = 256;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(new) => {
+                seen.closed |= new.is_empty();
+                let room = FIRST.saturating_sub(seen.first.len());
+                seen.first.extend(new.iter().take(room));
+            }
+            Err(error) => {
+                seen.closed = true;
+                if error
+                    .get_ref()
+                    .is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>)
+                {
+                    seen.problem.get_or_insert_with(|| handshake_problem(error));
+                }
+            }
+        }
+    }
+
+    /// A write that failed: what the other side said before it closed is still to be read.
+    fn note_last_words(&mut self, context: &mut Context<'_>) {
+        let mut space = [0; 256];
+        let mut buffer = ReadBuf::new(&mut space);
+        match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+            Poll::Ready(Ok(())) => self.note(&Ok(buffer.filled())),
+            Poll::Ready(Err(error)) => self.note(&Err(error)),
+            Poll::Pending => self.note(&Ok(&[])),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let answer = Pin::new(&mut self.inner).poll_read(context, buffer);
-        self.watched(answer)
+        let before = buffer.filled().len();
+        let result = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        let noted = result.map(|()| &buffer.filled()[before..]);
+        self.note(&noted);
+        Poll::Ready(noted.map(drop))
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for Connection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let answer = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.watched(answer)
+        let result = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
+        if result.is_err() {
+            self.note_last_words(context);
+        }
+        Poll::Ready(result)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let answer = Pin::new(&mut self.inner).poll_flush(context);
-        self.watched(answer)
+        let result = ready!(Pin::new(&mut self.stream).poll_flush(context));
+        if result.is_err() {
+            self.note_last_words(context);
+        }
+        Poll::Ready(result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
-/// Connects to one endpoint. The caller sets the deadline.
+/// Connects to one endpoint within `time`, TLS included. Each address of its name gets a share of it.
+///
+/// # Errors
+/// What did not work: the name, the connection, or TLS.
 pub(super) async fn dial(
     endpoint: &Endpoint,
     tls: Option<&Arc<ClientConfig>>,
-    problem: Problem,
-) -> anyhow::Result<Watched> {
+    time: Duration,
+) -> anyhow::Result<Connection> {
+    let end = Instant::now() + time;
     let Endpoint { host, port, .. } = endpoint;
-    let addresses = tokio::net::lookup_host((host.as_str(), *port)).await;
-    let addresses = addresses.map_err(|error| anyhow!("failed to resolve `{host}`: {error}"))?;
+    let addresses = timeout_at(end, lookup_host((host.as_str(), *port)));
+    let addresses = addresses
+        .await
+        .map_err(|_| {
+            anyhow!(
+                "failed to resolve `{host}`: no answer within {}",
+                words(time)
+            )
+        })?
+        .map_err(|error| anyhow!("failed to resolve `{host}`: {error}"))?
+        .collect::<Vec<_>>();
     let mut failure = anyhow!("`{host}` has no address");
-    for address in addresses {
-        let tcp = match TcpStream::connect(address).await {
-            Ok(tcp) => tcp,
-            Err(error) => {
+    for (left, address) in (1..=addresses.len()).rev().zip(&addresses) {
+        let share = end.saturating_duration_since(Instant::now()) / u32::try_from(left)?;
+        let tcp = match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => tcp,
+            Ok(Err(error)) => {
                 failure = anyhow!("failed to connect to {address}: {error}");
+                continue;
+            }
+            Err(_) => {
+                let share = words(share);
+                failure = anyhow!("failed to connect to {address}: no answer within {share}");
                 continue;
             }
         };
         tcp.set_nodelay(true)?;
-        let Some(config) = tls else {
-            return Ok(Watched {
-                inner: Box::new(tcp),
-                tls: false,
-                problem,
-            });
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(tcp),
+            Some(config) => {
+                let name = ServerName::try_from(host.clone())
+                    .map_err(|_| anyhow!("`{host}` can be no name in a certificate"))?;
+                let handshake = TlsConnector::from(Arc::clone(config)).connect(name, tcp);
+                let stream = timeout_at(end, handshake).await.map_err(|_| {
+                    let time = words(time);
+                    anyhow!("the TLS handshake did not end within {time}: is it a TLS port?")
+                })?;
+                Box::new(stream.map_err(|error| anyhow!(handshake_problem(&error)))?)
+            }
         };
-        let name = ServerName::try_from(host.clone())
-            .map_err(|_| anyhow!("`{host}` can be no name in a certificate"))?;
-        let connector = TlsConnector::from(Arc::clone(config));
-        return match connector.connect(name, tcp).await {
-            Ok(stream) => Ok(Watched {
-                inner: Box::new(stream),
-                tls: true,
-                problem,
-            }),
-            Err(error) => Err(anyhow!(
-                hung_up(&error).unwrap_or_else(|| handshake_problem(&error))
-            )),
-        };
+        return Ok(Connection {
+            stream,
+            seen: Arc::default(),
+        });
     }
     Err(failure)
 }
 
-/// Adds to why a call failed what it is that answers there.
-pub(super) fn explained(endpoint: &Endpoint, why: String, deadline: Deadline) -> String {
-    // Nobody answers at all: there is nothing to find out.
-    let silent = ["within", "failed to connect", "resolve", "refused"];
-    let Ok(time) = deadline.attempt() else {
-        return why;
-    };
-    if silent.iter().any(|word| why.contains(word)) {
-        return why;
-    }
-    match what_answers(endpoint, time) {
-        Some(what) => format!("{what} ({why})"),
-        None => why,
-    }
-}
-
-/// Finds out what a server is that took a connection and did not answer as etcd: in words.
-fn what_answers(endpoint: &Endpoint, patience: Duration) -> Option<&'static str> {
-    let patience = patience.min(Duration::from_secs(1));
-    if endpoint.tls {
-        return None;
-    }
-    let address = (endpoint.host.as_str(), endpoint.port)
-        .to_socket_addrs()
-        .ok()?
-        .next()?;
-    let mut stream = BlockingStream::connect_timeout(&address, patience).ok()?;
-    stream.set_read_timeout(Some(patience)).ok()?;
-    stream
-        .write_all(b"GET /version HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n")
-        .ok()?;
-    let mut answer = Vec::new();
-    // Whatever came before the time was up tells enough.
-    let _ = stream.take(512).read_to_end(&mut answer);
-    let answer = String::from_utf8_lossy(&answer);
-    if answer.contains("HTTPS server") || answer.starts_with('\u{15}') {
-        Some("it speaks TLS: use `https://`")
-    } else if answer.contains("etcdserver") {
-        None
-    } else if answer.starts_with("HTTP/") {
-        Some("a web server answers there, not etcd")
-    } else {
-        Some("what answers there is not etcd, or it speaks TLS: then use `https://`")
-    }
+/// A time for the eye, in whole milliseconds.
+pub(super) fn words(time: Duration) -> String {
+    let time = Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    humantime::format_duration(time).to_string()
 }
 
 /// Checks all endpoints, and builds the TLS side if one needs it.
@@ -279,18 +330,27 @@ pub(super) fn prepare(
     Ok((endpoints, tls))
 }
 
-/// The failures of all endpoints in one message.
-pub(super) fn all_failed(failures: &[(String, String)]) -> anyhow::Error {
+/// The failures of all endpoints in one message, or of those that there was time for; the only one's
+/// stands for itself.
+pub(super) fn all_failed(
+    failures: &[(String, String)],
+    endpoints: &[Endpoint],
+    deadline: Deadline,
+) -> anyhow::Error {
     let list = failures
         .iter()
         .map(|(endpoint, why)| format!("{endpoint}: {}", escaped(why)));
-    match failures {
-        [_] => anyhow!("{}", list.collect::<String>()),
+    let error = match (failures, endpoints) {
+        ([(_, why)], [_]) => anyhow!("{}", escaped(why)),
         _ => anyhow!(
             "none of {} endpoints answered: {}",
-            failures.len(),
+            endpoints.len(),
             list.collect::<Vec<_>>().join("; ")
         ),
+    };
+    match deadline.remaining() {
+        Ok(_) => error,
+        Err(up) => error.context(up),
     }
 }
 

@@ -1,6 +1,8 @@
 //! etcd's API version 2, over HTTP: one key at a time, with the three verbs that vulcand watches.
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use base64::Engine as _;
@@ -9,7 +11,7 @@ use log::debug;
 use serde::Deserialize;
 use ureq::Agent;
 
-use super::dial::{Endpoint, Options, User, all_failed, explained, prepare};
+use super::dial::{ELECTION, Endpoint, Options, User, all_failed, prepare};
 use super::{Applied, ApplyError, Store};
 use crate::deadline::Deadline;
 use crate::http;
@@ -34,6 +36,8 @@ pub struct Etcd2 {
     deadline: Deadline,
     /// The endpoint that is spoken to.
     current: usize,
+    /// Whether one has answered: then it is known to speak HTTP.
+    answered: Cell<bool>,
 }
 
 /// What was answered.
@@ -53,6 +57,9 @@ struct No {
     message: String,
     #[serde(default)]
     cause: String,
+    /// The store's index.
+    #[serde(default)]
+    index: u64,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +88,8 @@ enum Failure {
     Unsent(String),
     /// Whether it was done is not known.
     Lost(String),
+    /// The cluster has no leader, or just got another. Whether it was done is not known.
+    Leaderless(String),
     /// It was refused.
     Refused(String),
 }
@@ -112,6 +121,7 @@ impl Etcd2 {
             user,
             deadline,
             current: 0,
+            answered: Cell::new(false),
         })
     }
 
@@ -135,7 +145,8 @@ impl Etcd2 {
             .deadline
             .attempt()
             .map_err(|up| Failure::Unsent(up.to_string()))?;
-        let path = http::encoded(&format!("/{}", path.trim_matches('/')), b"/:");
+        // A slash at the end matters to the patterns of roles.
+        let path = http::encoded(&format!("/{}", path.trim_start_matches('/')), b"/:");
         let url = format!("{}/v2/keys{path}{query}", self.endpoint());
         debug!("{method} {url}");
         let failure = |error: &ureq::Error| {
@@ -159,7 +170,19 @@ impl Etcd2 {
             None => request.body(()).map(|request| self.send(request, time)),
         };
         let response = response.map_err(|error| Failure::Unsent(error.to_string()))?;
-        let mut response = response.map_err(|error| failure(&error))?;
+        let mut response = response.map_err(|error| match failure(&error) {
+            Failure::Lost(why) if is_closed(&error) && !self.answered.get() => {
+                let hint = if self.endpoint().tls {
+                    "if it wants a client certificate, give `--cert` and `--key`; if it does not speak \
+                     TLS, use `http://`"
+                } else {
+                    "if it speaks TLS, use `https://`"
+                };
+                Failure::Lost(format!("{why}: {hint}"))
+            }
+            failure => failure,
+        })?;
+        self.answered.set(true);
         let header = |name: &str| {
             let value = response
                 .headers()
@@ -176,29 +199,55 @@ impl Etcd2 {
             .limit(LARGEST)
             .read_to_vec();
         let body = body.map_err(|error| failure(&error))?;
+        self.judge(
+            &format!("{method} {url}"),
+            status,
+            json,
+            (&index, &location),
+            &body,
+        )
+    }
+
+    /// What an answer means. `request` is for messages.
+    fn judge(
+        &self,
+        request: &str,
+        status: u16,
+        json: bool,
+        (index, location): (&str, &str),
+        body: &[u8],
+    ) -> Result<Answer, Failure> {
         let said = || {
-            let text = String::from_utf8_lossy(&body);
+            let text = String::from_utf8_lossy(body);
             escaped(text.trim()).chars().take(300).collect::<String>()
         };
         match status {
-            200 | 201 => match serde_json::from_slice(&body) {
+            200 | 201 => match serde_json::from_slice(body) {
                 Ok(Whole { node }) => Ok(Answer::Node(node, index.parse().unwrap_or(0))),
                 Err(error) => Err(Failure::Lost(format!(
-                    "{method} {url} answered {status} with what is no answer of etcd: {error}"
+                    "{request} answered {status} with what is no answer of etcd: {error}"
                 ))),
             },
             300..400 => Err(Failure::Refused(format!(
-                "{method} {url} answered {status}, a redirect to {}: it is not followed",
-                escaped(&redacted(&location))
+                "{request} answered {status}, a redirect to {}: it is not followed",
+                escaped(&redacted(location))
             ))),
             401 | 403 => {
-                let no = serde_json::from_slice::<No>(&body).ok();
+                let no = serde_json::from_slice::<No>(body).ok();
+                match no {
+                    // A directory where a key is wanted, and the like.
+                    Some(no) if no.error_code > 0 && no.error_code != UNAUTHORIZED => {
+                        return Ok(Answer::No(no));
+                    }
+                    _ => {}
+                }
                 let message = no.map_or_else(said, |no| no.message);
-                let message = format!("{method} {url} answered {status}: {message}");
+                let message = format!("{request} answered {status}: {}", escaped(&message));
                 Ok(Answer::No(No {
                     error_code: UNAUTHORIZED,
                     message,
                     cause: String::new(),
+                    index: 0,
                 }))
             }
             404 if !json => Err(Failure::Refused(format!(
@@ -210,19 +259,20 @@ impl Etcd2 {
                 "{} speaks TLS: use `https://`",
                 self.endpoint()
             ))),
-            _ => match serde_json::from_slice::<No>(&body) {
-                // Raft's own troubles: another member may do better.
-                Ok(no) if json && no.error_code >= 300 => Err(Failure::Lost(format!(
-                    "{method} {url} answered {status}: {}",
-                    escaped(&no.message)
+            _ => match serde_json::from_slice::<No>(body) {
+                // Raft's own troubles: another member may do better, or this one in a moment.
+                Ok(no) if json && no.error_code >= 300 => Err(Failure::Leaderless(format!(
+                    "{request} answered {status}: {}: {}",
+                    escaped(&no.message),
+                    escaped(&no.cause)
                 ))),
                 Ok(no) if json && no.error_code > 0 => Ok(Answer::No(no)),
                 _ if status >= 500 => Err(Failure::Lost(format!(
-                    "{method} {url} answered {status}: {}",
+                    "{request} answered {status}: {}",
                     said()
                 ))),
                 _ => Err(Failure::Refused(format!(
-                    "{method} {url} answered {status}: {}",
+                    "{request} answered {status}: {}",
                     said()
                 ))),
             },
@@ -244,23 +294,34 @@ impl Etcd2 {
 
     /// Asks one endpoint after the other, until one answers.
     fn read(&mut self, path: &str, query: &str) -> anyhow::Result<Answer> {
+        let begin = Instant::now();
+        let patience = self.deadline.attempt()?;
         let mut failures = Vec::new();
-        while failures.len() < self.endpoints.len() {
-            match self.ask("GET", path, query, None) {
+        let mut leaderless = false;
+        loop {
+            let why = match self.ask("GET", path, query, None) {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Refused(why)) => return Err(anyhow!(why)),
-                Err(Failure::Unsent(why) | Failure::Lost(why)) => {
-                    let why = explained(self.endpoint(), why, self.deadline);
-                    debug!("{why}");
-                    failures.push((self.endpoint().to_string(), why));
-                    self.leave();
+                Err(Failure::Leaderless(why)) => {
+                    leaderless = true;
+                    why
                 }
-            }
-            if self.deadline.remaining().is_err() {
-                break;
+                Err(Failure::Unsent(why) | Failure::Lost(why)) => why,
+            };
+            debug!("{why}");
+            failures.push((self.endpoint().to_string(), why));
+            self.leave();
+            if failures.len() == self.endpoints.len() || self.deadline.remaining().is_err() {
+                if !leaderless
+                    || begin.elapsed() > patience
+                    || self.deadline.pause(ELECTION).is_err()
+                {
+                    return Err(all_failed(&failures, &self.endpoints, self.deadline));
+                }
+                failures.clear();
+                leaderless = false;
             }
         }
-        Err(all_failed(&failures))
     }
 
     /// Whether a key is as expected, by a quorum's word.
@@ -287,6 +348,7 @@ impl Etcd2 {
             error_code,
             message,
             cause,
+            index: _,
         } = no;
         if error_code == UNAUTHORIZED {
             return match &self.user {
@@ -327,7 +389,7 @@ impl Etcd2 {
                 })) => Ok(Applied::Outdated),
                 Ok(Answer::No(no)) => Err(ApplyError::Refused(self.said(no))),
                 Err(Failure::Refused(why)) => Err(ApplyError::Refused(anyhow!(why))),
-                Err(Failure::Lost(why)) => {
+                Err(Failure::Lost(why) | Failure::Leaderless(why)) => {
                     self.leave();
                     Err(ApplyError::Unknown(anyhow!(why)))
                 }
@@ -337,11 +399,23 @@ impl Etcd2 {
                     if failures.len() < self.endpoints.len() {
                         continue;
                     }
-                    Err(ApplyError::Refused(all_failed(&failures)))
+                    Err(ApplyError::Refused(all_failed(
+                        &failures,
+                        &self.endpoints,
+                        self.deadline,
+                    )))
                 }
             };
         }
     }
+}
+
+/// Whether the connection was closed without an answer.
+fn is_closed(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(error) if matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    ))
 }
 
 /// Gathers the keys below a node. A directory with nothing in it is a key that ends with a slash.
@@ -386,25 +460,32 @@ impl Store for Etcd2 {
                     bare.to_owned()
                 }
             };
-            ranges.push(match self.read(prefix, "?recursive=true&quorum=true")? {
-                Answer::Node(root, index) => {
-                    revision.get_or_insert(index);
-                    let mut entries = Vec::new();
-                    for node in root.nodes {
-                        gather(node, &spelled, &mut entries);
+            let directory = format!("{}/", prefix.trim_end_matches('/'));
+            ranges.push(
+                match self.read(&directory, "?recursive=true&quorum=true")? {
+                    Answer::Node(root, index) => {
+                        revision.get_or_insert(index);
+                        let mut entries = Vec::new();
+                        for node in root.nodes {
+                            gather(node, &spelled, &mut entries);
+                        }
+                        entries.sort_by(|a, b| a.key.cmp(&b.key));
+                        Ok(entries)
                     }
-                    entries.sort_by(|a, b| a.key.cmp(&b.key));
-                    Ok(entries)
-                }
-                Answer::No(No {
-                    error_code: NOT_FOUND,
-                    ..
-                }) => Ok(Vec::new()),
-                Answer::No(no) if no.error_code == UNAUTHORIZED => {
-                    Err(Denied(self.said(no).to_string()))
-                }
-                Answer::No(no) => return Err(self.said(no)),
-            });
+                    Answer::No(No {
+                        error_code: NOT_FOUND,
+                        index,
+                        ..
+                    }) => {
+                        revision.get_or_insert(index);
+                        Ok(Vec::new())
+                    }
+                    Answer::No(no) if no.error_code == UNAUTHORIZED => {
+                        Err(Denied(self.said(no).to_string()))
+                    }
+                    Answer::No(no) => return Err(self.said(no)),
+                },
+            );
         }
         Ok(Snapshot { revision, ranges })
     }

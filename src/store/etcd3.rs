@@ -1,7 +1,8 @@
 //! etcd's API version 3, through etcd-rs: one blocking border around its asynchronous client.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use etcd_rs::{
@@ -14,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint as Origin, Uri};
 
-use super::dial::{Endpoint, Options, Problem, User, all_failed, dial, explained, prepare};
+use super::dial::{ELECTION, Endpoint, Options, Seen, User, all_failed, dial, prepare, words};
 use super::{Applied, ApplyError, Store};
 use crate::deadline::Deadline;
 use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction};
@@ -36,8 +37,8 @@ pub struct Etcd3 {
     /// Taken only by `drop`.
     runtime: Option<Runtime>,
     client: Option<Client>,
-    /// What the current connection failed of.
-    problem: Problem,
+    /// What the other side of the current connection sent first.
+    seen: Arc<Mutex<Seen>>,
     /// The endpoint that is, or will be, spoken to.
     current: usize,
 }
@@ -46,17 +47,27 @@ pub struct Etcd3 {
 enum Failure {
     /// This endpoint is of no use now; whether a write was done is not known.
     Endpoint(String),
+    /// The connection was gone before anything was sent.
+    Unsent(String),
+    /// This endpoint is an etcd that has no leader, or just got another; whether a write was done is
+    /// not known.
+    Leaderless(String),
     /// The token is not valid any more; nothing was done.
     Token,
     /// The answer would be too large.
     TooLarge,
     /// The revision that pages are read at is gone.
     Compacted,
-    /// No permission.
+    /// No permission; nothing was done.
     Denied(String),
-    /// etcd understood, and said no.
+    /// etcd understood, and said no; nothing was done.
     Refused(String),
 }
+
+/// Stands in for a connection that is gone: the channel may not make another behind our back.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was lost")]
+struct ConnectionLost;
 
 impl Etcd3 {
     /// Checks the options. Connects when first asked for something.
@@ -74,24 +85,27 @@ impl Etcd3 {
             deadline,
             runtime: Some(runtime),
             client: None,
-            problem: Problem::default(),
+            seen: Arc::default(),
             current: 0,
         })
     }
 
+    /// Runs one call, which ends itself within the time it is given: one attempt's.
+    fn run<F: Future>(&self, call: impl FnOnce(Duration) -> F) -> Result<F::Output, Failure> {
+        let time = self.deadline.attempt();
+        let time = time.map_err(|up| Failure::Refused(up.to_string()))?;
+        let runtime = self.runtime.as_ref();
+        let runtime = runtime.expect("it is there until the store is dropped");
+        Ok(runtime.block_on(async { call(time).await }))
+    }
+
     /// Runs one call within one attempt's time.
     fn wait<T>(&self, call: impl Future<Output = T>) -> Result<T, Failure> {
-        let time = self
-            .deadline
-            .attempt()
-            .map_err(|up| Failure::Refused(up.to_string()))?;
-        let runtime = self
-            .runtime
-            .as_ref()
-            .expect("it is there until the store is dropped");
-        runtime
-            .block_on(async { tokio::time::timeout(time, call).await })
-            .map_err(|_| Failure::Endpoint(format!("no answer within {}", seconds(time))))
+        let timed = |time| async move {
+            let answer = tokio::time::timeout(time, call).await;
+            answer.map_err(|_| Failure::Endpoint(format!("no answer within {}", words(time))))
+        };
+        self.run(timed)?
     }
 
     fn endpoint(&self) -> &Endpoint {
@@ -110,43 +124,51 @@ impl Etcd3 {
             return Ok(client.clone());
         }
         let endpoint = self.endpoint().clone();
+        self.seen = Arc::default();
         debug!("connecting to {endpoint}");
         let tls = self.tls.as_ref().filter(|_| endpoint.tls);
-        self.problem = Problem::default();
-        let stream = self.wait(dial(&endpoint, tls, Arc::clone(&self.problem)))?;
-        let stream = stream.map_err(|error| Failure::Endpoint(format!("{error:#}")))?;
-        let mut stream = Some(stream);
+        let connection = self.run(|time| dial(&endpoint, tls, time))?;
+        let connection = connection.map_err(|error| Failure::Unsent(format!("{error:#}")))?;
+        self.seen = connection.seen();
+        let mut connection = Some(connection);
         let connector = tower::service_fn(move |_: Uri| {
-            // Once: a lost connection is for us to see, not for the channel to mend.
-            let stream = stream
-                .take()
-                .ok_or_else(|| std::io::Error::other("connection lost"));
-            async move { stream }
+            let connection = connection.take().ok_or(ConnectionLost);
+            async move { connection }
         });
         // The scheme stays `http` here: what is below is done already.
         let origin = Origin::from_static("http://etcd");
         let channel = self.wait(origin.connect_with_connector(connector))?;
-        let channel = channel.map_err(|error| Failure::Endpoint(chain(&error)))?;
+        let channel = channel.map_err(|error| Failure::Unsent(chain(&error)))?;
         if self.token.is_none()
             && let Some(user) = self.user.clone()
         {
-            self.token = Some(self.authenticate(&channel, user)?);
+            self.token = self.authenticate(&channel, user)?;
         }
         let client = Client::with_channel(channel, self.token.clone());
         self.client = Some(client.clone());
         Ok(client)
     }
 
-    fn authenticate(&self, channel: &Channel, user: User) -> Result<String, Failure> {
+    /// Fetches a token. There is none when etcd's authentication is switched off, as for `etcdctl`.
+    fn authenticate(&self, channel: &Channel, user: User) -> Result<Option<String>, Failure> {
         let User { name, password } = user;
         debug!("authenticating as `{name}`");
         let client = Client::with_channel(channel.clone(), None);
         let answer = self.wait(client.authenticate((name.clone(), password)))?;
-        let answer = answer.map_err(|error| match failure(&error, "") {
-            Failure::Refused(why) => Failure::Refused(format!("user `{name}`: {why}")),
-            other => other,
-        })?;
-        Ok(answer.token)
+        match answer {
+            Ok(answer) => Ok(Some(answer.token)),
+            Err(Error::Response(status))
+                if status.code() == Code::FailedPrecondition
+                    && status.message().contains("not enabled") =>
+            {
+                debug!("authentication is not enabled");
+                Ok(None)
+            }
+            Err(error) => Err(match failure(&error, "") {
+                Failure::Refused(why) => Failure::Refused(format!("user `{name}`: {why}")),
+                other => other,
+            }),
+        }
     }
 
     /// Asks with one endpoint after the other, until one answers.
@@ -154,9 +176,14 @@ impl Etcd3 {
         &mut self,
         mut ask: impl FnMut(&Self, &Client) -> Result<T, Failure>,
     ) -> anyhow::Result<T> {
+        let begin = Instant::now();
+        let patience = self.deadline.attempt()?;
         let mut failures = Vec::new();
+        let mut leaderless = false;
         let mut renewed = false;
-        while failures.len() < self.endpoints.len() {
+        loop {
+            // A connection of an earlier call may be dead without any fault of its endpoint's.
+            let fresh = self.client.is_none();
             let answer = match self.client() {
                 Ok(client) => ask(self, &client),
                 Err(failure) => Err(failure),
@@ -166,40 +193,57 @@ impl Etcd3 {
                 Err(Failure::Token) if !renewed => {
                     renewed = true;
                     self.forget_token();
-                }
-                Err(Failure::Endpoint(why)) => {
-                    let why = match self.problem.get() {
-                        Some(problem) => problem.clone(),
-                        None => explained(self.endpoint(), why, self.deadline),
-                    };
-                    debug!("{}: {why}", self.endpoint());
-                    failures.push((self.endpoint().to_string(), why));
-                    self.leave();
-                    if self.deadline.remaining().is_err() {
-                        break;
-                    }
-                }
-                Err(Failure::Refused(why) | Failure::Denied(why)) => {
-                    return Err(anyhow!("{}: {}", self.endpoint(), escaped(&why)));
+                    continue;
                 }
                 Err(Failure::Token) => {
-                    return Err(anyhow!(
-                        "{}: it does not take its own token",
-                        self.endpoint()
-                    ));
+                    return Err(anyhow!("it does not take its own token"));
+                }
+                Err(Failure::Refused(why) | Failure::Denied(why)) => {
+                    return Err(anyhow!("{}", escaped(&why)));
                 }
                 Err(Failure::TooLarge | Failure::Compacted) => {
-                    return Err(anyhow!("{}: answers that cannot be read", self.endpoint()));
+                    return Err(anyhow!("its answers cannot be read"));
+                }
+                Err(Failure::Unsent(_)) if !fresh => {
+                    self.client = None;
+                    continue;
+                }
+                Err(Failure::Leaderless(why)) => {
+                    leaderless = true;
+                    failures.push((self.endpoint().to_string(), why));
+                }
+                Err(Failure::Endpoint(why) | Failure::Unsent(why)) => {
+                    debug!("{}: {why}", self.endpoint());
+                    let why = self.explained(why);
+                    if fresh {
+                        failures.push((self.endpoint().to_string(), why));
+                    }
                 }
             }
+            self.leave();
+            if failures.len() == self.endpoints.len() || self.deadline.remaining().is_err() {
+                if !leaderless
+                    || begin.elapsed() > patience
+                    || self.deadline.pause(ELECTION).is_err()
+                {
+                    return Err(all_failed(&failures, &self.endpoints, self.deadline));
+                }
+                failures.clear();
+                leaderless = false;
+            }
         }
-        Err(all_failed(&failures))
     }
 
     fn forget_token(&mut self) {
         debug!("the token is not valid any more");
         self.token = None;
         self.client = None;
+    }
+
+    /// Why a call failed: what it is that answers there, if that is no etcd.
+    fn explained(&self, why: String) -> String {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.explain(self.endpoint()).unwrap_or(why)
     }
 
     fn ranges(&self, client: &Client, prefixes: &[&str]) -> Result<Snapshot, Failure> {
@@ -303,19 +347,30 @@ impl Store for Etcd3 {
     }
 
     fn apply(&mut self, transaction: &Transaction) -> Result<Applied, ApplyError> {
-        let keys = transaction.ops.first().map_or("", |op| match op {
+        let keys = transaction.ops.iter().map(|op| match op {
             Op::Put { key, .. } | Op::Delete { key } => key.as_str(),
         });
+        let keys = match (keys.clone().min(), keys.max()) {
+            (Some(first), Some(last)) if first != last => format!("`{first}` to `{last}`"),
+            (first, _) => format!("`{}`", first.unwrap_or_default()),
+        };
         let mut renewed = false;
+        let mut unsent = 0;
         loop {
             // Nothing is sent before a connection stands: until then any endpoint will do.
-            let client = self
-                .read(|_, client| Ok(client.clone()))
-                .context("failed to write")
+            let client = self.read(|_, client| Ok(client.clone()));
+            let client = client
+                .with_context(|| format!("failed to write to {}", self.endpoint()))
                 .map_err(ApplyError::Refused)?;
-            let answer = self.wait(client.txn(request(transaction)));
-            let answer = answer
-                .and_then(|answer| answer.map_err(|error| failure(&error, &format!("`{keys}`"))));
+            debug!("writing {} changes, {keys}", transaction.ops.len());
+            let answer = self.wait(async {
+                // A connection that died while we were busy elsewhere is noticed before it is used.
+                for _ in 0..3 {
+                    tokio::task::yield_now().await;
+                }
+                client.txn(request(transaction)).await
+            });
+            let answer = answer.and_then(|answer| answer.map_err(|error| failure(&error, &keys)));
             let said =
                 |why: &str| anyhow!("failed to write to {}: {}", self.endpoint(), escaped(why));
             return match answer {
@@ -326,7 +381,20 @@ impl Store for Etcd3 {
                     self.forget_token();
                     continue;
                 }
-                Err(Failure::Endpoint(why)) => {
+                Err(Failure::Unsent(why)) => {
+                    let error = said(&why);
+                    unsent += 1;
+                    match unsent {
+                        // It was idle, or its endpoint is gone: connecting again tells.
+                        1 => self.client = None,
+                        _ => self.leave(),
+                    }
+                    if unsent <= self.endpoints.len() {
+                        continue;
+                    }
+                    Err(ApplyError::Refused(error))
+                }
+                Err(Failure::Endpoint(why) | Failure::Leaderless(why)) => {
                     let error = said(&why);
                     self.leave();
                     Err(ApplyError::Unknown(error))
@@ -363,24 +431,19 @@ impl Drop for Etcd3 {
     }
 }
 
-fn seconds(time: std::time::Duration) -> String {
-    humantime::format_duration(std::time::Duration::from_millis(
-        u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
-    ))
-    .to_string()
-}
-
 /// What an error of a call on `keys` means. `Display` of etcd-rs says nothing: the status does.
 fn failure(error: &Error, keys: &str) -> Failure {
     let Error::Response(status) = error else {
         return Failure::Endpoint(chain(error));
     };
-    let message = status
-        .message()
-        .trim_start_matches("etcdserver: ")
-        .to_owned();
+    let message = status.message();
+    let message = message.trim_start_matches("etcdserver: ").to_owned();
     match status.code() {
         Code::Unauthenticated if message.contains("invalid auth token") => Failure::Token,
+        // The users changed since the token was given.
+        Code::InvalidArgument if message.contains("revision of auth store is old") => {
+            Failure::Token
+        }
         Code::OutOfRange if message.contains("message length too large") => Failure::TooLarge,
         Code::OutOfRange if message.contains("compacted") => Failure::Compacted,
         Code::PermissionDenied => Failure::Denied(format!(
@@ -392,21 +455,36 @@ fn failure(error: &Error, keys: &str) -> Failure {
         Code::InvalidArgument if message.contains("authentication failed") => {
             Failure::Refused(format!("{message}: wrong name or password"))
         }
-        Code::FailedPrecondition if message.contains("not enabled") => {
-            Failure::Refused(format!("{message}: leave `--user` out"))
-        }
-        Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded => {
-            let cause = std::error::Error::source(status).map_or(String::new(), chain);
-            let detail = if cause.is_empty() {
-                message
-            } else {
-                format!("{message}: {cause}")
-            };
-            Failure::Endpoint(detail)
-        }
         Code::Unimplemented => Failure::Refused(format!("it has no etcd v3 API: {message}")),
-        code => Failure::Refused(format!("{message} ({code:?})")),
+        // Those with which etcd says no before it does anything.
+        code @ (Code::InvalidArgument
+        | Code::FailedPrecondition
+        | Code::ResourceExhausted
+        | Code::OutOfRange
+        | Code::NotFound
+        | Code::Unauthenticated) => Failure::Refused(format!("{message} ({code:?})")),
+        Code::Unavailable if message != status.message() => Failure::Leaderless(message),
+        // Everything else may have happened on the way there or on the way back.
+        _ => {
+            let cause = std::error::Error::source(status).map_or(String::new(), chain);
+            let detail = match (message.is_empty(), cause.is_empty()) {
+                (_, true) => message,
+                (true, false) => cause,
+                (false, false) => format!("{message}: {cause}"),
+            };
+            if is_lost(status) {
+                Failure::Unsent("it closed the connection".to_owned())
+            } else {
+                Failure::Endpoint(detail)
+            }
+        }
     }
+}
+
+/// Whether a call failed because its connection was gone before.
+fn is_lost(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .any(<dyn std::error::Error>::is::<ConnectionLost>)
 }
 
 /// An error and its causes, each once.

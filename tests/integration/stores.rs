@@ -1,0 +1,503 @@
+//! What every store must do, and each of its own, against the real thing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use vulcanized::deadline::Deadline;
+use vulcanized::model::{Entry, Expect, Guard, Op, Transaction};
+use vulcanized::store::dial::Options;
+use vulcanized::store::etcd2::Etcd2;
+use vulcanized::store::etcd3::Etcd3;
+use vulcanized::store::file::File;
+use vulcanized::store::{Applied, ApplyError, Store};
+use vulcanized::tls::Tls;
+
+use crate::support::etcd::{Etcd, VERSIONS};
+
+const ROOT: &str = "/vulcand/backends/";
+
+fn deadline() -> Deadline {
+    Deadline::start(Duration::from_mins(1), Duration::from_secs(10))
+}
+
+fn options(etcd: &Etcd) -> Options {
+    Options {
+        endpoints: vec![etcd.url()],
+        tls: Tls::default(),
+        user: None,
+    }
+}
+
+fn v3(etcd: &Etcd) -> Etcd3 {
+    Etcd3::open(options(etcd), deadline()).expect("it opens")
+}
+
+fn v2(etcd: &Etcd) -> Etcd2 {
+    Etcd2::open(options(etcd), deadline()).expect("it opens")
+}
+
+fn file(path: &Path) -> File {
+    File::open(path, false, deadline()).expect("it opens")
+}
+
+fn key(name: &str) -> String {
+    format!("{ROOT}{name}")
+}
+
+fn put(name: &str, value: &str) -> Op {
+    Op::Put {
+        key: key(name),
+        value: value.to_owned(),
+    }
+}
+
+fn delete(name: &str) -> Op {
+    Op::Delete { key: key(name) }
+}
+
+fn guard(name: &str, expect: Expect) -> Guard {
+    Guard {
+        key: key(name),
+        expect,
+    }
+}
+
+fn entries(store: &mut dyn Store, prefix: &str) -> Vec<Entry> {
+    let mut snapshot = store.list(&[prefix]).expect("it lists");
+    snapshot.ranges.remove(0).expect("it may be read")
+}
+
+/// What is there, without the root, and without the empty directories of v2.
+fn held(store: &mut dyn Store) -> BTreeMap<String, String> {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    let entries = entries(store, ROOT).into_iter();
+    entries
+        .map(|entry| (text(entry.key)[ROOT.len()..].to_owned(), text(entry.value)))
+        .filter(|(key, _)| !key.ends_with('/'))
+        .collect()
+}
+
+fn revision(store: &mut dyn Store, name: &str) -> u64 {
+    revision_of(&entries(store, ROOT), name)
+}
+
+#[track_caller]
+fn apply(store: &mut dyn Store, guards: Vec<Guard>, ops: Vec<Op>) -> Applied {
+    store
+        .apply(&Transaction { guards, ops })
+        .expect("it is answered")
+}
+
+/// Everything that the run relies on, in one go: starting etcd takes longer than all of it.
+fn contract(store: &mut dyn Store) {
+    assert!(store.writable().is_ok());
+    assert_eq!(held(store), BTreeMap::new(), "nothing is an empty tree");
+
+    let create = |store: &mut dyn Store, name: &str, value: &str| {
+        apply(
+            store,
+            vec![guard(name, Expect::Absent)],
+            vec![put(name, value)],
+        )
+    };
+    assert_eq!(create(store, "web/backend", "{}"), Applied::Whole);
+    assert_eq!(create(store, "web/servers/a", "1"), Applied::Whole);
+    assert_eq!(create(store, "web/servers/a", "2"), Applied::Outdated);
+    assert_eq!(held(store)["web/servers/a"], "1", "what is there stays");
+
+    let old = revision(store, "web/servers/a");
+    let update = |store: &mut dyn Store, revision: u64, value: &str| {
+        let guards = vec![
+            guard("web/servers/a", Expect::Revision(revision)),
+            guard("web/backend", Expect::Present),
+        ];
+        apply(store, guards, vec![put("web/servers/a", value)])
+    };
+    assert_eq!(update(store, old, "3"), Applied::Whole);
+    assert_eq!(update(store, old, "4"), Applied::Outdated, "it was seen");
+    let new = revision(store, "web/servers/a");
+    assert!(new > old);
+    assert_eq!(held(store)["web/servers/a"], "3");
+
+    let undefined = vec![
+        guard("shop/servers/a", Expect::Absent),
+        guard("shop/backend", Expect::Present),
+    ];
+    let ops = vec![put("shop/servers/a", "1")];
+    assert_eq!(apply(store, undefined, ops), Applied::Outdated);
+    assert_eq!(held(store).len(), 2);
+
+    let remove = |store: &mut dyn Store, revision: u64| {
+        let guards = vec![guard("web/servers/a", Expect::Revision(revision))];
+        apply(store, guards, vec![delete("web/servers/a")])
+    };
+    assert_eq!(remove(store, old), Applied::Outdated);
+    assert_eq!(held(store).len(), 2);
+    assert_eq!(remove(store, new), Applied::Whole);
+    assert_eq!(remove(store, new), Applied::Outdated);
+    assert!(!held(store).contains_key("web/servers/a"));
+
+    odd_names(store);
+    several_prefixes(store);
+    limits(store);
+}
+
+fn odd_names(store: &mut dyn Store) {
+    let ids = [
+        "10.0.0.1",
+        "10.0.0.10:8080",
+        "A-b_c.d",
+        "[fd00::1]:80",
+        "a:b",
+        "x.svc",
+    ];
+    let values = [
+        r#"{"URL":"http://10.0.0.1:80","Scope":"c1 app=web,tier!=x"}"#,
+        "a=b&c=d+e%20;f",
+        "ü → \u{1b}[31m\n\ttab\r\"quoted\" \\ ",
+        " blank ",
+        "",
+        "null",
+    ];
+    for (id, value) in ids.iter().zip(values) {
+        let name = format!("web-2/servers/{id}");
+        let guards = vec![guard(&name, Expect::Absent)];
+        assert_eq!(
+            apply(store, guards, vec![put(&name, value)]),
+            Applied::Whole
+        );
+    }
+    let found = entries(store, &key("web-2/servers/"));
+    let keys = found.iter().map(|entry| entry.key.clone());
+    let wanted = ids.map(|id| key(&format!("web-2/servers/{id}")).into_bytes());
+    assert_eq!(keys.collect::<Vec<_>>(), wanted, "in key order");
+    let held = found.iter().map(|entry| entry.value.clone());
+    assert_eq!(
+        held.collect::<Vec<_>>(),
+        values.map(|value| value.as_bytes().to_vec())
+    );
+    // `web` is not `web-2`.
+    assert!(
+        entries(store, &key("web/"))
+            .iter()
+            .all(|entry| entry.key.starts_with(key("web/").as_bytes()))
+    );
+    for id in ids {
+        let name = format!("web-2/servers/{id}");
+        let guards = vec![guard(&name, Expect::Revision(revision_of(&found, &name)))];
+        assert_eq!(apply(store, guards, vec![delete(&name)]), Applied::Whole);
+    }
+}
+
+fn revision_of(entries: &[Entry], name: &str) -> u64 {
+    let found = entries
+        .iter()
+        .find(|entry| entry.key == key(name).as_bytes());
+    found.expect("it is there").revision
+}
+
+fn several_prefixes(store: &mut dyn Store) {
+    let prefixes = [key("web/"), key("none/"), key("web/")];
+    let prefixes = prefixes.each_ref().map(String::as_str);
+    let snapshot = store.list(&prefixes).expect("it lists");
+    let counts = snapshot.ranges.iter().map(|range| {
+        let range = range.as_ref().expect("it may be read");
+        if let Some(at) = snapshot.revision {
+            assert!(range.iter().all(|entry| entry.revision <= at));
+        }
+        let keys = range.iter().filter(|entry| !entry.key.ends_with(b"/"));
+        keys.count()
+    });
+    assert_eq!(counts.collect::<Vec<_>>(), [1, 0, 1]);
+}
+
+fn limits(store: &mut dyn Store) {
+    let limits = store.limits();
+    let count = limits.operations.min(300);
+    let names = (0..count).map(|n| format!("web/servers/{n:03}"));
+    let mut guards = (names.clone())
+        .map(|name| guard(&name, Expect::Absent))
+        .collect::<Vec<_>>();
+    if limits.guards > count {
+        guards.push(guard("web/backend", Expect::Present));
+    }
+    let value = "v".repeat((limits.bytes / count / 2).min(4_000));
+    let ops = names.map(|name| put(&name, &value)).collect::<Vec<_>>();
+    assert_eq!(apply(store, guards.clone(), ops.clone()), Applied::Whole);
+    assert_eq!(held(store).len(), count + 1);
+    // One guard that does not hold, and nothing of it is done.
+    assert_eq!(
+        apply(store, guards, vec![ops[0].clone()]),
+        Applied::Outdated
+    );
+    assert_eq!(held(store).len(), count + 1);
+}
+
+#[test]
+fn contract_etcd3() {
+    for version in VERSIONS {
+        let etcd = Etcd::version(version);
+        contract(&mut v3(&etcd));
+    }
+}
+
+#[test]
+fn contract_etcd2() {
+    for version in VERSIONS {
+        let etcd = Etcd::version(version);
+        contract(&mut v2(&etcd));
+    }
+}
+
+#[test]
+fn contract_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    contract(&mut file(&folder.path().join("store.json")));
+}
+
+#[test]
+fn etcd3_reads_what_is_larger_than_an_answer_at_one_revision() {
+    for version in VERSIONS {
+        let etcd = Etcd::version(version);
+        // 12 MB: an answer may have 4 MiB.
+        let value = "x".repeat(40_000);
+        let pairs = (0..300).map(|n| (key(&format!("b/servers/{n:03}")), &value));
+        for pair in pairs.collect::<Vec<_>>().chunks(20) {
+            etcd.put_all(pair);
+        }
+        let mut store = v3(&etcd);
+        let snapshot = store.list(&[ROOT, "vulcand/backends/"]).expect("it lists");
+        let found = snapshot.ranges[0].as_ref().expect("it may be read");
+        assert_eq!(found.len(), 300);
+        assert!(found.iter().all(|entry| entry.value.len() == value.len()));
+        assert!(found.is_sorted_by(|a, b| a.key < b.key));
+        assert_eq!(snapshot.revision, Some(etcd.revision()));
+    }
+}
+
+#[test]
+fn etcd3_goes_on_after_a_compaction_and_a_restart() {
+    let mut etcd = Etcd::start();
+    let mut store = v3(&etcd);
+    etcd.put(&key("a/backend"), "{}");
+    assert_eq!(held(&mut store).len(), 1);
+    etcd.put(&key("b/backend"), "{}");
+    etcd.compact();
+    assert_eq!(held(&mut store).len(), 2);
+    etcd.kill();
+    let error = store.list(&[ROOT]).expect_err("nobody is there");
+    assert!(error.to_string().contains("refused"), "{error:#}");
+    etcd.restart();
+    assert_eq!(held(&mut store).len(), 2);
+    // The connection is dead, and a write over it was never sent: it is safe to send it again.
+    etcd.kill();
+    etcd.restart();
+    let guards = vec![guard("b/backend", Expect::Present)];
+    let ops = vec![put("b/servers/a", "1")];
+    assert_eq!(apply(&mut store, guards, ops), Applied::Whole);
+    assert_eq!(etcd.keys(ROOT), ["a/backend", "b/backend", "b/servers/a"]);
+}
+
+#[test]
+fn etcd3_refuses_what_is_too_large_and_nothing_is_written() {
+    let etcd = Etcd::start();
+    let mut store = v3(&etcd);
+    let ops = (0..129).map(|n| put(&format!("a/{n}"), "")).collect();
+    let transaction = Transaction {
+        guards: Vec::new(),
+        ops,
+    };
+    let refused = store.apply(&transaction);
+    assert!(
+        matches!(&refused, Err(ApplyError::Refused(error)) if format!("{error:#}").contains("too many operations")),
+        "{refused:?}"
+    );
+    assert_eq!(etcd.keys(ROOT).len(), 0);
+}
+
+#[test]
+fn etcd2_knows_one_node_by_both_spellings_and_shows_empty_directories() {
+    for version in VERSIONS {
+        let etcd = Etcd::version(version);
+        etcd.put_v2("/vulcand/backends/web/backend", Some("{}"));
+        etcd.put_v2("/vulcand/backends/web/servers", None);
+        etcd.put_v2("/vulcand/backends/bare", None);
+        etcd.put_v2("/vulcand/backends/_hidden/backend", Some("{}"));
+        let mut store = v2(&etcd);
+        for prefix in ["/vulcand/backends/", "vulcand/backends/"] {
+            let found = entries(&mut store, prefix);
+            let keys = found
+                .iter()
+                .map(|entry| String::from_utf8_lossy(&entry.key).into_owned());
+            let wanted = ["bare/", "web/backend", "web/servers/"];
+            assert_eq!(
+                keys.collect::<Vec<_>>(),
+                wanted.map(|key| format!("{prefix}{key}"))
+            );
+        }
+        let snapshot = store.list(&["/none/"]).expect("it lists");
+        assert_eq!(snapshot.revision, Some(etcd.index_v2()));
+        // A directory where a key is wanted is somebody else's doing, not a success.
+        let transaction = Transaction {
+            guards: Vec::new(),
+            ops: vec![put("web/servers", "x")],
+        };
+        let answer = store.apply(&transaction);
+        assert!(matches!(answer, Err(ApplyError::Refused(_))), "{answer:?}");
+    }
+}
+
+#[test]
+fn file_is_written_when_something_changes_and_only_then() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.json");
+    let mut store = file(&path);
+    assert_eq!(held(&mut store), BTreeMap::new());
+    assert!(!path.exists(), "a listing creates nothing");
+    let guards = vec![guard("b", Expect::Absent)];
+    apply(&mut store, guards, vec![put("b", "1"), put("a", "2")]);
+    let text = "{\n  \"/vulcand/backends/a\": \"2\",\n  \"/vulcand/backends/b\": \"1\"\n}\n";
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), text);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("its mode");
+    let inode = fs::metadata(&path).expect("it is there").ino();
+    apply(&mut store, Vec::new(), vec![put("b", "1")]);
+    assert_eq!(fs::metadata(&path).expect("it is there").ino(), inode);
+    apply(&mut store, Vec::new(), vec![delete("a")]);
+    let metadata = fs::metadata(&path).expect("it is there");
+    assert_ne!(metadata.ino(), inode, "replaced, not overwritten");
+    assert_eq!(metadata.mode() & 0o777, 0o640);
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+    // A link stays one.
+    let link = folder.path().join("link.json");
+    std::os::unix::fs::symlink(&path, &link).expect("a link");
+    drop(store);
+    let mut store = file(&link);
+    assert_eq!(held(&mut store).len(), 1);
+    apply(&mut store, Vec::new(), vec![put("c", "3")]);
+    assert!(link.is_symlink());
+    assert!(
+        fs::read_to_string(&path)
+            .expect("it is there")
+            .contains('3')
+    );
+}
+
+#[test]
+fn file_is_locked_from_the_listing_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.json");
+    let mut first = file(&path);
+    held(&mut first);
+    apply(&mut first, Vec::new(), vec![put("a", "1")]);
+    let soon = Deadline::start(Duration::from_millis(200), Duration::from_secs(10));
+    let mut second = File::open(&path, false, soon).expect("it opens");
+    let error = format!("{:#}", second.list(&[ROOT]).expect_err("it is locked"));
+    let wanted = format!("another run holds its lock: `{}`", path.display());
+    assert!(error.contains(&wanted), "{error}");
+    assert!(error.contains("--timeout"), "{error}");
+    // A dry run looks, and waits for nobody.
+    let mut dry = File::open(&path, true, deadline()).expect("it opens");
+    assert_eq!(held(&mut dry).len(), 1);
+    // Who waits sees what the other wrote.
+    let waiting = std::thread::spawn({
+        let path = path.clone();
+        move || held(&mut file(&path))
+    });
+    apply(&mut first, Vec::new(), vec![put("b", "2")]);
+    drop(first);
+    assert_eq!(waiting.join().expect("it lists").len(), 2);
+}
+
+#[test]
+fn file_that_cannot_be_written_stays_as_it_was() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.json");
+    fs::write(&path, "{\"a\": \"1\"}").expect("it is written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).expect("its mode");
+    let mut store = file(&path);
+    held(&mut store);
+    let transaction = Transaction {
+        guards: Vec::new(),
+        ops: vec![put("a", "2")],
+    };
+    match store.apply(&transaction) {
+        Err(ApplyError::Refused(error)) => {
+            let error = format!("{error:#}");
+            assert!(error.contains("read-only"), "{error}");
+            assert!(error.contains(&path.display().to_string()), "{error}");
+        }
+        answer => panic!("{answer:?}"),
+    }
+    assert_eq!(
+        fs::read_to_string(&path).expect("it is there"),
+        "{\"a\": \"1\"}"
+    );
+    assert!(File::open(&folder.path().join("none/x.json"), false, deadline()).is_err());
+}
+
+#[test]
+fn file_that_is_none_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.json");
+    for (text, why) in [
+        ("", "EOF"),
+        ("[]", "a JSON object of keys and values"),
+        (r#"{"a": 1}"#, "the value of key `a` is not a string"),
+        (
+            r#"{"count": 1}"#,
+            "the value of key `count` is not a string",
+        ),
+        (r#"{"a": "1", "a": "2"}"#, "key `a` stands twice"),
+        (r#"{"a": "1"} x"#, "trailing characters"),
+        (r#"{"a": "1""#, "EOF"),
+        (
+            r#"{"header": {"revision": 3}, "a": "b"}"#,
+            "unknown field `a`",
+        ),
+        (r#"{"header": {"revision": 3}, "more": true}"#, "not whole"),
+        (
+            r#"{"header": {"revision": 3}, "kvs": [{"key": "?", "mod_revision": 1}]}"#,
+            "no dump",
+        ),
+    ] {
+        fs::write(&path, text).expect("it is written");
+        let error = file(&path).list(&[ROOT]).expect_err(text);
+        let error = format!("{error:#}");
+        assert!(error.contains(why), "{text}: {error}");
+        assert!(error.contains(&path.display().to_string()), "{error}");
+    }
+}
+
+#[test]
+fn file_may_be_a_dump_to_look_at() {
+    for version in VERSIONS {
+        let etcd = Etcd::version(version);
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("dump.json");
+        for count in [0, 2] {
+            if count > 0 {
+                etcd.put(&key("web/backend"), "{}");
+                etcd.put(&key("web/servers/a"), "ü");
+            }
+            let dump = etcd.ctl(&["get", "--prefix", "/vulcand", "-w", "json"]);
+            fs::write(&path, dump).expect("it is written");
+            let mut store = File::open(&path, true, deadline()).expect("it opens");
+            let snapshot = store.list(&[ROOT]).expect("it lists");
+            assert_eq!(snapshot.revision, Some(etcd.revision()));
+            let mut etcd = v3(&etcd);
+            assert_eq!(snapshot, etcd.list(&[ROOT]).expect("it lists"));
+            assert!(store.writable().is_ok(), "it was opened to look at");
+            let error = file(&path)
+                .writable()
+                .expect_err("it is a dump")
+                .to_string();
+            assert!(
+                error.contains("dump") && error.contains("--dry-run"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! A wire that loses things: it stands between the program and one server, and drops what it is told to.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// What gets lost, once so many bytes of requests have gone through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Requests arrive, their answers do not.
+    Answers,
+    /// Requests do not arrive.
+    Requests,
+    /// Requests arrive, their answers do not, and from then on nobody is let in.
+    Everything,
+}
+
+/// A wire to a server on loopback.
+pub struct Proxy {
+    port: u16,
+    dropped: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    /// Forwards to `target` until `after` bytes of requests have passed, then loses things on the
+    /// connection they passed on. Later connections work, unless everything is lost.
+    pub fn start(target: u16, loss: Loss, after: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let sent = Arc::new(AtomicUsize::new(0));
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&dropped);
+        // It ends with the test's process.
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let lost = seen.load(Ordering::SeqCst) > 0;
+                if lost && loss == Loss::Everything {
+                    let _ = client.shutdown(Shutdown::Both);
+                    continue;
+                }
+                let server =
+                    TcpStream::connect(("127.0.0.1", target)).expect("the server is there");
+                let wire = Wire {
+                    loss: (!lost).then_some(loss),
+                    after,
+                    sent: Arc::clone(&sent),
+                    dropped: Arc::clone(&seen),
+                };
+                wire.connect(client, server);
+            }
+        });
+        Self { port, dropped }
+    }
+
+    /// Where the program finds the server.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// How many bytes were lost.
+    pub fn dropped(&self) -> usize {
+        self.dropped.load(Ordering::SeqCst)
+    }
+}
+
+struct Wire {
+    /// Nothing is lost on this connection without it.
+    loss: Option<Loss>,
+    after: usize,
+    sent: Arc<AtomicUsize>,
+    dropped: Arc<AtomicUsize>,
+}
+
+impl Wire {
+    fn connect(self, client: TcpStream, server: TcpStream) {
+        let twin = |stream: &TcpStream| stream.try_clone().expect("a second handle");
+        let (up, down) = ((twin(&client), twin(&server)), (server, client));
+        let Self {
+            loss,
+            after,
+            sent,
+            dropped,
+        } = self;
+        let requests = (Arc::clone(&sent), Arc::clone(&dropped));
+        thread::spawn(move || {
+            let (sent, dropped) = requests;
+            forward(up, |bytes| {
+                let lost = sent.fetch_add(bytes, Ordering::SeqCst) + bytes > after
+                    && loss == Some(Loss::Requests);
+                if lost {
+                    dropped.fetch_add(bytes, Ordering::SeqCst);
+                }
+                !lost
+            });
+        });
+        thread::spawn(move || {
+            forward(down, |bytes| {
+                let lost = sent.load(Ordering::SeqCst) > after
+                    && matches!(loss, Some(Loss::Answers | Loss::Everything));
+                if lost {
+                    dropped.fetch_add(bytes, Ordering::SeqCst);
+                }
+                !lost
+            });
+        });
+    }
+}
+
+/// Copies what passes, until one side ends; then both do.
+fn forward((mut from, mut to): (TcpStream, TcpStream), mut passes: impl FnMut(usize) -> bool) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        if passes(count) && to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
