@@ -251,6 +251,7 @@ impl<'a> Planner<'a> {
             updates_of_living: Vec::new(),
             deletes: Vec::new(),
             held: Vec::new(),
+            given_up: Vec::new(),
             stays: BTreeMap::new(),
             frozen_puts: 0,
             frozen_stays: 0,
@@ -384,13 +385,12 @@ impl<'a> Planner<'a> {
                     work.updates_of_living.push(change);
                 } else if matches!(whose, Whose::Adopted(_)) && !same_url && entry.url.is_some() {
                     // The address that goes may be a live server's in another cluster.
-                    work.held.push((
-                        Held {
-                            change,
-                            rule: Rule::Adopted,
-                        },
-                        entry.url.clone(),
-                    ));
+                    let held = Held {
+                        change,
+                        rule: Rule::Adopted,
+                    };
+                    let (old, new) = (entry.url.clone(), wanted.url.clone());
+                    work.given_up.push(GivenUp { held, old, new });
                 } else {
                     work.stays.insert(wanted.url.clone(), server.to_owned());
                     work.puts.push(change);
@@ -442,7 +442,7 @@ impl<'a> Planner<'a> {
         for (server, entry, verdict) in judged {
             let mut held = |proof, rule| {
                 let change = delete(work.id, server, entry, proof);
-                work.held.push((Held { change, rule }, None));
+                work.held.push(Held { change, rule });
             };
             match verdict {
                 Verdict::Proved(proof) => work.deletes.push(delete(work.id, server, entry, proof)),
@@ -501,7 +501,7 @@ impl<'a> Planner<'a> {
                 change,
                 rule: majority.clone(),
             });
-            work.held.extend(held.map(|held| (held, None)));
+            work.held.extend(held);
         } else {
             work.puts.extend(updates);
         }
@@ -518,10 +518,9 @@ impl<'a> Planner<'a> {
             define,
             mut puts,
             mut deletes,
-            held,
+            mut held,
             ..
         } = work;
-        let mut held = held.into_iter().map(|(held, _)| held).collect::<Vec<_>>();
         puts.sort_by(|a, b| order(a).cmp(&order(b)));
         deletes.sort_by(|a, b| order(a).cmp(&order(b)));
         held.sort_by(|a, b| order(&a.change).cmp(&order(&b.change)));
@@ -610,8 +609,10 @@ struct Work<'w> {
     updates_of_living: Vec<Change>,
     /// Deletes that are made.
     deletes: Vec<Change>,
-    /// What is held; for an adopted entry that would give up another address, with its old URL.
-    held: Vec<(Held, Option<ServerUrl>)>,
+    /// What is held.
+    held: Vec<Held>,
+    /// Updates of adopted entries that would give up another address: held, unless that stays.
+    given_up: Vec<GivenUp>,
     /// URLs that will be in the backend under an entry of ours, whatever else happens, and its id.
     stays: BTreeMap<ServerUrl, String>,
     /// Creates and updates left out because the backend is frozen.
@@ -620,16 +621,33 @@ struct Work<'w> {
     frozen_stays: usize,
 }
 
+/// An adopted entry that would give up its address.
+struct GivenUp {
+    held: Held,
+    /// What it gives up.
+    old: Option<ServerUrl>,
+    /// What it gets instead.
+    new: ServerUrl,
+}
+
 impl Work<'_> {
-    /// An adopted entry may give up its URL where that stays under another entry of ours.
+    /// An adopted entry may give up its URL where that stays under another entry of ours; what it gets
+    /// instead stays as well then, and may free others.
     fn settle_adopted(&mut self) {
-        let held = std::mem::take(&mut self.held);
-        let (free, held) = held.into_iter().partition::<Vec<_>, _>(|(_, url)| {
-            url.as_ref().is_some_and(|url| self.stays.contains_key(url))
-        });
-        self.held = held;
-        self.puts
-            .extend(free.into_iter().map(|(held, _)| held.change));
+        loop {
+            let stays = |old: &Option<ServerUrl>| {
+                old.as_ref().is_some_and(|url| self.stays.contains_key(url))
+            };
+            let free = self.given_up.iter().position(|adopted| stays(&adopted.old));
+            let Some(free) = free else { break };
+            let GivenUp { held, new, .. } = self.given_up.remove(free);
+            let server = held.change.server.clone().unwrap_or_default();
+            self.stays.insert(new, server);
+            self.puts.push(held.change);
+        }
+        let given_up = std::mem::take(&mut self.given_up);
+        self.held
+            .extend(given_up.into_iter().map(|adopted| adopted.held));
     }
 }
 

@@ -864,6 +864,21 @@ fn adopting_from_the_wrong_cluster_deletes_nothing() {
 }
 
 #[test]
+fn what_an_adopted_entry_gets_stays_too() {
+    // 3 gives up what stays as 1; what it gets is what 2 has: that may go in the same run.
+    let entry = |scope: &str, pod: &str, n: u8| {
+        value("prod", scope, pod, &format!("http://10.0.0.{n}:8080"))
+    };
+    let world = world()
+        .backend("web")
+        .entry("web/servers/10.0.0.2", &entry("c2", "shop/old", 3))
+        .entry("web/servers/10.0.0.3", &entry("c1", "blog/old", 1))
+        .pods(web([1, 3]))
+        .rules(|rules| rules.adopt.scope = true);
+    assert_eq!(world.counts(), [1, 1, 1, 0, 0]);
+}
+
+#[test]
 fn adopting_another_owners() {
     let there = |scope: &str| {
         let world = three().pods(web(1..=3));
