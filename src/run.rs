@@ -60,7 +60,8 @@ pub fn run(config: &Config, signals: &Signals, out: &mut dyn Write) -> anyhow::R
             observe(store.as_mut(), &config.layout).map_err(|cause| work.failed(cause))?;
         work.settle(&observed, config, out)?;
         let mut lists = pods.list().map_err(|cause| work.failed(cause))?;
-        let mut plan = decide(&observed, &lists, &rules, config)?;
+        let decided = decide(&observed, &lists, &rules, config);
+        let mut plan = decided.map_err(|cause| work.failed(cause))?;
         if !plan.doubts.is_empty() {
             pods.list_again(&plan.doubts, &mut lists)
                 .map_err(|cause| work.failed(cause))?;
@@ -85,9 +86,12 @@ pub fn run(config: &Config, signals: &Signals, out: &mut dyn Write) -> anyhow::R
         }
         info!("the store changed meanwhile: listing again (attempt {attempt} of {ATTEMPTS})");
     }
-    Err(work.failed(anyhow!(
-        "the store changed under the plan {ATTEMPTS} times: try again later"
-    )))
+    let why = if work.unknown.is_empty() {
+        "the store changed under the plan"
+    } else {
+        "the answer was lost"
+    };
+    Err(work.failed(anyhow!("{why} {ATTEMPTS} times: try again later")))
 }
 
 fn rules(config: &Config, pods: &Pods) -> Rules {

@@ -49,7 +49,8 @@ impl File {
     /// # Errors
     /// When its folder does not exist.
     pub fn open(path: &Path, read_only: bool, deadline: Deadline) -> anyhow::Result<Self> {
-        let path = path.to_owned();
+        // A link stays a link: what it points at is locked, read and replaced.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let store = Self {
             path,
             read_only,
@@ -115,10 +116,8 @@ impl File {
             .collect::<BTreeMap<_, _>>();
         let mut json = serde_json::to_vec_pretty(&object)?;
         json.push(b'\n');
-        // A link stays a link: what it points at is replaced.
-        let target = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        let folder = target.parent().unwrap_or(self.folder());
-        let permissions = match fs::metadata(&target) {
+        let folder = self.folder();
+        let permissions = match fs::metadata(&self.path) {
             Ok(old) if old.permissions().readonly() => bail!("it is read-only"),
             Ok(old) => Some(old.permissions()),
             Err(_) => None,
@@ -134,7 +133,7 @@ impl File {
         }
         file.write_all(&json)?;
         file.as_file().sync_all()?;
-        file.persist(&target)?;
+        file.persist(&self.path)?;
         if let Some(folder) = &self.lock {
             // The new name too shall outlive a power cut; where that cannot be asked for, it may not.
             let _ = folder.sync_all();

@@ -234,6 +234,35 @@ fn a_file_is_locked_from_list_to_rename() {
 }
 
 #[test]
+fn a_link_is_locked_where_it_points() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a temporary folder"));
+    let [file, link] = folders
+        .each_ref()
+        .map(|folder| folder.path().join("store.json"));
+    std::fs::write(&file, "{}").expect("it is written");
+    std::os::unix::fs::symlink(&file, &link).expect("a link");
+    let mut first = File::open(&link, false, deadline()).expect("a folder");
+    first.list(&[ROOT]).expect("a listing");
+    let short = Deadline::start(Duration::from_millis(200), Duration::from_secs(1));
+    let mut second = File::open(&file, false, short).expect("a folder");
+    second
+        .list(&[ROOT])
+        .expect_err("it is locked through the link");
+    let written = apply(
+        &mut first,
+        vec![guard("a/backend", Expect::Absent)],
+        vec![put("a/backend", "1")],
+    );
+    assert_eq!(written, Applied::Whole);
+    assert!(
+        std::fs::read_to_string(&file)
+            .expect("it is there")
+            .contains("a/backend")
+    );
+    assert!(link.is_symlink(), "a link stays a link");
+}
+
+#[test]
 fn files_that_are_no_store() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("store.json");
