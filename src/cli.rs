@@ -12,6 +12,7 @@ use clap::{ArgAction, Args, CommandFactory as _, Parser, ValueEnum};
 
 use crate::kube;
 use crate::layout::Layout;
+use crate::layout::traefik::Traefik;
 use crate::layout::vulcand::Vulcand;
 use crate::model::{Scheme, check_name};
 use crate::reconcile::desired::{IpFamily, Mapping, PortRef};
@@ -279,7 +280,7 @@ struct StoreArgs {
         default_value = "vulcand"
     )]
     layout: LayoutArg,
-    /// Prefix of all keys; without it whichever of `/vulcand` and `vulcand` holds backends
+    /// Prefix of all keys; without it `traefik`, or whichever of `/vulcand` and `vulcand` is used
     #[arg(
         long,
         value_name = "PREFIX",
@@ -444,6 +445,7 @@ enum ApiArg {
 #[derive(ValueEnum, Debug, Clone, Copy)]
 enum LayoutArg {
     Vulcand,
+    Traefik,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
@@ -660,7 +662,14 @@ impl Cli {
             cluster,
             pods,
         } = kubernetes;
-        let mapping = mapping.mapping();
+        let (store, layout) = store.store(env)?;
+        if matches!(layout, Layout::Traefik(_)) && changes.create_backends {
+            return Err(usage(
+                "`--create-backends` does not apply to Traefik: a service is defined by a router that \
+                 names it, and its rule is yours to write",
+            ));
+        }
+        let mapping = mapping.mapping(layout.clone());
         let source = match pods {
             Some(file) => Source::File(file),
             None => Source::Api {
@@ -686,7 +695,6 @@ impl Cli {
                 return Err(usage(&namespaces_mix(&mapping.backend)));
             }
         }
-        let (store, layout) = store.store(env)?;
         let changes = changes.changes(&owner)?;
         let no_color = env("NO_COLOR").is_some_and(|value| !value.is_empty());
         Ok(Config {
@@ -756,7 +764,7 @@ impl ChangesArgs {
 }
 
 impl MappingArgs {
-    fn mapping(self) -> Mapping {
+    fn mapping(self, layout: Layout) -> Mapping {
         let Self {
             backend_label,
             backend,
@@ -780,6 +788,7 @@ impl MappingArgs {
                 FamilyArg::Ipv6 => IpFamily::Ipv6,
             }),
             server_id,
+            layout,
         }
     }
 }
@@ -811,12 +820,26 @@ impl StoreArgs {
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
         };
-        let LayoutArg::Vulcand = layout;
-        let one_spelling = etcd_api == ApiArg::V2 && store_file.is_none();
-        let layout = Layout::Vulcand(Vulcand {
-            prefix,
-            one_spelling,
-        });
+        let v2 = etcd_api == ApiArg::V2 && store_file.is_none();
+        let layout = match layout {
+            LayoutArg::Vulcand => Layout::Vulcand(Vulcand {
+                prefix,
+                one_spelling: v2,
+            }),
+            LayoutArg::Traefik if v2 => {
+                return Err(usage(
+                    "Traefik reads etcd v3 only: `--etcd-api 2` does not go with it",
+                ));
+            }
+            LayoutArg::Traefik => match prefix {
+                Some(prefix) if prefix.starts_with('/') => {
+                    return Err(usage(
+                        "Traefik cannot read a prefix that begins with a slash",
+                    ));
+                }
+                prefix => Layout::Traefik(Traefik { prefix }),
+            },
+        };
         if let Some(file) = store_file {
             return Ok((StoreConfig::File(file), layout));
         }

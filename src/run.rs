@@ -135,6 +135,7 @@ fn decide(
     config: &Config,
 ) -> anyhow::Result<Plan> {
     plan(observed, lists, rules, &config.layout).map_err(|NoBackends { prefix, wanted }| {
+        let started_with = config.layout.started_with(&prefix);
         let sibling = match &observed.sibling {
             Some(sibling) => format!(
                 "There are {} backends under `{}/`: is that the right `--prefix`? ",
@@ -145,7 +146,7 @@ fn decide(
         anyhow!(
             "no backend is defined under `{prefix}/backends/`, and pods want {wanted}: is this the \
              right store? {sibling}A proxy that keeps its keys elsewhere is told with `--prefix` (and \
-             vulcand must be started with the same one: `-etcdKey={prefix}`), one on etcd's other API \
+             the proxy must be started for the same one: `{started_with}`), one on etcd's other API \
              with `--etcd-api`. If the store is new, define the backends or give `--create-backends`"
         )
     })

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Denied, Mark, PodName, Scope, ServerUrl, Snapshot};
+use crate::model::{
+    BackendId, Denied, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
+};
 
+pub mod traefik;
 pub mod vulcand;
 
+use traefik::Traefik;
 use vulcand::Vulcand;
 
 /// The layout of one proxy's configuration.
@@ -13,6 +17,8 @@ use vulcand::Vulcand;
 pub enum Layout {
     /// vulcand's, on etcd v2 and v3.
     Vulcand(Vulcand),
+    /// Traefik's, on etcd v3.
+    Traefik(Traefik),
 }
 
 /// The proxy's configuration as a listing found it.
@@ -99,6 +105,57 @@ pub enum Fault {
     SlashInId,
     /// A directory without a definition.
     BareDirectory,
+    /// A key that Traefik does not know: it freezes the whole provider.
+    Freezes,
+    /// A URL that disables its service in Traefik.
+    BadUrl,
+    /// Servers, and no router at all.
+    NoRouter,
+}
+
+impl Fault {
+    /// What it does to the proxy, and the way out.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Null => "a value `null` crashes the proxy, at each start again. Remove it:",
+            Self::Malformed => {
+                "a value that is no server: the proxy stops or fails on it. Remove it:"
+            }
+            Self::NoUrl => {
+                "a server without a valid URL: after a restart of the proxy every request to its \
+                 backend fails. Remove it:"
+            }
+            Self::SlashInId => {
+                "a slash in a server's id: ignored on etcd v3, and the whole backend broken on v2. \
+                 Remove it."
+            }
+            Self::BareDirectory => {
+                "a directory of a backend without a definition: on etcd v2 the proxy does not start. \
+                 Define the backend or remove the directory."
+            }
+            Self::Freezes => {
+                "a key that Traefik does not know: it stays at its last good configuration until this \
+                 is gone. Remove it:"
+            }
+            Self::BadUrl => {
+                "a server without a valid URL: Traefik disables its service (404). Remove it:"
+            }
+            Self::NoRouter => {
+                "servers, and no router at all: when the last service key goes Traefik keeps serving \
+                 the old servers. Define a router first."
+            }
+        }
+    }
+
+    /// Whether removing its key is the way out.
+    #[must_use]
+    pub fn is_removed(self) -> bool {
+        match self {
+            Self::Null | Self::Malformed | Self::NoUrl | Self::Freezes | Self::BadUrl => true,
+            Self::SlashInId | Self::BareDirectory | Self::NoRouter => false,
+        }
+    }
 }
 
 /// Why a listing could not be understood.
@@ -124,6 +181,7 @@ impl Layout {
     pub fn ranges(&self) -> Vec<String> {
         match self {
             Self::Vulcand(layout) => layout.ranges(),
+            Self::Traefik(layout) => layout.ranges(),
         }
     }
 
@@ -134,6 +192,7 @@ impl Layout {
     pub fn observe(&self, snapshot: Snapshot) -> Result<Observed, ObserveError> {
         match self {
             Self::Vulcand(layout) => layout.observe(snapshot),
+            Self::Traefik(layout) => layout.observe(snapshot),
         }
     }
 
@@ -142,27 +201,56 @@ impl Layout {
     pub fn scope(&self, scope: &Scope) -> String {
         match self {
             Self::Vulcand(_) => scope.to_string(),
+            Self::Traefik(_) => scope.cluster.clone(),
         }
     }
 
     /// The id under which a server stands in its backend.
     #[must_use]
-    pub fn id(&self, server: &str, _mark: &Mark) -> String {
+    pub fn id(&self, server: &str, mark: &Mark) -> String {
         match self {
             Self::Vulcand(_) => server.to_owned(),
+            Self::Traefik(_) => traefik::id(server, mark),
         }
     }
 
     /// The mark that an entry of this layout carries for a pod.
     #[must_use]
     pub fn mark(&self, owner: &str, scope: &str, pod: &PodName) -> Mark {
+        let name = match self {
+            Self::Vulcand(_) => Some(pod.name.clone()),
+            Self::Traefik(_) => None,
+        };
+        Mark {
+            owner: owner.into(),
+            scope: scope.into(),
+            namespace: pod.namespace.clone(),
+            pod: name,
+        }
+    }
+
+    /// Makes an id of a backend.
+    ///
+    /// # Errors
+    /// [`InvalidId`]: the proxy could not read it.
+    pub fn backend_id(&self, text: &str) -> Result<BackendId, InvalidId> {
         match self {
-            Self::Vulcand(_) => Mark {
-                owner: owner.into(),
-                scope: scope.into(),
-                namespace: pod.namespace.clone(),
-                pod: Some(pod.name.clone()),
-            },
+            Self::Vulcand(_) => BackendId::new(text),
+            Self::Traefik(_) if text.bytes().all(|c| c.is_ascii_digit()) && !text.is_empty() => {
+                Err(InvalidId::OnlyDigits)
+            }
+            Self::Traefik(_) => BackendId::new(text.to_ascii_lowercase()),
+        }
+    }
+
+    /// Makes an id of a server.
+    ///
+    /// # Errors
+    /// [`InvalidId`]: the proxy could not read it.
+    pub fn server_id(&self, text: &str) -> Result<ServerId, InvalidId> {
+        match self {
+            Self::Vulcand(_) => ServerId::new(text),
+            Self::Traefik(_) => ServerId::new(text.to_ascii_lowercase()),
         }
     }
 
@@ -171,6 +259,7 @@ impl Layout {
     pub fn key(&self, prefix: &str, backend: &str, id: &str) -> String {
         match self {
             Self::Vulcand(_) => vulcand::server_key(prefix, backend, id),
+            Self::Traefik(_) => traefik::server_key(prefix, backend, id),
         }
     }
 
@@ -179,14 +268,43 @@ impl Layout {
     pub fn value(&self, url: &ServerUrl, mark: &Mark) -> String {
         match self {
             Self::Vulcand(_) => vulcand::write(url, mark),
+            Self::Traefik(_) => url.to_string(),
         }
     }
 
-    /// The key and value that define a backend with nothing but defaults.
+    /// The keys and values that define a backend with nothing but defaults, the one that makes it
+    /// defined last.
     #[must_use]
-    pub fn definition(&self, prefix: &str, backend: &str) -> (String, String) {
+    pub fn definition(&self, prefix: &str, backend: &str) -> Vec<(String, String)> {
         match self {
-            Self::Vulcand(_) => vulcand::definition(prefix, backend),
+            Self::Vulcand(_) => vec![vulcand::definition(prefix, backend)],
+            Self::Traefik(_) => traefik::definition(prefix, backend),
+        }
+    }
+
+    /// Why a backend needs a definition, and how it gets one, in words.
+    #[must_use]
+    pub fn undefined(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Vulcand(_) => (
+                "the proxy does not know it, and servers without a definition can hang or stop it at \
+                 its next start",
+                "Define it, or give `--create-backends`:",
+            ),
+            Self::Traefik(_) => (
+                "no router names it, and it has no key of its own beside servers, so the proxy sends it \
+                 nothing",
+                "Define a router, with a rule of yours:",
+            ),
+        }
+    }
+
+    /// How the proxy is started so that it reads this prefix.
+    #[must_use]
+    pub fn started_with(&self, prefix: &str) -> String {
+        match self {
+            Self::Vulcand(_) => format!("-etcdKey={prefix}"),
+            Self::Traefik(_) => format!("--providers.etcd.rootkey={prefix}"),
         }
     }
 
@@ -195,6 +313,7 @@ impl Layout {
     pub fn bleeds(&self, shorter: &str, longer: &str) -> bool {
         match self {
             Self::Vulcand(_) => shorter.len() < longer.len() && longer.starts_with(shorter),
+            Self::Traefik(_) => false,
         }
     }
 }

@@ -16,6 +16,9 @@ pub enum InvalidId {
     /// Longer than 253 bytes.
     #[error("it is longer than {ID_MAX} bytes")]
     TooLong,
+    /// Nothing but digits, where that is a place in a list.
+    #[error("it is nothing but digits")]
+    OnlyDigits,
     /// A character that ids do not have, or do not begin with.
     #[error("it has {0:?} where an id has none")]
     Character(char),

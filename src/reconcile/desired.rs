@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::layout::Layout;
 use crate::model::{
     BackendId, ContainerPort, InvalidId, Phase, Pod, PodName, Scheme, ServerId, ServerUrl,
 };
@@ -26,6 +27,8 @@ pub struct Mapping {
     pub ip_family: Option<IpFamily>,
     /// Makes the server's id.
     pub server_id: Template,
+    /// Which ids the proxy can read.
+    pub layout: Layout,
 }
 
 /// A port, by name or by number.
@@ -338,9 +341,14 @@ impl Mapping {
         let backend = render("backend", &self.backend)?;
         let server = render("server", &self.server_id)?;
         Ok(Want {
-            backend: BackendId::new(backend.as_str())
+            backend: self
+                .layout
+                .backend_id(&backend)
                 .map_err(|why| bad("backend", &backend, &why))?,
-            server: ServerId::new(server.as_str()).map_err(|why| bad("server", &server, &why))?,
+            server: self
+                .layout
+                .server_id(&server)
+                .map_err(|why| bad("server", &server, &why))?,
             url: ServerUrl::new(scheme, *ip, port),
         })
     }
@@ -393,6 +401,7 @@ fn only<'p>(mut ports: impl Iterator<Item = &'p ContainerPort>) -> Option<Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::vulcand::Vulcand;
 
     fn mapping() -> Mapping {
         Mapping {
@@ -403,6 +412,10 @@ mod tests {
             scheme: Scheme::Http,
             ip_family: None,
             server_id: Template::parse("{ip}").expect("a template"),
+            layout: Layout::Vulcand(Vulcand {
+                prefix: None,
+                one_spelling: false,
+            }),
         }
     }
 

@@ -17,10 +17,10 @@ pub enum Finding {
         backend: String,
         /// How many servers.
         servers: usize,
-        /// The key that would define it.
-        key: String,
-        /// The value that would.
-        value: String,
+        /// The keys and values that would define it.
+        define: Vec<(String, String)>,
+        /// Why it needs a definition.
+        why: &'static str,
     },
     /// A backend whose definition the proxy does not take.
     BrokenDefinition {
@@ -49,6 +49,8 @@ pub enum Finding {
         prefix: String,
         /// The other spelling.
         sibling: String,
+        /// How the proxy is started for the prefix of this run.
+        started_with: String,
         /// How many backends are there.
         backends: usize,
     },
@@ -84,6 +86,7 @@ pub(super) fn find(
         found.push(Finding::Sibling {
             prefix: observed.prefix.clone(),
             sibling: sibling.prefix.clone(),
+            started_with: layout.started_with(&observed.prefix),
             backends: sibling.backends,
         });
     }
@@ -110,13 +113,14 @@ pub(super) fn find(
                         .iter()
                         .any(|c| c.backend == *id && c.server.is_none()) =>
             {
-                let (key, value) = layout.definition(&observed.prefix, id);
+                let define = layout.definition(&observed.prefix, id);
+                let (why, _) = layout.undefined();
                 let servers = backend.servers.len();
                 found.push(Finding::Undefined {
                     backend: id.clone(),
                     servers,
-                    key,
-                    value,
+                    define,
+                    why,
                 });
             }
             Definition::Absent | Definition::Valid { .. } => {}

@@ -301,12 +301,15 @@ pub struct Frozen {
 /// Why a backend is frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Freeze {
-    /// It has no definition; the key and value that would define it.
+    /// It has no definition; the keys and values that would define it, and in words why it needs them
+    /// and what to do.
     Undefined {
-        /// The key.
-        key: String,
-        /// The value.
-        value: String,
+        /// Keys and values.
+        define: Vec<(String, String)>,
+        /// Why it needs a definition.
+        why: &'static str,
+        /// What to do.
+        way_out: &'static str,
     },
     /// Its definition is not valid: the key, and what is wrong.
     Broken {

@@ -242,7 +242,7 @@ impl<'a> Planner<'a> {
             define,
             defined_by: match (&backend.definition, define) {
                 (Definition::Valid { key }, _) => Some(key.clone()),
-                (_, true) => Some(self.layout.definition(&self.observed.prefix, id).0),
+                (_, true) => self.definition(id).map(|(key, _)| key),
                 _ => None,
             },
             owned,
@@ -301,14 +301,19 @@ impl<'a> Planner<'a> {
             _ => None,
         });
         let owners = owners.collect::<BTreeSet<_>>();
-        let (key, value) = self.layout.definition(&self.observed.prefix, id);
         match &backend.definition {
             Definition::Broken { key, why } => Some(Freeze::Broken {
                 key: key.clone(),
                 why: why.clone(),
             }),
             Definition::Absent if !self.rules.create_backends || wanted.is_empty() => {
-                Some(Freeze::Undefined { key, value })
+                let (why, way_out) = self.layout.undefined();
+                let define = self.layout.definition(&self.observed.prefix, id);
+                Some(Freeze::Undefined {
+                    define,
+                    why,
+                    way_out,
+                })
             }
             Definition::Absent
                 if let Some(other) = all.iter().find(|other| {
@@ -524,8 +529,7 @@ impl<'a> Planner<'a> {
         puts.sort_by(|a, b| order(a).cmp(&order(b)));
         deletes.sort_by(|a, b| order(a).cmp(&order(b)));
         held.sort_by(|a, b| order(&a.change).cmp(&order(&b.change)));
-        if define {
-            let (key, after) = self.layout.definition(&self.observed.prefix, id);
+        if let Some((key, after)) = self.definition(id).filter(|_| define) {
             self.plan.changes.push(Change {
                 backend: id.to_owned(),
                 server: None,
@@ -539,6 +543,11 @@ impl<'a> Planner<'a> {
         self.plan.changes.append(&mut puts);
         self.plan.changes.append(&mut deletes);
         self.plan.held.append(&mut held);
+    }
+
+    /// The one key and value that define a backend, where it is one.
+    fn definition(&self, id: &str) -> Option<(String, String)> {
+        self.layout.definition(&self.observed.prefix, id).pop()
     }
 
     /// Says what a frozen backend does not get, if it is anything.

@@ -82,6 +82,10 @@ fn world() -> World {
             scheme: Scheme::Http,
             ip_family: None,
             server_id: Template::parse("{ip}").expect("a template"),
+            layout: Layout::Vulcand(Vulcand {
+                prefix: None,
+                one_spelling: false,
+            }),
         },
         rules: Rules {
             owner: "prod".to_owned(),

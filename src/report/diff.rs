@@ -98,7 +98,7 @@ fn note(out: &mut dyn Write, note: &Note, kind: &str) -> io::Result<()> {
         kind: plain,
         text,
         items,
-        command,
+        commands,
     } = note;
     let wrapped = wrapped(&format!("{plain}: {text}"));
     // The colour comes after the wrapping: it has no width.
@@ -106,7 +106,7 @@ fn note(out: &mut dyn Write, note: &Note, kind: &str) -> io::Result<()> {
     for item in items {
         writeln!(out, "    {item}")?;
     }
-    if let Some(command) = command {
+    for command in commands {
         writeln!(out, "    {command}")?;
     }
     Ok(())

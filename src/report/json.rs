@@ -98,7 +98,7 @@ struct JsonFrozen<'p> {
 struct JsonFinding {
     text: String,
     keys: Vec<String>,
-    command: Option<String>,
+    commands: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -190,12 +190,12 @@ pub fn print(
                 |Note {
                      text,
                      items,
-                     command,
+                     commands,
                      kind: _,
                  }| JsonFinding {
                     text,
                     keys: items,
-                    command,
+                    commands,
                 },
             )
             .collect(),

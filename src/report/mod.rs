@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use crate::layout::Fault;
 use crate::model::PodName;
 use crate::reconcile::findings::Finding;
 use crate::reconcile::plan::{Change, Conflict, Duplicate, Freeze, Frozen, Kept, OutOfScope, Plan};
@@ -173,8 +172,8 @@ pub struct Note {
     pub text: String,
     /// Keys it is about, with what is known of each.
     pub items: Vec<String>,
-    /// A command to paste.
-    pub command: Option<String>,
+    /// Commands to paste.
+    pub commands: Vec<String>,
 }
 
 /// Everything there is to say of a plan beside its changes, alarms first.
@@ -249,7 +248,7 @@ fn held_notes(plan: &Plan, applied: bool) -> Vec<Note> {
                     .iter()
                     .map(|held| item(&held.change.key, held.change.pod.as_ref()))
                     .collect(),
-                command: None,
+                commands: Vec::new(),
             }
         })
         .collect()
@@ -274,7 +273,7 @@ fn kept_note(kept: &Kept, everywhere: bool) -> Note {
             .iter()
             .map(|(_, key, pod)| item(key, pod.as_ref()))
             .collect(),
-        command: None,
+        commands: Vec::new(),
     }
 }
 
@@ -304,7 +303,7 @@ fn conflict_note(conflict: &Conflict) -> Note {
             escaped(&pod.to_string())
         ),
         items: vec![format!("{}  {}", escaped(key), escaped(&shown(value)))],
-        command: None,
+        commands: Vec::new(),
     }
 }
 
@@ -324,7 +323,7 @@ fn duplicate_note(duplicate: &Duplicate) -> Note {
             escaped(&winner.to_string())
         ),
         items: vec![escaped(key).into_owned()],
-        command: None,
+        commands: Vec::new(),
     }
 }
 
@@ -354,7 +353,7 @@ fn out_of_scope_notes(plan: &Plan) -> Vec<Note> {
                 kind: "out of scope",
                 text,
                 items: group.iter().map(|entry| item(&entry.key, entry.pod.as_ref())).collect(),
-                command: None,
+                commands: Vec::new(),
             }
         })
         .collect()
@@ -369,15 +368,15 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
     } = frozen;
     let backend = escaped(backend);
     let count = format!("{left_out} left out, {ours} of ours stay as they are");
-    let (kind, text, command) = match why {
-        Freeze::Undefined { key, value } => (
+    let (kind, text, commands) = match why {
+        Freeze::Undefined {
+            define,
+            why,
+            way_out,
+        } => (
             "not defined",
-            format!(
-                "backend {backend}: the proxy does not know it, and servers without a definition can \
-                 hang or stop it at its next start ({count}). Define it, or give \
-                 `--create-backends`:"
-            ),
-            etcdctl.put(key, value),
+            format!("backend {backend}: {why} ({count}). {way_out}"),
+            puts(etcdctl, define),
         ),
         Freeze::Broken { key, why } => (
             "not defined",
@@ -385,7 +384,7 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
                 "backend {backend}: the proxy does not take its definition: {} ({count}). Mend it:",
                 escaped(why)
             ),
-            etcdctl.put(key, r#"{"Type":"http"}"#),
+            etcdctl.put(key, r#"{"Type":"http"}"#).into_iter().collect(),
         ),
         Freeze::Bleeds(other) => (
             "not defined",
@@ -395,7 +394,7 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
                  '{{name}}.svc'`.",
                 escaped(other)
             ),
-            None,
+            Vec::new(),
         ),
         Freeze::Owners(owners) => (
             "not shared",
@@ -408,33 +407,32 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
                     .collect::<Vec<_>>()
                     .join(", ")
             ),
-            None,
+            Vec::new(),
         ),
     };
     Note {
         kind,
         text,
         items: Vec::new(),
-        command,
+        commands,
     }
 }
 
 fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
-    let (text, items, command) = match finding {
+    let (text, items, commands) = match finding {
         Finding::Undefined {
             backend,
             servers,
-            key,
-            value,
+            define,
+            why,
         } => (
             format!(
-                "backend {}: it has servers ({servers}) and no definition. At its next start the proxy drops them, \
-                 or hangs if a frontend names it (etcd v2: it does not start). Define it, or remove \
+                "backend {}: it has servers ({servers}) and no definition: {why}. Define it, or remove \
                  its servers:",
                 escaped(backend)
             ),
             Vec::new(),
-            etcdctl.put(key, value),
+            puts(etcdctl, define),
         ),
         Finding::BrokenDefinition { key, why } => (
             format!(
@@ -442,17 +440,19 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
                 escaped(why)
             ),
             vec![escaped(key).into_owned()],
-            None,
+            Vec::new(),
         ),
         Finding::Fault { key, fault } => {
-            let command = match fault {
-                Fault::Null | Fault::NoUrl | Fault::Malformed => etcdctl.del(key),
-                Fault::SlashInId | Fault::BareDirectory => None,
+            let command = if fault.is_removed() {
+                etcdctl.del(key)
+            } else {
+                None
             };
+            let items = vec![escaped(key).into_owned()];
             (
-                fault_text(*fault).to_owned(),
-                vec![escaped(key).into_owned()],
-                command,
+                fault.text().to_owned(),
+                items,
+                command.into_iter().collect(),
             )
         }
         Finding::Bleeds { shorter, longer } => (
@@ -463,20 +463,21 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
                 escaped(longer)
             ),
             Vec::new(),
-            None,
+            Vec::new(),
         ),
         Finding::Sibling {
             prefix,
             sibling,
             backends,
+            started_with,
         } => (
             format!(
                 "backends under `{sibling}/` ({backends}), while this run works under `{prefix}/`: a \
-                 proxy reads only one of the two. Start it with `-etcdKey={prefix}`, or choose with \
+                 proxy reads only one of the two. Start it with `{started_with}`, or choose with \
                  `--prefix`."
             ),
             Vec::new(),
-            None,
+            Vec::new(),
         ),
         Finding::TwoOwners { ip, entries } => (
             format!(
@@ -487,7 +488,7 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
                 .iter()
                 .map(|(key, owner)| format!("{}  owner {}", escaped(key), escaped(owner)))
                 .collect(),
-            None,
+            Vec::new(),
         ),
         Finding::Stranger {
             backend,
@@ -502,34 +503,21 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
                 escaped(&pod.to_string())
             ),
             vec![escaped(key).into_owned()],
-            etcdctl.del(key),
+            etcdctl.del(key).into_iter().collect(),
         ),
     };
     Note {
         kind: "finding",
         text,
         items,
-        command,
+        commands,
     }
 }
 
-fn fault_text(fault: Fault) -> &'static str {
-    match fault {
-        Fault::Null => "a value `null` crashes the proxy, at each start again. Remove it:",
-        Fault::Malformed => "a value that is no server: the proxy stops or fails on it. Remove it:",
-        Fault::NoUrl => {
-            "a server without a valid URL: after a restart of the proxy every request to its backend \
-             fails. Remove it:"
-        }
-        Fault::SlashInId => {
-            "a slash in a server's id: ignored on etcd v3, and the whole backend broken on v2. Remove \
-             it."
-        }
-        Fault::BareDirectory => {
-            "a directory of a backend without a definition: on etcd v2 the proxy does not start. \
-             Define the backend or remove the directory."
-        }
-    }
+/// The commands that set these keys; none of them if one is nothing to paste.
+fn puts(etcdctl: Etcdctl, pairs: &[(String, String)]) -> Vec<String> {
+    let commands = pairs.iter().map(|(key, value)| etcdctl.put(key, value));
+    commands.collect::<Option<_>>().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Each folder of `fixtures/scenarios` is a run: `pods.json` and `before.json` in, `plan.diff` and
-//! `after.json` out; then a run that has nothing left to do. `BLESS=1` accepts what comes out.
+//! `after.json` out; then a run that has nothing left to do. Where `before.traefik.json` stands beside it,
+//! the same is run in Traefik's layout. `BLESS=1` accepts what comes out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,14 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/scenarios")
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Vulcand,
+    Traefik,
+}
+
 struct Scenario {
+    layout: Layout,
     name: String,
     folder: PathBuf,
     store: tempfile::TempDir,
@@ -18,14 +26,20 @@ struct Scenario {
 
 impl Scenario {
     fn open(folder: PathBuf) -> Self {
+        Self::of(folder, Layout::Vulcand)
+    }
+
+    fn of(folder: PathBuf, layout: Layout) -> Self {
         let name = folder
             .file_name()
             .expect("a name")
             .to_string_lossy()
             .into_owned();
         let store = tempfile::tempdir().expect("a temporary folder");
-        fs::copy(folder.join("before.json"), store.path().join("store.json")).expect("before.json");
+        let before = folder.join(of_layout("before.json", layout));
+        fs::copy(before, store.path().join("store.json")).expect("the store before");
         Self {
+            layout,
             name,
             folder,
             store,
@@ -37,7 +51,17 @@ impl Scenario {
     }
 
     fn program(&self) -> Program {
-        let more = fs::read_to_string(self.folder.join("args")).unwrap_or_default();
+        let read = |name: &str| fs::read_to_string(self.folder.join(name)).ok();
+        let args = match self.layout {
+            Layout::Vulcand => None,
+            Layout::Traefik => Some(read("args.traefik").unwrap_or_default() + "--layout traefik "),
+        };
+        let common = if self.layout == Layout::Traefik && read("args.traefik").is_some() {
+            None
+        } else {
+            read("args")
+        };
+        let more = args.unwrap_or_default() + &common.unwrap_or_default();
         vulcanized(&format!("--owner prod {more}"))
             .arg("--pods")
             .arg(self.folder.join("pods.json"))
@@ -47,7 +71,7 @@ impl Scenario {
 
     /// Compares with what is kept beside the inputs, or keeps it.
     fn compare(&self, file: &str, got: &str) {
-        let path = self.folder.join(file);
+        let path = self.folder.join(of_layout(file, self.layout));
         if std::env::var_os("BLESS").is_some() {
             fs::write(&path, got).expect("it is kept");
         }
@@ -114,6 +138,29 @@ impl Scenario {
     }
 }
 
+/// `plan.diff` is `plan.traefik.diff` in Traefik's layout.
+fn of_layout(file: &str, layout: Layout) -> String {
+    match (layout, file.split_once('.')) {
+        (Layout::Vulcand, _) => file.to_owned(),
+        (Layout::Traefik, Some((name, ending))) => format!("{name}.traefik.{ending}"),
+        (Layout::Traefik, None) => format!("{file}.traefik"),
+    }
+}
+
+#[test]
+fn every_scenario_in_traefiks_layout() {
+    let folders = fs::read_dir(folder()).expect("scenarios");
+    let folders = folders.map(|entry| entry.expect("one").path());
+    let folders = folders.filter(|folder| folder.join("before.traefik.json").exists());
+    let scenarios = folders
+        .map(|folder| Scenario::of(folder, Layout::Traefik))
+        .collect::<Vec<_>>();
+    assert!(scenarios.len() > 40, "the scenarios are there");
+    for scenario in scenarios {
+        scenario.check();
+    }
+}
+
 #[test]
 fn every_scenario() {
     let folders = fs::read_dir(folder())
@@ -160,9 +207,19 @@ fn every_finding_and_its_healthy_twin() {
 #[test]
 fn lines_of_ours_are_not_wider_than_80_columns() {
     for entry in fs::read_dir(folder()).expect("scenarios") {
-        for file in ["plan.diff", "applied"] {
+        for file in [
+            "plan.diff",
+            "applied",
+            "plan.traefik.diff",
+            "applied.traefik",
+        ] {
             let path = entry.as_ref().expect("one").path().join(file);
-            let text = fs::read_to_string(&path).expect("it is kept");
+            // Some scenarios are vulcand's alone.
+            let optional = file.contains("traefik");
+            let Ok(text) = fs::read_to_string(&path) else {
+                assert!(optional, "{}", path.display());
+                continue;
+            };
             for line in text.lines() {
                 let values = ["+", "-", "@", "    ", "~"]
                     .iter()
