@@ -663,11 +663,19 @@ impl Cli {
             pods,
         } = kubernetes;
         let (store, layout) = store.store(env)?;
-        if matches!(layout, Layout::Traefik(_)) && changes.create_backends {
-            return Err(usage(
-                "`--create-backends` does not apply to Traefik: a service is defined by a router that \
-                 names it, and its rule is yours to write",
-            ));
+        if matches!(layout, Layout::Traefik(_)) {
+            if changes.create_backends {
+                return Err(usage(
+                    "`--create-backends` does not apply to Traefik: a service is defined by a router \
+                     that names it, and its rule is yours to write",
+                ));
+            }
+            if owner.bytes().all(|c| c.is_ascii_digit()) {
+                return Err(usage(
+                    "`--owner` needs a letter here: it begins the ids of Traefik's servers, and one of \
+                     nothing but digits could be taken for an address",
+                ));
+            }
         }
         let mapping = mapping.mapping(layout.clone());
         let source = match pods {

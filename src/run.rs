@@ -134,8 +134,13 @@ fn decide(
     rules: &Rules,
     config: &Config,
 ) -> anyhow::Result<Plan> {
-    plan(observed, lists, rules, &config.layout).map_err(|NoBackends { prefix, wanted }| {
-        let started_with = config.layout.started_with(&prefix);
+    let plan = plan(observed, lists, rules, &config.layout);
+    plan.map_err(|NoBackends { prefix, wanted, example }| {
+        let layout = &config.layout;
+        let (place, way_out) = layout.nothing_defined(&prefix);
+        let started_with = layout.started_with(&prefix);
+        let define = report::puts(style(config).etcdctl, &layout.definition(&prefix, &example));
+        let define = define.join(" && ");
         let sibling = match &observed.sibling {
             Some(sibling) => format!(
                 "There are {} backends under `{}/`: is that the right `--prefix`? ",
@@ -144,10 +149,9 @@ fn decide(
             None => String::new(),
         };
         anyhow!(
-            "no backend is defined under `{prefix}/backends/`, and pods want {wanted}: is this the \
-             right store? {sibling}A proxy that keeps its keys elsewhere is told with `--prefix` (and \
-             the proxy must be started for the same one: `{started_with}`), one on etcd's other API \
-             with `--etcd-api`. If the store is new, define the backends or give `--create-backends`"
+            "no backend is defined under `{place}`, and pods want {wanted}: is this the right store? \
+             {sibling}A proxy that keeps its keys elsewhere is told with `--prefix` (and the proxy must \
+             be started for the same one: `{started_with}`){way_out}: {define}"
         )
     })
 }

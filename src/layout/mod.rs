@@ -68,6 +68,13 @@ pub enum Definition {
         /// What is wrong with its value.
         why: String,
     },
+    /// This key makes it something that has no servers, which is right as long as it has none.
+    OtherType {
+        /// The key.
+        key: String,
+        /// What it is.
+        why: String,
+    },
     /// This key defines it.
     Valid {
         /// The key.
@@ -107,8 +114,10 @@ pub enum Fault {
     BareDirectory,
     /// A key that Traefik does not know: it freezes the whole provider.
     Freezes,
-    /// A URL that disables its service in Traefik.
+    /// A server without a URL that Traefik takes.
     BadUrl,
+    /// Services whose names differ in case only.
+    TwoSpellings,
     /// Servers, and no router at all.
     NoRouter,
 }
@@ -135,11 +144,16 @@ impl Fault {
                  Define the backend or remove the directory."
             }
             Self::Freezes => {
-                "a key that Traefik does not know: it stays at its last good configuration until this \
-                 is gone. Remove it:"
+                "a key or value that Traefik 3.7 cannot read: it stays at its last good configuration \
+                 until this is gone. Remove it:"
             }
             Self::BadUrl => {
-                "a server without a valid URL: Traefik disables its service (404). Remove it:"
+                "a server without a valid URL: its share of the requests fails, or Traefik disables its \
+                 whole service (404). Remove it:"
+            }
+            Self::TwoSpellings => {
+                "services whose names differ in case only are one to Traefik, under one of the names: \
+                 routers that name another answer 404. Give it one spelling."
             }
             Self::NoRouter => {
                 "servers, and no router at all: when the last service key goes Traefik keeps serving \
@@ -153,7 +167,7 @@ impl Fault {
     pub fn is_removed(self) -> bool {
         match self {
             Self::Null | Self::Malformed | Self::NoUrl | Self::Freezes | Self::BadUrl => true,
-            Self::SlashInId | Self::BareDirectory | Self::NoRouter => false,
+            Self::SlashInId | Self::BareDirectory | Self::NoRouter | Self::TwoSpellings => false,
         }
     }
 }
@@ -295,6 +309,32 @@ impl Layout {
                 "no router names it, and it has no key of its own beside servers, so the proxy sends it \
                  nothing",
                 "Define a router, with a rule of yours:",
+            ),
+        }
+    }
+
+    /// The keys and values that mend a definition the proxy does not take, where that is ours to say.
+    #[must_use]
+    pub fn mend(&self, prefix: &str, backend: &str) -> Vec<(String, String)> {
+        match self {
+            Self::Vulcand(_) => self.definition(prefix, backend),
+            Self::Traefik(_) => Vec::new(),
+        }
+    }
+
+    /// For a store that defines no backend: where they would be, what to check beside the prefix, and
+    /// what to do, in words that end where the commands follow.
+    #[must_use]
+    pub fn nothing_defined(&self, prefix: &str) -> (String, &'static str) {
+        match self {
+            Self::Vulcand(_) => (
+                format!("{prefix}/backends/"),
+                ", one on etcd's other API with `--etcd-api`. If the store is new, give \
+                 `--create-backends` or define the backends",
+            ),
+            Self::Traefik(_) => (
+                format!("{prefix}/http/"),
+                ". If the store is new, define routers that name the services",
             ),
         }
     }

@@ -1,8 +1,9 @@
 //! Traefik's keys for its etcd provider: `<prefix>/http/services/<service>/loadBalancer/servers/<id>/url`,
 //! values in plain text. One key that it does not know freezes the whole provider, so the mark is in the
-//! id: `<owner>.<cluster>.<namespace>.<server id>`.
+//! id: `<owner>.<cluster>.<namespace>.<server id>`. What is said of Traefik here was seen on 3.7.15.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::net::IpAddr;
 
 use super::{Backend, Definition, Entry, Fault, ObserveError, Observed, Sibling};
@@ -11,8 +12,36 @@ use crate::model::{self, Mark, ServerUrl, Snapshot, check_name};
 /// The prefix when none is given: Traefik's own.
 const DEFAULT_PREFIX: &str = "traefik";
 
+/// Services of these types have no servers of their own; a service is of one type.
+const OTHER_TYPES: [&str; 4] = ["weighted", "mirroring", "failover", "highestRandomWeight"];
+
+/// What a load balancer may have beside its servers.
+const BALANCER: [&str; 7] = [
+    "sticky",
+    "strategy",
+    "healthCheck",
+    "passiveHealthCheck",
+    "passHostHeader",
+    "responseForwarding",
+    "serversTransport",
+];
+
 /// What a server may have beside its URL.
-const KNOWN: [&str; 2] = ["weight", "preservePath"];
+const SERVER: [&str; 5] = ["weight", "preservePath", "fenced", "scheme", "port"];
+
+/// What a router may have.
+const ROUTER: [&str; 10] = [
+    "entryPoints",
+    "middlewares",
+    "service",
+    "rule",
+    "ruleSyntax",
+    "priority",
+    "parentRefs",
+    "tls",
+    "observability",
+    "deniedEncodedPathCharacters",
+];
 
 /// Traefik's layout under one prefix.
 #[derive(Debug, Clone)]
@@ -39,33 +68,22 @@ impl Traefik {
         let Snapshot { revision, ranges } = snapshot;
         let prefix = self.prefix().to_owned();
         let mut ranges = ranges.into_iter();
-        let mut tree = match ranges.next() {
-            Some(Ok(entries)) => Tree::read(&prefix, entries),
-            Some(Err(denied)) => return Err((&denied).into()),
-            None => Tree::default(),
-        };
-        // Without permission to read the routers only other keys of a service define it.
-        tree.route(
-            &prefix,
-            ranges.next().and_then(Result::ok).unwrap_or_default(),
-        );
+        let mut next = || ranges.next().unwrap_or(Ok(Vec::new()));
+        let denied = |denied| ObserveError::from(&denied);
+        let mut tree = Tree::read(&prefix, next().map_err(denied)?);
+        // Which services are defined is what the routers say: without them nothing can be decided.
+        tree.route(&prefix, next().map_err(denied)?);
+        tree.compare_spellings(&prefix);
         let slashed = format!("/{prefix}");
-        let sibling = ranges
-            .next()
-            .and_then(Result::ok)
-            .filter(|found| !found.is_empty());
-        let sibling = sibling.map(|found| Sibling {
+        // Looked at for a warning only: refused permission is silent.
+        let found = next().unwrap_or_default();
+        let sibling = (!found.is_empty()).then(|| Sibling {
             backends: Tree::read(&slashed, found).backends.len(),
             prefix: slashed,
         });
         let Tree {
-            backends,
-            mut stray,
-            routed,
+            backends, stray, ..
         } = tree;
-        if !routed && backends.values().any(|backend| !backend.servers.is_empty()) {
-            stray.push((routers(&prefix), Fault::NoRouter));
-        }
         Ok(Observed {
             revision,
             prefix,
@@ -101,7 +119,8 @@ pub(super) fn id(server: &str, mark: &Mark) -> String {
 
 /// The keys and values that define a service: a router that names it.
 pub(super) fn definition(prefix: &str, service: &str) -> Vec<(String, String)> {
-    let router = format!("{}{service}", routers(prefix));
+    // A router of the service's own name may be there and send its requests elsewhere.
+    let router = format!("{}to-{service}", routers(prefix));
     vec![
         (
             format!("{router}/rule"),
@@ -133,90 +152,217 @@ fn mark(id: &str) -> Option<Mark> {
     })
 }
 
+/// Traefik takes names of fields in any case.
+fn is(segment: &str, field: &str) -> bool {
+    segment.eq_ignore_ascii_case(field)
+}
+
+fn is_one_of(segment: &str, fields: &[&str]) -> bool {
+    fields.iter().any(|field| is(segment, field))
+}
+
+/// Whether Traefik can read a field's value: one that it cannot read freezes it.
+fn is_readable(field: &str, value: &[u8]) -> bool {
+    /// What Go reads as a truth value.
+    const TRUTHS: [&str; 12] = [
+        "1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False",
+    ];
+    let value = String::from_utf8_lossy(value);
+    if is(field, "weight") || is(field, "priority") {
+        value.parse::<i64>().is_ok()
+    } else if is(field, "preservePath") || is(field, "passHostHeader") {
+        TRUTHS.contains(&&*value)
+    } else {
+        true
+    }
+}
+
+/// Whether Traefik can send requests to this URL. It knows one scheme more than we write.
+fn is_served(url: &str) -> bool {
+    let known = url.strip_prefix("h2c").map(|rest| format!("http{rest}"));
+    ServerUrl::parse(known.as_deref().unwrap_or(url)).is_some()
+}
+
+/// The parts of a key behind its range, as Traefik takes it apart: what is between slashes, if anything.
+fn segments<'k>(key: &'k str, range: &str) -> Vec<&'k str> {
+    let parts = key[range.len()..].split('/');
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
 #[derive(Default)]
 struct Tree {
     backends: BTreeMap<String, Backend>,
     stray: Vec<(String, Fault)>,
-    routed: bool,
+    /// Servers that have something, but no URL (yet): the first key of each.
+    without_url: BTreeMap<(String, String), String>,
 }
 
 impl Tree {
     fn read(prefix: &str, entries: Vec<model::Entry>) -> Self {
-        let skip = services(prefix).len();
+        let range = services(prefix);
         let mut tree = Self::default();
-        for model::Entry {
-            key,
-            value,
-            revision,
-        } in entries
-        {
-            let Ok(key) = String::from_utf8(key) else {
+        for entry in entries {
+            // Neither Traefik nor we can name what is not UTF-8.
+            let Ok(key) = String::from_utf8(entry.key) else {
                 continue;
             };
-            let segments = key[skip..].split('/').collect::<Vec<_>>();
-            match *segments.as_slice() {
-                [service, "loadBalancer", "servers", id, "url"] if !id.is_empty() => {
-                    let url = std::str::from_utf8(&value).ok().and_then(ServerUrl::parse);
-                    let fault = url.is_none().then_some(Fault::BadUrl);
-                    let (service, id) = (service.to_owned(), id.to_owned());
-                    let mark = mark(&id);
-                    let entry = Entry {
-                        key,
-                        value,
-                        revision,
-                        url,
-                        mark,
-                        fault,
-                    };
-                    tree.backend(&service).servers.insert(id, entry);
-                }
-                [service, "loadBalancer", "servers", _, field] if KNOWN.contains(&field) => {
-                    tree.backend(service);
-                }
-                [service, "loadBalancer", "servers", ..] => {
-                    tree.backend(service);
-                    tree.stray.push((key, Fault::Freezes));
-                }
-                [service, _, ..] if !service.is_empty() => {
-                    tree.backend(service).definition = Definition::Valid { key: key.clone() };
-                }
-                _ => tree.stray.push((key, Fault::Freezes)),
+            if let Some((service, fields)) = segments(&key, &range).split_first() {
+                tree.add(service, fields, &key, entry.value, entry.revision);
+            }
+        }
+        for ((service, id), key) in std::mem::take(&mut tree.without_url) {
+            if !tree.backend(&service).servers.contains_key(&id) {
+                tree.stray.push((key, Fault::BadUrl));
             }
         }
         tree
     }
 
+    /// Adds one key of a service.
+    fn add(&mut self, service: &str, fields: &[&str], key: &str, value: Vec<u8>, revision: u64) {
+        let frozen = match *fields {
+            [balancer, servers, id, url]
+                if is(balancer, "loadBalancer") && is(servers, "servers") && is(url, "url") =>
+            {
+                return self.server(service, id, key, value, revision);
+            }
+            [balancer, servers, id, ref field @ ..]
+                if is(balancer, "loadBalancer") && is(servers, "servers") =>
+            {
+                let frozen = match *field {
+                    [] => false,
+                    [field] => !is_one_of(field, &SERVER) || !is_readable(field, &value),
+                    _ => true,
+                };
+                if !frozen {
+                    let server = (service.to_owned(), id.to_owned());
+                    let first = self.without_url.entry(server);
+                    first.or_insert_with(|| key.to_owned());
+                }
+                frozen
+            }
+            // A name with nothing behind it does nothing.
+            [] => false,
+            [balancer] if is(balancer, "loadBalancer") => false,
+            [balancer, servers] if is(balancer, "loadBalancer") && is(servers, "servers") => false,
+            [balancer, field, ..] if is(balancer, "loadBalancer") => {
+                let known = is_one_of(field, &BALANCER) && is_readable(field, &value);
+                if known {
+                    self.define(service, key);
+                }
+                !known
+            }
+            [kind, ..] if is_one_of(kind, &OTHER_TYPES) => {
+                self.backend(service).definition = Definition::OtherType {
+                    key: key.to_owned(),
+                    why: format!(
+                        "it is a service of the type `{kind}`, and one that has servers too is disabled \
+                         (404)"
+                    ),
+                };
+                fields.len() == 1
+            }
+            [middlewares, ..] if is(middlewares, "middlewares") => {
+                self.define(service, key);
+                false
+            }
+            _ => true,
+        };
+        self.backend(service);
+        if frozen {
+            self.stray.push((key.to_owned(), Fault::Freezes));
+        }
+    }
+
+    fn server(&mut self, service: &str, id: &str, key: &str, value: Vec<u8>, revision: u64) {
+        let text = std::str::from_utf8(&value).unwrap_or_default();
+        let entry = Entry {
+            url: ServerUrl::parse(text),
+            mark: mark(id),
+            fault: (!is_served(text)).then_some(Fault::BadUrl),
+            key: key.to_owned(),
+            value,
+            revision,
+        };
+        // A second spelling of one key (`…/url/`) adds nothing.
+        if let Slot::Vacant(slot) = self.backend(service).servers.entry(id.to_owned()) {
+            slot.insert(entry);
+        }
+    }
+
     /// Adds what the routers say: which services are defined by being named.
     fn route(&mut self, prefix: &str, entries: Vec<model::Entry>) {
-        let skip = routers(prefix).len();
+        let range = routers(prefix);
+        let mut routed = false;
         for model::Entry {
             key,
             value,
             revision: _,
         } in entries
         {
-            self.routed = true;
-            let (Ok(key), Ok(value)) = (String::from_utf8(key), String::from_utf8(value)) else {
+            routed = true;
+            let Ok(key) = String::from_utf8(key) else {
                 continue;
             };
-            let [_, "service"] = *key[skip..].split('/').collect::<Vec<_>>().as_slice() else {
-                continue;
-            };
-            let service = value.strip_suffix("@etcd").unwrap_or(&value);
-            if !service.is_empty() && !service.contains('@') {
-                self.backend(service).definition = Definition::Valid { key };
+            match *segments(&key, &range) {
+                [_, service] if is(service, "service") => {
+                    let service = String::from_utf8_lossy(&value);
+                    let service = service.strip_suffix("@etcd").unwrap_or(&service);
+                    // Other providers' services are named with their `@`.
+                    if !service.is_empty() && !service.contains(['@', '/']) {
+                        self.define(service, &key);
+                    }
+                }
+                [_, field, ..] if is_one_of(field, &ROUTER) && is_readable(field, &value) => {}
+                [] | [_] => {}
+                _ => self.stray.push((key, Fault::Freezes)),
             }
+        }
+        let defined = |backend: &Backend| matches!(backend.definition, Definition::Valid { .. });
+        let served = |backend: &Backend| !backend.servers.is_empty();
+        // A key of a service's own stays when its servers go, and so does a router.
+        if !routed && self.backends.values().any(served) && !self.backends.values().any(defined) {
+            self.stray.push((range, Fault::NoRouter));
+        }
+    }
+
+    /// Finds services whose names differ in case only.
+    fn compare_spellings(&mut self, prefix: &str) {
+        let range = services(prefix);
+        let mut spellings = BTreeMap::<String, Vec<&String>>::new();
+        for service in self.backends.keys() {
+            let folded = service.to_ascii_lowercase();
+            spellings.entry(folded).or_default().push(service);
+        }
+        let mixed = spellings.into_values().filter(|names| names.len() > 1);
+        let keys = mixed.flatten().map(|name| format!("{range}{name}/"));
+        let found = keys.map(|key| (key, Fault::TwoSpellings));
+        self.stray.extend(found.collect::<Vec<_>>());
+    }
+
+    /// Notes that this key defines a service, unless that is of another type.
+    fn define(&mut self, service: &str, key: &str) {
+        let definition = &mut self.backend(service).definition;
+        if *definition == Definition::Absent {
+            *definition = Definition::Valid {
+                key: key.to_owned(),
+            };
         }
     }
 
     fn backend(&mut self, id: &str) -> &mut Backend {
-        self.backends.entry(id.to_owned()).or_default()
+        // Not `entry`: it would copy the id for each of a backend's servers.
+        if !self.backends.contains_key(id) {
+            self.backends.insert(id.to_owned(), Backend::default());
+        }
+        self.backends.get_mut(id).expect("just inserted")
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Denied;
 
     fn entry(key: &str, value: &str) -> model::Entry {
         model::Entry {
@@ -226,15 +372,35 @@ mod tests {
         }
     }
 
-    fn observe(services: Vec<model::Entry>, routers: Vec<model::Entry>) -> Observed {
-        let ranges = vec![Ok(services), Ok(routers), Ok(vec![])];
+    type Range = Result<Vec<model::Entry>, Denied>;
+
+    fn try_observe(ranges: [Range; 3]) -> Result<Observed, ObserveError> {
         let layout = Traefik { prefix: None };
-        layout
-            .observe(Snapshot {
-                revision: Some(1),
-                ranges,
-            })
-            .expect("it may be read")
+        layout.observe(Snapshot {
+            revision: Some(1),
+            ranges: ranges.into(),
+        })
+    }
+
+    fn observe(services: Vec<model::Entry>, routers: Vec<model::Entry>) -> Observed {
+        try_observe([Ok(services), Ok(routers), Ok(vec![])]).expect("it may be read")
+    }
+
+    /// Services of these keys and values, with a router that names `web`.
+    fn observe_keys(keys: &[(&str, &str)]) -> Observed {
+        let entries = keys
+            .iter()
+            .map(|(key, value)| entry(&format!("traefik/http/services/{key}"), value));
+        let router = entry("traefik/http/routers/r/service", "web");
+        observe(entries.collect(), vec![router])
+    }
+
+    /// All that is found wrong.
+    fn faults(observed: &Observed) -> Vec<Fault> {
+        let servers = observed.backends.values().flat_map(|b| b.servers.values());
+        let own = servers.filter_map(|entry| entry.fault);
+        own.chain(observed.stray.iter().map(|(_, fault)| *fault))
+            .collect()
     }
 
     #[test]
@@ -282,26 +448,100 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_freeze_the_provider_are_found() {
-        let faults = |key: &str, value: &str| {
-            let key = format!("traefik/http/services/{key}");
-            let router = entry("traefik/http/routers/r/rule", "x");
-            let observed = observe(vec![entry(&key, value)], vec![router]);
-            let entries = observed.backends.values().flat_map(|b| b.servers.values());
-            let own = entries.filter_map(|entry| entry.fault);
-            own.chain(observed.stray.iter().map(|(_, fault)| *fault))
-                .collect::<Vec<_>>()
+    fn a_server_that_cannot_be_served_is_found() {
+        let found = |value: &str| {
+            let key = "web/loadBalancer/servers/a/url";
+            faults(&observe_keys(&[(key, value)]))
         };
-        let good = "http://10.0.0.1:80";
-        assert_eq!(faults("web/loadBalancer/servers/a/url", good), []);
-        assert_eq!(faults("web/loadBalancer/servers/a/weight", "1"), []);
-        assert_eq!(
-            faults("web/loadBalancer/servers/a/url", "rubbish"),
-            [Fault::BadUrl]
-        );
-        for key in ["a/owner", "a/b/url", "a"] {
-            let key = format!("web/loadBalancer/servers/{key}");
-            assert_eq!(faults(&key, good), [Fault::Freezes], "{key}");
+        for good in ["http://10.0.0.1:80", "https://a", "h2c://10.0.0.1:80"] {
+            assert_eq!(found(good), [], "{good}");
+        }
+        for bad in ["", "rubbish", "localhost:80", "http://", "http://a b:80"] {
+            assert_eq!(found(bad), [Fault::BadUrl], "{bad}");
+        }
+        let weight = ("web/loadBalancer/servers/a/weight", "1");
+        let url = ("web/loadBalancer/servers/a/url", "http://10.0.0.1:80");
+        assert_eq!(faults(&observe_keys(&[weight])), [Fault::BadUrl]);
+        assert_eq!(faults(&observe_keys(&[weight, url])), []);
+    }
+
+    #[test]
+    fn names_of_fields_are_read_in_any_case() {
+        let url = "http://10.0.0.1:80";
+        let observed = observe_keys(&[("web/loadbalancer/Servers/a/URL", url)]);
+        assert!(observed.backends["web"].servers.contains_key("a"));
+        assert_eq!(faults(&observed), []);
+        let twice = [
+            ("web/loadBalancer/servers/a/url", url),
+            ("web/loadBalancer/servers/a/url/", "http://10.0.0.2:80"),
+        ];
+        let observed = observe_keys(&twice);
+        let server = &observed.backends["web"].servers["a"];
+        assert!(server.key.ends_with("/url") && server.value == url.as_bytes());
+    }
+
+    #[test]
+    fn two_spellings_of_one_service_are_found() {
+        let url = "http://10.0.0.1:80";
+        let small = ("web/loadBalancer/servers/a/url", url);
+        let large = ("WEB/loadBalancer/servers/a/url", url);
+        assert_eq!(faults(&observe_keys(&[small])), []);
+        let both = [Fault::TwoSpellings; 2];
+        assert_eq!(faults(&observe_keys(&[small, large])), both);
+        assert_eq!(faults(&observe_keys(&[large])), both, "the router's is one");
+    }
+
+    #[test]
+    fn a_service_of_another_type_gets_no_servers() {
+        let balancer = ("web/loadBalancer/passHostHeader", "true");
+        let weighted = ("web/weighted/services/0/name", "x");
+        for keys in [&[balancer, weighted][..], &[weighted, balancer]] {
+            let observed = observe_keys(keys);
+            let definition = &observed.backends["web"].definition;
+            assert!(matches!(definition, Definition::OtherType { .. }));
+        }
+    }
+
+    #[test]
+    fn servers_without_any_router_are_found() {
+        let key = |field: &str| format!("traefik/http/services/web/loadBalancer/{field}");
+        let server = || entry(&key("servers/a/url"), "http://10.0.0.1:80");
+        let own = entry(&key("passHostHeader"), "true");
+        let router = entry("traefik/http/routers/r/rule", "x");
+        let alone = observe(vec![server()], vec![]);
+        assert_eq!(faults(&alone), [Fault::NoRouter]);
+        assert_eq!(faults(&observe(vec![own, server()], vec![])), []);
+        assert_eq!(faults(&observe(vec![server()], vec![router])), []);
+        assert_eq!(faults(&observe(vec![], vec![])), []);
+    }
+
+    #[test]
+    fn without_the_routers_nothing_is_decided() {
+        let denied = || Err(Denied("permission denied".to_owned()));
+        for ranges in [
+            [denied(), Ok(vec![]), Ok(vec![])],
+            [Ok(vec![]), denied(), Ok(vec![])],
+        ] {
+            assert!(matches!(try_observe(ranges), Err(ObserveError::Denied(_))));
+        }
+        assert!(try_observe([Ok(vec![]), Ok(vec![]), denied()]).is_ok());
+    }
+
+    #[test]
+    fn what_freezes_the_provider_is_found() {
+        // What stands in this file is tried on the real Traefik, too.
+        for line in include_str!("../../fixtures/traefik/keys.tsv").lines() {
+            let [verdict, key, value] = *line.split('\t').collect::<Vec<_>>() else {
+                panic!("three columns: {line}");
+            };
+            let entry = vec![entry(&format!("traefik/http/{key}"), value)];
+            let observed = if key.starts_with("routers/") {
+                observe(vec![], entry)
+            } else {
+                observe(entry, vec![])
+            };
+            let found = faults(&observed).contains(&Fault::Freezes);
+            assert_eq!(found, verdict == "freezes", "{line}");
         }
     }
 }

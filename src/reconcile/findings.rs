@@ -98,7 +98,8 @@ pub(super) fn find(
     let ids = observed.backends.keys().collect::<Vec<_>>();
     for (index, (id, backend)) in observed.backends.iter().enumerate() {
         match &backend.definition {
-            Definition::Broken { key, why } => {
+            Definition::OtherType { .. } if backend.servers.is_empty() => {}
+            Definition::Broken { key, why } | Definition::OtherType { key, why } => {
                 found.push(Finding::BrokenDefinition {
                     key: key.clone(),
                     why: why.clone(),

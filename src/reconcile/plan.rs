@@ -311,12 +311,12 @@ pub enum Freeze {
         /// What to do.
         way_out: &'static str,
     },
-    /// Its definition is not valid: the key, and what is wrong.
+    /// Its definition is not valid.
     Broken {
-        /// The key.
-        key: String,
         /// What is wrong.
         why: String,
+        /// The keys and values that mend it, if that is ours to say.
+        mend: Vec<(String, String)>,
     },
     /// It would be created, but its id and this one begin alike, and would share servers.
     Bleeds(String),
@@ -326,12 +326,14 @@ pub enum Freeze {
 
 /// The store defines no backend at all, and none is to be created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no backend is defined under `{prefix}/backends/`, and pods want {wanted}")]
+#[error("no backend is defined under `{prefix}`, and pods want {wanted}")]
 pub struct NoBackends {
     /// The prefix that was looked at.
     pub prefix: String,
     /// How many backends the pods want.
     pub wanted: usize,
+    /// One of them.
+    pub example: String,
 }
 
 impl Plan {

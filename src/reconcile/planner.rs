@@ -41,7 +41,6 @@ pub fn plan(
         backends_kept: 0,
     };
     let desired = planner.desired(lists);
-    let wanted = desired.len();
     let defined = |backend: &Backend| matches!(backend.definition, Definition::Valid { .. });
     let own_somewhere = || {
         let entries = observed
@@ -52,14 +51,15 @@ pub fn plan(
             .flat_map(|entry| &entry.mark)
             .any(|mark| *mark.owner == *rules.owner)
     };
-    if wanted > 0
+    if let Some(example) = desired.keys().next()
         && !rules.create_backends
         && !observed.backends.values().any(defined)
         && !own_somewhere()
     {
         return Err(NoBackends {
             prefix: observed.prefix.clone(),
-            wanted,
+            wanted: desired.len(),
+            example: (*example).to_owned(),
         });
     }
     let ids = observed
@@ -302,10 +302,12 @@ impl<'a> Planner<'a> {
         });
         let owners = owners.collect::<BTreeSet<_>>();
         match &backend.definition {
-            Definition::Broken { key, why } => Some(Freeze::Broken {
-                key: key.clone(),
-                why: why.clone(),
-            }),
+            Definition::Broken { key: _, why } | Definition::OtherType { key: _, why } => {
+                Some(Freeze::Broken {
+                    why: why.clone(),
+                    mend: self.layout.mend(&self.observed.prefix, id),
+                })
+            }
             Definition::Absent if !self.rules.create_backends || wanted.is_empty() => {
                 let (why, way_out) = self.layout.undefined();
                 let define = self.layout.definition(&self.observed.prefix, id);

@@ -98,7 +98,7 @@ struct JsonFrozen<'p> {
 struct JsonFinding {
     text: String,
     keys: Vec<String>,
-    commands: Vec<String>,
+    command: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -195,7 +195,8 @@ pub fn print(
                  }| JsonFinding {
                     text,
                     keys: items,
-                    commands,
+                    // One text to paste.
+                    command: (!commands.is_empty()).then(|| commands.join("\n")),
                 },
             )
             .collect(),

@@ -378,14 +378,19 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
             format!("backend {backend}: {why} ({count}). {way_out}"),
             puts(etcdctl, define),
         ),
-        Freeze::Broken { key, why } => (
-            "not defined",
-            format!(
-                "backend {backend}: the proxy does not take its definition: {} ({count}). Mend it:",
-                escaped(why)
-            ),
-            etcdctl.put(key, r#"{"Type":"http"}"#).into_iter().collect(),
-        ),
+        Freeze::Broken { why, mend } => {
+            let commands = puts(etcdctl, mend);
+            let end = if commands.is_empty() { '.' } else { ':' };
+            let why = escaped(why);
+            (
+                "not defined",
+                format!(
+                    "backend {backend}: the proxy does not take its definition: {why} ({count}). Mend \
+                     it{end}"
+                ),
+                commands,
+            )
+        }
         Freeze::Bleeds(other) => (
             "not defined",
             format!(
@@ -515,7 +520,8 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
 }
 
 /// The commands that set these keys; none of them if one is nothing to paste.
-fn puts(etcdctl: Etcdctl, pairs: &[(String, String)]) -> Vec<String> {
+#[must_use]
+pub fn puts(etcdctl: Etcdctl, pairs: &[(String, String)]) -> Vec<String> {
     let commands = pairs.iter().map(|(key, value)| etcdctl.put(key, value));
     commands.collect::<Option<_>>().unwrap_or_default()
 }
