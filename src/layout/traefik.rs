@@ -241,9 +241,9 @@ impl Tree {
                 }
                 frozen
             }
-            // A name with nothing behind it does nothing.
+            // A name with nothing behind it does nothing, a type freezes once nothing else is there.
             [] => false,
-            [balancer] if is(balancer, "loadBalancer") => false,
+            [balancer] if is(balancer, "loadBalancer") => true,
             [balancer, servers] if is(balancer, "loadBalancer") && is(servers, "servers") => false,
             [balancer, field, ..] if is(balancer, "loadBalancer") => {
                 let known = is_one_of(field, &BALANCER) && is_readable(field, &value);

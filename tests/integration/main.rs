@@ -15,4 +15,5 @@ mod scenarios;
 mod store;
 mod stores;
 mod support;
+mod traefik;
 mod weather;

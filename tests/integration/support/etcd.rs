@@ -633,7 +633,8 @@ pub fn signal(process: u32, name: &str) {
     assert!(status.success(), "kill -{name} {process}: {status}");
 }
 
-fn agent(timeout: Duration) -> ureq::Agent {
+/// A client that takes any status for an answer, without a proxy.
+pub fn agent(timeout: Duration) -> ureq::Agent {
     ureq::Agent::config_builder()
         .proxy(None)
         .http_status_as_error(false)

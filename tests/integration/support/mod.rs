@@ -5,3 +5,4 @@ pub mod certs;
 pub mod etcd;
 pub mod program;
 pub mod proxy;
+pub mod traefik;
