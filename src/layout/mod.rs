@@ -357,3 +357,21 @@ impl Layout {
         }
     }
 }
+
+/// The backend of this id, made where there is none yet.
+fn backend<'b>(backends: &'b mut BTreeMap<String, Backend>, id: &str) -> &'b mut Backend {
+    // Not `entry`: it would copy the id for each of a backend's servers.
+    if !backends.contains_key(id) {
+        backends.insert(id.to_owned(), Backend::default());
+    }
+    backends.get_mut(id).expect("just inserted")
+}
+
+#[cfg(test)]
+fn entry(key: &str, value: &str) -> crate::model::Entry {
+    crate::model::Entry {
+        key: key.into(),
+        value: value.into(),
+        revision: 1,
+    }
+}

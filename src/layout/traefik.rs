@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::net::IpAddr;
 
-use super::{Backend, Definition, Entry, Fault, ObserveError, Observed, Sibling};
+use super::{Backend, Definition, Entry, Fault, ObserveError, Observed, Sibling, backend};
 use crate::model::{self, Mark, ServerUrl, Snapshot, check_name};
 
 /// The prefix when none is given: Traefik's own.
@@ -351,26 +351,15 @@ impl Tree {
     }
 
     fn backend(&mut self, id: &str) -> &mut Backend {
-        // Not `entry`: it would copy the id for each of a backend's servers.
-        if !self.backends.contains_key(id) {
-            self.backends.insert(id.to_owned(), Backend::default());
-        }
-        self.backends.get_mut(id).expect("just inserted")
+        backend(&mut self.backends, id)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::entry;
     use crate::model::Denied;
-
-    fn entry(key: &str, value: &str) -> model::Entry {
-        model::Entry {
-            key: key.into(),
-            value: value.into(),
-            revision: 1,
-        }
-    }
 
     type Range = Result<Vec<model::Entry>, Denied>;
 

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Definition, Entry, Fault, ObserveError, Observed, Sibling};
+use super::{Backend, Definition, Entry, Fault, ObserveError, Observed, Sibling, backend};
 use crate::model::{self, Mark, PodName, ServerUrl, Snapshot};
 
 /// The prefix when none is given and neither spelling holds backends.
@@ -168,11 +168,7 @@ impl Tree {
     }
 
     fn backend(&mut self, id: &str) -> &mut Backend {
-        // Not `entry`: it would copy the id for each of a backend's servers.
-        if !self.backends.contains_key(id) {
-            self.backends.insert(id.to_owned(), Backend::default());
-        }
-        self.backends.get_mut(id).expect("just inserted")
+        backend(&mut self.backends, id)
     }
 }
 
@@ -336,14 +332,7 @@ pub(super) fn write(url: &ServerUrl, mark: &Mark) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn entry(key: &str, value: &str) -> model::Entry {
-        model::Entry {
-            key: key.into(),
-            value: value.into(),
-            revision: 1,
-        }
-    }
+    use crate::layout::entry;
 
     fn observe(
         prefix: Option<&str>,
