@@ -561,6 +561,67 @@ fn tls_of_all_kinds() {
 }
 
 #[test]
+fn the_roles_of_the_readme_are_enough_and_not_more() {
+    let roles = crate::operations::blocks("console");
+    let roles = roles.iter().filter(|block| block.contains("role add"));
+    let roles = roles.collect::<Vec<_>>();
+    assert_eq!(roles.len(), 2, "vulcand's and Traefik's");
+    let server = "traefik/http/services/web/loadBalancer/servers/prod.c1.shop.10.0.0.1/url";
+    for (block, more, definition, server) in [
+        (
+            roles[0],
+            "",
+            ("/vulcand/backends/web/backend", r#"{"Type":"http"}"#),
+            "/vulcand/backends/web/servers/10.0.0.1",
+        ),
+        (
+            roles[1],
+            "--layout traefik",
+            ("traefik/http/routers/web/service", "web"),
+            server,
+        ),
+    ] {
+        let mut etcd = Etcd::version(Version::V35);
+        etcd.put(definition.0, definition.1);
+        for line in block.lines() {
+            let words = line.strip_prefix("$ etcdctl ").expect("a command");
+            let mut words = words.split_whitespace().collect::<Vec<_>>();
+            if words.starts_with(&["user", "add"]) {
+                // A person is asked for it.
+                words.push("--new-user-password=secret");
+            }
+            etcd.ctl(&words);
+        }
+        etcd.enable_auth();
+        let web = || kubectl([pod("shop", "web-1", "web", "10.0.0.1")]);
+        let program = |pods: String| {
+            let all = format!("--owner prod --cluster c1 --pods - --user vulcanized {more}");
+            let program = vulcanized(&all).env("VULCANIZED_PASSWORD", "secret");
+            program.arg("--etcd").arg(etcd.url()).input(pods)
+        };
+        program(web()).exits(0);
+        assert!(etcd.get(server).len() == 1, "{server} is there");
+        let quiet = program(web()).arg("-q").exits(0);
+        assert_eq!((&*quiet.out, &*quiet.err), ("", ""));
+        program(kubectl([])).arg("--allow-empty").exits(0);
+        assert!(etcd.get(server).is_empty());
+        // Not more than that: the definition of a router or frontend is not its to write.
+        let elsewhere = [
+            "/vulcand/frontends/web/frontend",
+            "traefik/http/routers/web/rule",
+        ];
+        for key in elsewhere {
+            let credentials = "--user=vulcanized:secret";
+            let refused = etcd.try_ctl(&[credentials, "put", key, "x"]);
+            assert!(
+                refused.is_err_and(|why| why.contains("permission denied")),
+                "{key}"
+            );
+        }
+    }
+}
+
+#[test]
 fn users_of_all_kinds() {
     for version in [Version::V34, Version::V35] {
         let etcd = Etcd::with(version, "http", &["--auth-token-ttl", "1"], &[]);

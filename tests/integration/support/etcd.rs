@@ -411,7 +411,8 @@ impl Etcd {
             .unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
     }
 
-    fn try_ctl(&self, arguments: &[&str]) -> Result<String, String> {
+    /// The same; `Err` is what it said.
+    pub fn try_ctl(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints=http://127.0.0.1:{}", self.ports.plain))
