@@ -101,6 +101,38 @@ fn every_other_block_is_no_shell_or_needs_a_cluster() {
 }
 
 #[test]
+fn what_can_go_wrong_goes_wrong_in_a_test() {
+    fn sources(folder: &Path, into: &mut String) {
+        for entry in fs::read_dir(folder).expect("sources") {
+            let path = entry.expect("one").path();
+            if path.is_dir() {
+                sources(&path, into);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                into.push_str(&fs::read_to_string(&path).expect("UTF-8"));
+            }
+        }
+    }
+    let mut code = String::new();
+    sources(&root().join("src"), &mut code);
+    sources(&root().join("tests"), &mut code);
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let section = readme.split("\n## What can go wrong\n").nth(1);
+    let section = section.and_then(|rest| rest.split("\n## ").next());
+    let rows = section.expect("the section").lines();
+    let rows = rows.filter(|line| line.starts_with("| ") && line.ends_with("` |"));
+    let names = rows.map(|row| row.rsplit('`').nth(1).expect("a name"));
+    let names = names.collect::<Vec<_>>();
+    assert!(names.len() >= 60, "{}", names.len());
+    let lines = code.lines().map(str::trim).collect::<Vec<_>>();
+    let tests = lines.windows(2).filter(|pair| pair[0] == "#[test]");
+    let tests = tests.filter_map(|pair| pair[1].strip_prefix("fn ")?.split('(').next());
+    let tests = tests.collect::<std::collections::BTreeSet<_>>();
+    for name in names {
+        assert!(tests.contains(name), "{name}");
+    }
+}
+
+#[test]
 fn the_help_stands_in_the_readme() {
     let help = vulcanized("--help").exits(0).out;
     assert_eq!(blocks("text"), std::slice::from_ref(&help), "copy it there");
