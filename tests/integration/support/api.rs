@@ -2,7 +2,7 @@
 //! lists, and does whatever else a server may do to its clients.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -168,6 +168,7 @@ impl Api {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
+                let _ = stream.set_nodelay(true);
                 let (seen, count) = (Arc::clone(&seen), Arc::clone(&count));
                 let (handler, tls) = (Arc::clone(&handler), tls.clone());
                 thread::spawn(move || {
@@ -378,34 +379,33 @@ fn send(stream: &mut (impl Read + Write), reply: Reply) -> std::io::Result<bool>
         Framing::Length => format!("Content-Length: {}\r\n\r\n", body.len()),
         Framing::Neither => "Connection: close\r\n\r\n".to_owned(),
     };
-    stream.write_all((head + &end_of_head).as_bytes())?;
+    // Not a packet, and a TLS record, for each piece.
+    let mut out = BufWriter::with_capacity(1 << 16, &mut *stream);
+    out.write_all((head + &end_of_head).as_bytes())?;
     let end = cut.or(stall).unwrap_or(body.len()).min(body.len());
     for part in body[..end].chunks(if drip.is_some() { 1024 } else { 8192 }) {
         if let Some(pause) = drip {
-            stream.flush()?;
+            out.flush()?;
             thread::sleep(pause);
         }
         if framing == Framing::Chunked {
-            write!(stream, "{:x}\r\n", part.len())?;
+            write!(out, "{:x}\r\n", part.len())?;
         }
-        stream.write_all(part)?;
+        out.write_all(part)?;
         if framing == Framing::Chunked {
-            stream.write_all(b"\r\n")?;
+            out.write_all(b"\r\n")?;
         }
     }
-    stream.flush()?;
+    let whole = cut.is_none() && stall.is_none();
+    if whole && framing == Framing::Chunked {
+        out.write_all(b"0\r\n\r\n")?;
+    }
+    out.flush()?;
+    drop(out);
     if stall.is_some() {
         wait_until_left(stream);
-        return Ok(false);
     }
-    if cut.is_some() || framing == Framing::Neither {
-        return Ok(false);
-    }
-    if framing == Framing::Chunked {
-        stream.write_all(b"0\r\n\r\n")?;
-        stream.flush()?;
-    }
-    Ok(true)
+    Ok(whole && framing != Framing::Neither)
 }
 
 /// Answers a list of these pods as the real server would: by namespace, by equality of labels and of
