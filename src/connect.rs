@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use crate::cli::{Namespaces, Password, Source, StoreConfig, namespaces_mix};
 use crate::deadline::Deadline;
 use crate::kube;
+use crate::model::Pod;
 use crate::reconcile::desired::Mapping;
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::report::Etcdctl;
@@ -152,7 +153,7 @@ impl<'c> Pods<'c> {
     /// # Errors
     /// A list that failed, or was not whole; [`NamespacesMix`].
     pub fn list(&mut self) -> anyhow::Result<Lists> {
-        let mut map = |pod| self.mapping.map(pod);
+        let mut map = |pod: Pod<'_>| self.mapping.map(pod);
         let mut lists = Lists::default();
         match &mut self.from {
             From::File(path) => {

@@ -3,22 +3,23 @@
 
 mod server;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 pub use server::*;
 
-/// A pod, reduced to what decides whether and how it is published.
+/// A pod, reduced to what decides whether and how it is published. Its texts may be borrowed from the
+/// page it came in: most pods are looked at once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Pod {
+pub struct Pod<'p> {
     /// Namespace, never empty.
-    pub namespace: String,
+    pub namespace: Cow<'p, str>,
     /// Name, never empty.
-    pub name: String,
+    pub name: Cow<'p, str>,
     /// All labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Texts<'p>,
     /// All annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Texts<'p>,
     /// `status.phase`.
     pub phase: Phase,
     /// Whether the condition `Ready` is `True`.
@@ -31,7 +32,62 @@ pub struct Pod {
     pub ips: Vec<IpAddr>,
     /// Declared container ports: those of the main containers, in order, then those of the sidecars
     /// (init containers with `restartPolicy: Always`).
-    pub ports: Vec<ContainerPort>,
+    pub ports: Vec<ContainerPort<'p>>,
+}
+
+impl Pod<'_> {
+    /// Copies what is borrowed.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn into_owned(self) -> Pod<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let texts = |texts: Texts<'_>| {
+            let texts = texts.0.into_iter();
+            texts.map(|(n, t)| (owned(n), owned(t))).collect()
+        };
+        let ports = self.ports.into_iter().map(|port| ContainerPort {
+            name: port.name.map(owned),
+            ..port
+        });
+        Pod {
+            namespace: owned(self.namespace),
+            name: owned(self.name),
+            labels: texts(self.labels),
+            annotations: texts(self.annotations),
+            ports: ports.collect(),
+            ..self
+        }
+    }
+}
+
+/// Labels or annotations: texts by their names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Texts<'p>(Vec<(Cow<'p, str>, Cow<'p, str>)>);
+
+impl<'p> Texts<'p> {
+    /// Sets a text. The last one of a name counts.
+    pub fn insert(&mut self, name: Cow<'p, str>, text: Cow<'p, str>) {
+        self.0.push((name, text));
+    }
+
+    /// All of them, name and text.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, text)| (&**name, &**text))
+    }
+
+    /// The text of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let mut latest = self.0.iter().rev();
+        latest.find(|(own, _)| own == name).map(|(_, text)| &**text)
+    }
+}
+
+impl<'p, N: Into<Cow<'p, str>>, T: Into<Cow<'p, str>>> FromIterator<(N, T)> for Texts<'p> {
+    fn from_iter<I: IntoIterator<Item = (N, T)>>(texts: I) -> Self {
+        let texts = texts.into_iter();
+        Self(texts.map(|(n, t)| (n.into(), t.into())).collect())
+    }
 }
 
 /// `status.phase` of a pod.
@@ -66,9 +122,9 @@ impl Phase {
 
 /// A port a container declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerPort {
+pub struct ContainerPort<'p> {
     /// Its name, if it has one.
-    pub name: Option<String>,
+    pub name: Option<Cow<'p, str>>,
     /// Its number, 1 to 65535.
     pub number: u16,
     /// Whether its protocol is TCP (the API's default).

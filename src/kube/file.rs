@@ -14,7 +14,7 @@ use crate::model::Pod;
 ///
 /// # Errors
 /// When it cannot be read, is empty, is something else, or is only a part of a list.
-pub fn read<T>(source: &str, map: &mut dyn FnMut(Pod) -> T) -> anyhow::Result<Vec<T>> {
+pub fn read<T>(source: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Vec<T>> {
     let (name, text) = if source == "-" {
         let mut text = String::new();
         io::stdin()
@@ -30,7 +30,7 @@ pub fn read<T>(source: &str, map: &mut dyn FnMut(Pod) -> T) -> anyhow::Result<Ve
     parse(&text, map).with_context(|| format!("`{name}` holds no pods"))
 }
 
-fn parse<T>(text: &str, map: &mut dyn FnMut(Pod) -> T) -> anyhow::Result<Vec<T>> {
+fn parse<T>(text: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Vec<T>> {
     #[derive(Deserialize)]
     struct Head<'t> {
         #[serde(default)]
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> Result<Vec<String>, String> {
-        parse(text, &mut |pod| pod.name).map_err(|error| error.to_string())
+        parse(text, &mut |pod| pod.name.into_owned()).map_err(|error| error.to_string())
     }
 
     const POD: &str = r#"{"kind":"Pod","metadata":{"name":"a","namespace":"n","labels":null}}"#;

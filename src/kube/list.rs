@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use rustls::pki_types::ServerName;
 use ureq::Agent;
 
 use super::config::{Access, Auth, Options, access};
-use super::wire::{self, Page};
+use super::protobuf;
+use super::wire::{self, Each, Page};
 use crate::deadline::Deadline;
 use crate::http;
 use crate::model::Pod;
@@ -117,7 +119,7 @@ impl Api {
     pub fn list<T>(
         &mut self,
         selection: &Selection,
-        map: &mut dyn FnMut(Pod) -> T,
+        map: &mut dyn FnMut(Pod<'_>) -> T,
     ) -> Result<Vec<T>, Error> {
         let first = self.url(selection);
         let mut restarts = 0;
@@ -126,7 +128,26 @@ impl Api {
             let mut version = None::<String>;
             let mut url = first.clone();
             loop {
-                let page = match self.page(&url)? {
+                let wrong =
+                    |why: String| anyhow!("GET {url} answered a list that is not whole: {why}");
+                let answer = self.page(&url, &mut |pod| {
+                    if selection
+                        .namespace
+                        .is_some_and(|wanted| wanted != pod.namespace)
+                    {
+                        bail!(
+                            "it holds pod {}/{} of another namespace",
+                            escaped(&pod.namespace),
+                            escaped(&pod.name)
+                        );
+                    }
+                    kept.push(map(pod));
+                    Ok(())
+                })?;
+                let Page {
+                    resource_version,
+                    next,
+                } = match answer {
                     Answer::Page(page) => page,
                     Answer::Expired(why) if restarts < RESTARTS => {
                         debug!("the list starts over: {why}");
@@ -137,31 +158,13 @@ impl Api {
                         return Err(anyhow!("{why}: and so {RESTARTS} times before").into());
                     }
                 };
-                let wrong =
-                    |why: String| anyhow!("GET {url} answered a list that is not whole: {why}");
-                let version = version.get_or_insert_with(|| page.resource_version.clone());
-                if *version != page.resource_version {
+                let version = version.get_or_insert_with(|| resource_version.clone());
+                if *version != resource_version {
                     return Err(wrong(format!(
                         "its pages are of resourceVersion {version} and {}",
-                        escaped(&page.resource_version)
+                        escaped(&resource_version)
                     ))
                     .into());
-                }
-                let next = page.next.clone();
-                for pod in page.pods() {
-                    let pod = pod.map_err(|error| wrong(error.to_string()))?;
-                    if selection
-                        .namespace
-                        .is_some_and(|wanted| wanted != pod.namespace)
-                    {
-                        return Err(wrong(format!(
-                            "it holds pod {}/{} of another namespace",
-                            escaped(&pod.namespace),
-                            escaped(&pod.name)
-                        ))
-                        .into());
-                    }
-                    kept.push(map(pod));
                 }
                 if next.is_empty() {
                     return Ok(kept);
@@ -192,8 +195,8 @@ impl Api {
         url
     }
 
-    /// Asks for one page, again where that may help.
-    fn page(&mut self, url: &str) -> Result<Answer, Error> {
+    /// Asks for one page, again where that may help: never once pods of it were handed over.
+    fn page(&mut self, url: &str, each: &mut Each) -> Result<Answer, Error> {
         /// The first pause before a request is sent again; it doubles.
         const PAUSE: Duration = Duration::from_millis(100);
         let mut pause = PAUSE;
@@ -202,26 +205,18 @@ impl Api {
         loop {
             let time = self.deadline.attempt().map_err(anyhow::Error::from)?;
             let shown = redacted(url);
-            let (why, wait) = match self.get(url, time) {
-                Ok(Reply {
-                    status: 200,
-                    body,
-                    kind,
-                    ..
-                }) => {
-                    let page = decode(&kind, body);
+            let (why, wait) = match self.get(url, time, each) {
+                Ok(Reply::Page(page)) => {
                     let page = page.with_context(|| format!("GET {shown} answered 200"))?;
                     return Ok(Answer::Page(page));
                 }
-                Ok(reply) => {
-                    let Reply {
-                        status,
-                        retry_after,
-                        location,
-                        body,
-                        ..
-                    } = reply;
-                    let message = escaped(&wire::status_message(body)).into_owned();
+                Ok(Reply::No {
+                    status,
+                    retry_after,
+                    location,
+                    body,
+                }) => {
+                    let message = escaped(&wire::status_message(&body)).into_owned();
                     let message = format!("GET {shown} answered {status}: {message}");
                     match status {
                         410 => return Ok(Answer::Expired(message)),
@@ -278,7 +273,7 @@ impl Api {
         }
     }
 
-    fn get(&self, url: &str, time: Duration) -> Result<Reply, Trouble> {
+    fn get(&self, url: &str, time: Duration, each: &mut Each) -> Result<Reply, Trouble> {
         debug!("GET {}", redacted(url));
         let trouble = |error: &ureq::Error| Trouble {
             refused: http::is_refused(error),
@@ -309,19 +304,25 @@ impl Api {
         let kind = header("content-type").unwrap_or_default();
         let retry_after = header("retry-after").and_then(|text| text.trim().parse().ok());
         let location = header("location");
-        let body = response
-            .body_mut()
-            .with_config()
-            .limit(LARGEST)
-            .read_to_vec();
-        let body = body.map_err(|error| trouble(&error))?;
-        trace!("{status}, {kind}, {} bytes", body.len());
-        Ok(Reply {
+        let mut body = response.body_mut().with_config().limit(LARGEST).reader();
+        if status == 200 {
+            return match decode(&kind, &mut body, each) {
+                Ok(page) => Ok(Reply::Page(Ok(page))),
+                Err(error) => match error.downcast::<io::Error>() {
+                    Ok(error) => Err(trouble(&error.into())),
+                    Err(error) => Ok(Reply::Page(Err(error))),
+                },
+            };
+        }
+        let mut text = Vec::new();
+        body.read_to_end(&mut text)
+            .map_err(|error| trouble(&error.into()))?;
+        trace!("{status}, {kind}, {} bytes", text.len());
+        Ok(Reply::No {
             status,
-            kind,
             retry_after: retry_after.map(Duration::from_secs),
             location,
-            body,
+            body: text,
         })
     }
 
@@ -347,12 +348,16 @@ enum Answer {
     Expired(String),
 }
 
-struct Reply {
-    status: u16,
-    kind: String,
-    retry_after: Option<Duration>,
-    location: Option<String>,
-    body: Vec<u8>,
+enum Reply {
+    /// Status 200, and what its body is.
+    Page(anyhow::Result<Page>),
+    /// Any other status.
+    No {
+        status: u16,
+        retry_after: Option<Duration>,
+        location: Option<String>,
+        body: Vec<u8>,
+    },
 }
 
 struct Trouble {
@@ -361,10 +366,10 @@ struct Trouble {
     text: String,
 }
 
-fn decode(kind: &str, body: Vec<u8>) -> anyhow::Result<Page> {
+fn decode(kind: &str, body: &mut dyn Read, each: &mut Each) -> anyhow::Result<Page> {
     match kind.split(';').next().unwrap_or_default().trim() {
-        "application/vnd.kubernetes.protobuf" => wire::protobuf(body),
-        "application/json" => wire::json(&body),
+        "application/vnd.kubernetes.protobuf" => protobuf::page(body, each),
+        "application/json" => wire::json(body, each),
         other => bail!(
             "and `{}`, not pods: is this the API server?",
             escaped(other)

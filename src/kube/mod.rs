@@ -4,6 +4,7 @@ mod config;
 mod exec;
 pub mod file;
 mod list;
+mod protobuf;
 mod wire;
 
 pub use config::Options;
@@ -16,8 +17,8 @@ use crate::model::Pod;
 /// # Errors
 /// What is no whole page of pods.
 #[doc(hidden)]
-pub fn pods_from_json(page: &[u8]) -> anyhow::Result<Vec<Pod>> {
-    wire::json(page)?.pods().collect()
+pub fn pods_from_json(page: &[u8]) -> anyhow::Result<Vec<Pod<'static>>> {
+    collected(page, wire::json)
 }
 
 /// The same in protobuf.
@@ -25,6 +26,19 @@ pub fn pods_from_json(page: &[u8]) -> anyhow::Result<Vec<Pod>> {
 /// # Errors
 /// What is no whole page of pods.
 #[doc(hidden)]
-pub fn pods_from_protobuf(page: Vec<u8>) -> anyhow::Result<Vec<Pod>> {
-    wire::protobuf(page)?.pods().collect()
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "what calls it has the page anyway"
+)]
+pub fn pods_from_protobuf(page: Vec<u8>) -> anyhow::Result<Vec<Pod<'static>>> {
+    collected(&page, protobuf::page)
+}
+
+fn collected(mut page: &[u8], decode: wire::Decode) -> anyhow::Result<Vec<Pod<'static>>> {
+    let mut pods = Vec::new();
+    decode(&mut page, &mut |pod| {
+        pods.push(pod.into_owned());
+        Ok(())
+    })?;
+    Ok(pods)
 }

@@ -1,164 +1,159 @@
-//! Pods as the API sends them, in JSON and in protobuf: just the fields that are needed, one
-//! declaration for both. What is not whole is an error, never a shorter list.
+//! Pods as the API sends them, in JSON and in protobuf: just the fields that are needed. What is not
+//! whole is an error, never a shorter list.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Read;
 use std::net::IpAddr;
 
-use anyhow::{Context as _, anyhow, bail};
-use prost::Message as _;
-use prost::bytes::Bytes;
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use anyhow::{anyhow, bail};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
-use crate::model;
+use super::protobuf::{Fields, MAGIC, NotWhole};
+use crate::model::{self, Texts};
 
-/// What a protobuf answer begins with.
-const MAGIC: &[u8] = b"k8s\0";
-
-/// `runtime.Unknown`: the envelope of every protobuf answer. Its length tells a cut list.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Unknown {
-    #[prost(message, optional, tag = "1")]
-    type_meta: Option<TypeMeta>,
-    #[prost(bytes = "bytes", tag = "2")]
-    raw: Bytes,
-    #[prost(string, tag = "3")]
-    content_encoding: String,
+/// What a page says beside its pods.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// All pages of one list have the same.
+    pub(super) resource_version: String,
+    /// Asks for the next page; empty on the last.
+    pub(super) next: String,
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-struct TypeMeta {
-    #[prost(string, tag = "1")]
-    api_version: String,
-    #[prost(string, tag = "2")]
-    kind: String,
+impl Page {
+    pub(super) fn new(meta: ListMeta) -> anyhow::Result<Self> {
+        let ListMeta {
+            resource_version,
+            r#continue,
+        } = meta;
+        if resource_version.is_empty() {
+            bail!("a pod list without a resourceVersion: it may not be whole");
+        }
+        Ok(Self {
+            resource_version,
+            next: r#continue,
+        })
+    }
 }
 
-/// A `PodList`.
-#[derive(Clone, PartialEq, prost::Message, Deserialize)]
-pub(super) struct PodList {
-    #[prost(message, optional, tag = "1")]
-    #[serde(default)]
-    metadata: Option<ListMeta>,
-    #[prost(message, repeated, tag = "2")]
-    #[serde(default, deserialize_with = "or_default")]
-    items: Vec<Pod>,
-}
-
-#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct ListMeta {
-    #[prost(string, tag = "2")]
     pub(super) resource_version: String,
-    #[prost(string, tag = "3")]
     pub(super) r#continue: String,
 }
 
 /// A `Pod`.
-#[derive(Clone, PartialEq, prost::Message, Deserialize)]
-pub(super) struct Pod {
-    #[prost(message, optional, tag = "1")]
-    metadata: Option<ObjectMeta>,
-    #[prost(message, optional, tag = "2")]
-    spec: Option<PodSpec>,
-    #[prost(message, optional, tag = "3")]
-    status: Option<PodStatus>,
+#[derive(Deserialize)]
+pub(super) struct Pod<'j> {
+    #[serde(borrow)]
+    metadata: Option<ObjectMeta<'j>>,
+    #[serde(borrow)]
+    spec: Option<PodSpec<'j>>,
+    #[serde(borrow)]
+    status: Option<PodStatus<'j>>,
 }
 
-#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct ObjectMeta {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "3")]
-    namespace: String,
-    #[prost(message, optional, tag = "9")]
+struct ObjectMeta<'j> {
+    #[serde(borrow)]
+    name: Cow<'j, str>,
+    #[serde(borrow)]
+    namespace: Cow<'j, str>,
     #[serde(deserialize_with = "is_set")]
-    deletion_timestamp: Option<Time>,
-    #[prost(map = "string, string", tag = "11")]
-    #[serde(deserialize_with = "or_default")]
-    labels: HashMap<String, String>,
-    #[prost(map = "string, string", tag = "12")]
-    #[serde(deserialize_with = "or_default")]
-    annotations: HashMap<String, String>,
+    deletion_timestamp: bool,
+    #[serde(borrow, deserialize_with = "or_default")]
+    labels: Labels<'j>,
+    #[serde(borrow, deserialize_with = "or_default")]
+    annotations: Labels<'j>,
 }
 
-/// A point in time. Only whether there is one matters.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Time {}
+/// Labels or annotations.
+#[derive(Default)]
+struct Labels<'j>(Texts<'j>);
 
-#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct PodSpec {
-    #[prost(message, repeated, tag = "2")]
-    #[serde(deserialize_with = "or_default")]
-    containers: Vec<Container>,
-    #[prost(bool, tag = "11")]
+struct PodSpec<'j> {
+    #[serde(borrow, deserialize_with = "or_default")]
+    containers: Vec<Container<'j>>,
     host_network: bool,
-    #[prost(message, repeated, tag = "20")]
-    #[serde(deserialize_with = "or_default")]
-    init_containers: Vec<Container>,
+    #[serde(borrow, deserialize_with = "or_default")]
+    init_containers: Vec<Container<'j>>,
 }
 
-#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Container {
-    #[prost(message, repeated, tag = "6")]
-    #[serde(deserialize_with = "or_default")]
-    ports: Vec<ContainerPort>,
-    #[prost(string, tag = "24")]
-    restart_policy: String,
+struct Container<'j> {
+    #[serde(borrow, deserialize_with = "or_default")]
+    ports: Vec<ContainerPort<'j>>,
+    #[serde(borrow)]
+    restart_policy: Cow<'j, str>,
 }
 
-#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-struct ContainerPort {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(int32, tag = "3")]
+struct ContainerPort<'j> {
+    #[serde(borrow)]
+    name: Cow<'j, str>,
     #[serde(rename = "containerPort")]
     number: i32,
-    #[prost(string, tag = "4")]
-    protocol: String,
+    #[serde(borrow)]
+    protocol: Cow<'j, str>,
 }
 
-#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct PodStatus {
-    #[prost(string, tag = "1")]
-    phase: String,
-    #[prost(message, repeated, tag = "2")]
-    #[serde(deserialize_with = "or_default")]
-    conditions: Vec<Condition>,
-    #[prost(string, tag = "6")]
-    #[serde(rename = "podIP")]
-    pod_ip: String,
-    #[prost(message, repeated, tag = "12")]
-    #[serde(rename = "podIPs", deserialize_with = "or_default")]
-    pod_ips: Vec<PodIp>,
+struct PodStatus<'j> {
+    #[serde(borrow)]
+    phase: Cow<'j, str>,
+    #[serde(borrow, deserialize_with = "or_default")]
+    conditions: Vec<Condition<'j>>,
+    #[serde(borrow, rename = "podIP")]
+    pod_ip: Cow<'j, str>,
+    #[serde(borrow, rename = "podIPs", deserialize_with = "or_default")]
+    pod_ips: Vec<PodIp<'j>>,
 }
 
-#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-struct Condition {
-    #[prost(string, tag = "1")]
-    r#type: String,
-    #[prost(string, tag = "2")]
-    status: String,
+struct Condition<'j> {
+    #[serde(borrow)]
+    r#type: Cow<'j, str>,
+    #[serde(borrow)]
+    status: Cow<'j, str>,
 }
 
-#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-struct PodIp {
-    #[prost(string, tag = "1")]
-    ip: String,
+struct PodIp<'j> {
+    #[serde(borrow)]
+    ip: Cow<'j, str>,
 }
 
-/// `Status`: what the API says when it says no.
-#[derive(Clone, PartialEq, prost::Message, Deserialize)]
-#[serde(default)]
-struct Status {
-    #[prost(string, tag = "3")]
-    message: String,
+impl<'de> Deserialize<'de> for Labels<'de> {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Labels<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of texts")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels<'de>, A::Error> {
+                let mut labels = Labels::default();
+                while let Some((Text(key), Text(value))) = map.next_entry()? {
+                    labels.0.insert(key, value);
+                }
+                Ok(labels)
+            }
+        }
+        input.deserialize_map(Reader)
+    }
 }
 
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -167,66 +162,46 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
-fn is_set<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Time>, D::Error> {
-    Ok(Option::<IgnoredAny>::deserialize(input)?.map(|_| Time {}))
+fn is_set<'de, D: Deserializer<'de>>(input: D) -> Result<bool, D::Error> {
+    Ok(Option::<IgnoredAny>::deserialize(input)?.is_some())
 }
 
-/// One page of a list.
-#[derive(Debug)]
-pub(super) struct Page {
-    /// All pages of one list have the same.
-    pub(super) resource_version: String,
-    /// Asks for the next page; empty on the last.
-    pub(super) next: String,
-    pods: Vec<Pod>,
-}
+/// What is done with each pod of a page.
+pub(super) type Each<'e> = dyn FnMut(model::Pod<'_>) -> anyhow::Result<()> + 'e;
 
-impl Page {
-    /// Its pods, converted.
-    pub(super) fn pods(self) -> impl Iterator<Item = anyhow::Result<model::Pod>> {
-        self.pods.into_iter().map(Pod::convert)
-    }
+/// Reads and decodes a page, and hands over each pod.
+pub(super) type Decode = fn(&mut dyn Read, &mut Each) -> anyhow::Result<Page>;
 
-    fn new(list: PodList) -> anyhow::Result<Self> {
-        let ListMeta {
-            resource_version,
-            r#continue,
-        } = list.metadata.unwrap_or_default();
-        if resource_version.is_empty() {
-            bail!("a pod list without a resourceVersion: it may not be whole");
-        }
-        Ok(Self {
-            resource_version,
-            next: r#continue,
-            pods: list.items,
-        })
-    }
-}
-
-/// Decodes a page in JSON.
-pub(super) fn json(body: &[u8]) -> anyhow::Result<Page> {
+/// Reads and decodes a page in JSON, and hands over each pod.
+pub(super) fn json(input: &mut dyn Read, each: &mut Each) -> anyhow::Result<Page> {
     #[derive(Deserialize)]
     struct Typed {
         #[serde(default)]
         kind: String,
     }
     #[derive(Deserialize)]
-    struct Whole {
+    struct Whole<'j> {
         #[serde(default)]
         kind: String,
         #[serde(default)]
         metadata: Option<ListMeta>,
-        #[serde(deserialize_with = "or_default")]
-        items: Vec<Pod>,
+        #[serde(borrow, deserialize_with = "or_default")]
+        items: Vec<Pod<'j>>,
     }
-    match serde_json::from_slice(body) {
+    let mut body = Vec::new();
+    input.read_to_end(&mut body)?;
+    match serde_json::from_slice(&body) {
         Ok(Whole {
             kind,
             metadata,
             items,
-        }) if kind == "PodList" => Page::new(PodList { metadata, items }),
+        }) if kind == "PodList" => {
+            let page = Page::new(metadata.unwrap_or_default())?;
+            items.into_iter().try_for_each(|pod| each(pod.convert()?))?;
+            Ok(page)
+        }
         Ok(Whole { kind, .. }) => bail!("wanted a PodList, got {}", named(&kind)),
-        Err(error) => match serde_json::from_slice::<Typed>(body) {
+        Err(error) => match serde_json::from_slice::<Typed>(&body) {
             Ok(Typed { kind }) if kind != "PodList" => {
                 bail!("wanted a PodList, got {}", named(&kind))
             }
@@ -235,19 +210,7 @@ pub(super) fn json(body: &[u8]) -> anyhow::Result<Page> {
     }
 }
 
-/// Decodes a page in protobuf.
-pub(super) fn protobuf(body: Vec<u8>) -> anyhow::Result<Page> {
-    let (kind, raw) = envelope(Bytes::from(body))?;
-    if kind != "PodList" {
-        bail!("wanted a PodList, got {}", named(&kind));
-    }
-    if raw.is_empty() {
-        bail!("an empty pod list message: it is not whole");
-    }
-    Page::new(PodList::decode(raw).context("a pod list that is not whole")?)
-}
-
-fn named(kind: &str) -> String {
+pub(super) fn named(kind: &str) -> String {
     if kind.is_empty() {
         "something without a kind".to_owned()
     } else {
@@ -255,34 +218,25 @@ fn named(kind: &str) -> String {
     }
 }
 
-fn envelope(mut body: Bytes) -> anyhow::Result<(String, Bytes)> {
-    if !body.starts_with(MAGIC) {
-        bail!("no Kubernetes protobuf message");
-    }
-    let body = body.split_off(MAGIC.len());
-    let unknown = Unknown::decode(body).context("a message that is not whole")?;
-    if !unknown.content_encoding.is_empty() {
-        bail!(
-            "a message in the unknown encoding `{}`",
-            unknown.content_encoding
-        );
-    }
-    let kind = unknown.type_meta.unwrap_or_default().kind;
-    Ok((kind, unknown.raw))
-}
-
 /// The server's own words in the body of an answer that says no, in either encoding or plain.
-pub(super) fn status_message(body: Vec<u8>) -> String {
+pub(super) fn status_message(body: &[u8]) -> String {
     /// Of a body that is no `Status`, so much is shown.
     const SHOWN: usize = 300;
-    let body = Bytes::from(body);
-    let status = match envelope(body.clone()) {
-        Ok((_, raw)) => Status::decode(raw).ok(),
-        Err(_) => serde_json::from_slice::<Status>(&body).ok(),
+    /// `Status`: what the API says when it says no.
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Status {
+        message: String,
+    }
+    let message = match body.strip_prefix(MAGIC) {
+        Some(envelope) => protobuf_status(envelope).ok(),
+        None => serde_json::from_slice::<Status>(body)
+            .ok()
+            .map(|status| status.message),
     };
-    match status {
-        Some(status) if !status.message.is_empty() => status.message,
-        _ => String::from_utf8_lossy(&body)
+    match message {
+        Some(message) if !message.is_empty() => message,
+        _ => String::from_utf8_lossy(body)
             .trim()
             .chars()
             .take(SHOWN)
@@ -290,14 +244,31 @@ pub(super) fn status_message(body: Vec<u8>) -> String {
     }
 }
 
+/// The message of a `Status` in its envelope.
+fn protobuf_status(envelope: &[u8]) -> Result<String, NotWhole> {
+    let mut message = "";
+    let mut envelope = Fields(envelope);
+    while let Some((tag, value)) = envelope.next()? {
+        if tag == 2 {
+            let mut status = Fields(value.bytes()?);
+            while let Some((tag, value)) = status.next()? {
+                if tag == 3 {
+                    message = value.text()?;
+                }
+            }
+        }
+    }
+    Ok(message.to_owned())
+}
+
 /// Decodes one pod in JSON, as `kubectl` prints it.
-pub(super) fn json_pod(text: &str) -> serde_json::Result<Pod> {
+pub(super) fn json_pod(text: &str) -> serde_json::Result<Pod<'_>> {
     serde_json::from_str(text)
 }
 
-impl Pod {
+impl<'j> Pod<'j> {
     /// Converts to what the rest of the program works with.
-    pub(super) fn convert(self) -> anyhow::Result<model::Pod> {
+    pub(super) fn convert(self) -> anyhow::Result<model::Pod<'j>> {
         let Self {
             metadata,
             spec,
@@ -330,10 +301,10 @@ impl Pod {
         let main = containers.into_iter().map(|container| (container, false));
         let ports = main.chain(sidecars.map(|container| (container, true)));
         let ports = ports.flat_map(|(container, sidecar)| {
-            container
-                .ports
-                .into_iter()
-                .filter_map(move |port| port.convert(sidecar))
+            let ports = container.ports.into_iter();
+            ports.filter_map(move |own| {
+                port(own.name, i64::from(own.number), &own.protocol, sidecar)
+            })
         });
         let mut ips = pod_ips
             .iter()
@@ -345,13 +316,13 @@ impl Pod {
         Ok(model::Pod {
             namespace,
             name,
-            labels: labels.into_iter().collect(),
-            annotations: annotations.into_iter().collect(),
+            labels: labels.0,
+            annotations: annotations.0,
             phase: model::Phase::parse(&phase),
             ready: conditions
                 .iter()
                 .any(|c| c.r#type == "Ready" && c.status == "True"),
-            terminating: deletion_timestamp.is_some(),
+            terminating: deletion_timestamp,
             host_network,
             ips,
             ports: ports.collect(),
@@ -359,18 +330,20 @@ impl Pod {
     }
 }
 
-impl ContainerPort {
-    fn convert(self, sidecar: bool) -> Option<model::ContainerPort> {
-        let number = u16::try_from(self.number)
-            .ok()
-            .filter(|number| *number > 0)?;
-        Some(model::ContainerPort {
-            name: Some(self.name).filter(|name| !name.is_empty()),
-            number,
-            tcp: self.protocol.is_empty() || self.protocol == "TCP",
-            sidecar,
-        })
-    }
+/// A port that a container declares; `None` if its number is none.
+pub(super) fn port<'p>(
+    name: Cow<'p, str>,
+    number: i64,
+    protocol: &str,
+    sidecar: bool,
+) -> Option<model::ContainerPort<'p>> {
+    let number = u16::try_from(number).ok().filter(|number| *number > 0)?;
+    Some(model::ContainerPort {
+        name: Some(name).filter(|name| !name.is_empty()),
+        number,
+        tcp: protocol.is_empty() || protocol == "TCP",
+        sidecar,
+    })
 }
 
 #[cfg(test)]
@@ -380,6 +353,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::protobuf::page as protobuf;
     use super::*;
 
     fn recorded(name: &str) -> Vec<u8> {
@@ -389,21 +363,32 @@ mod tests {
         std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    fn pods(page: Page) -> Vec<model::Pod> {
-        page.pods()
-            .collect::<Result<_, _>>()
-            .expect("pods with names")
+    /// A page and its pods, or nothing of it.
+    fn decoded(
+        decode: Decode,
+        mut body: &[u8],
+    ) -> anyhow::Result<(Page, Vec<model::Pod<'static>>)> {
+        let mut pods = Vec::new();
+        let page = decode(&mut body, &mut |pod| {
+            pods.push(pod.into_owned());
+            Ok(())
+        })?;
+        Ok((page, pods))
+    }
+
+    fn pods(decode: Decode, body: &[u8]) -> anyhow::Result<Vec<model::Pod<'static>>> {
+        decoded(decode, body).map(|(_, pods)| pods)
     }
 
     #[test]
     fn both_encodings_say_the_same() {
         for (name, number) in [("page-1", 20), ("page-2", 20), ("mixed", 62)] {
-            let from_json = json(&recorded(&format!("lists/{name}.json.body"))).expect(name);
-            let from_protobuf =
-                protobuf(recorded(&format!("lists/{name}.protobuf.body"))).expect(name);
-            assert_eq!(from_json.resource_version, from_protobuf.resource_version);
-            assert_eq!(from_json.next, from_protobuf.next);
-            let (from_json, from_protobuf) = (pods(from_json), pods(from_protobuf));
+            let (json, from_json) =
+                decoded(json, &recorded(&format!("lists/{name}.json.body"))).expect(name);
+            let (protobuf, from_protobuf) =
+                decoded(protobuf, &recorded(&format!("lists/{name}.protobuf.body"))).expect(name);
+            assert_eq!(json.resource_version, protobuf.resource_version);
+            assert_eq!(json.next, protobuf.next);
             assert_eq!(from_json.len(), number);
             assert_eq!(from_json, from_protobuf, "{name}");
         }
@@ -411,14 +396,14 @@ mod tests {
 
     #[test]
     fn the_recorded_pods_have_what_decides() {
-        let pods = pods(protobuf(recorded("lists/mixed.protobuf.body")).expect("a page"));
+        let pods = pods(protobuf, &recorded("lists/mixed.protobuf.body")).expect("a page");
         let count = |what: fn(&model::Pod) -> bool| pods.iter().filter(|pod| what(pod)).count();
         assert!(count(|pod| pod.ready) > 0 && count(|pod| !pod.ready) > 0);
         assert!(count(|pod| pod.terminating) > 0);
         assert!(count(|pod| pod.ips.is_empty()) > 0);
         assert!(count(|pod| pod.ports.iter().any(|port| port.sidecar)) > 0);
         assert_eq!(count(|pod| pod.ports.is_empty()), 0);
-        assert_eq!(count(|pod| pod.labels.is_empty()), 0);
+        assert_eq!(count(|pod| pod.labels == Texts::default()), 0);
     }
 
     #[test]
@@ -428,7 +413,7 @@ mod tests {
         flate2::read::GzDecoder::new(&*packed)
             .read_to_end(&mut text)
             .expect("gzip");
-        assert_eq!(pods(json(&text).expect("a page")).len(), 100);
+        assert_eq!(pods(json, &text).expect("a page").len(), 100);
     }
 
     #[test]
@@ -446,7 +431,7 @@ mod tests {
             let Some(name) = name.strip_suffix(".protobuf.body") else {
                 continue;
             };
-            let message = |ending| status_message(recorded(&format!("errors/{name}.{ending}")));
+            let message = |ending| status_message(&recorded(&format!("errors/{name}.{ending}")));
             let (in_json, in_protobuf) = (message("body"), message("protobuf.body"));
             // Not all were recorded for the very same request: the beginning is the server's own.
             let words = |text: &str| {
@@ -472,32 +457,24 @@ mod tests {
 
     #[test]
     fn an_empty_list_is_whole_only_with_a_version() {
-        let empty = json(&recorded("lists/200-unknown-namespace.body")).expect("a list");
-        assert_eq!(pods(empty), []);
-        let empty = protobuf(recorded("lists/200-unknown-namespace.protobuf.body"));
-        assert_eq!(pods(empty.expect("a list")), []);
-        assert!(json(br#"{"kind":"PodList","metadata":{},"items":[]}"#).is_err());
-        assert!(json(br#"{"kind":"Status","metadata":{"resourceVersion":"1"}}"#).is_err());
-        assert!(json(br#"{"kind":"PodList","metadata":{"resourceVersion":"1"}}"#).is_err());
-        assert!(json(b"<html>").is_err());
-        assert!(protobuf(Vec::new()).is_err());
-        assert!(protobuf(b"k8s\0".to_vec()).is_err());
-        let unnamed = br#"{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":[{}]}"#;
-        assert!(
-            json(unnamed)
-                .expect("a page")
-                .pods()
-                .any(|pod| pod.is_err())
+        let empty = pods(json, &recorded("lists/200-unknown-namespace.body"));
+        assert_eq!(empty.expect("a list"), []);
+        let empty = pods(
+            protobuf,
+            &recorded("lists/200-unknown-namespace.protobuf.body"),
         );
-    }
-
-    /// A page decoded to the end, or nothing.
-    fn decoded(page: anyhow::Result<Page>) -> Option<usize> {
-        page.ok()?
-            .pods()
-            .collect::<Result<Vec<_>, _>>()
-            .ok()
-            .map(|pods| pods.len())
+        assert_eq!(empty.expect("a list"), []);
+        for bad in [
+            r#"{"kind":"PodList","metadata":{},"items":[]}"#,
+            r#"{"kind":"Status","metadata":{"resourceVersion":"1"}}"#,
+            r#"{"kind":"PodList","metadata":{"resourceVersion":"1"}}"#,
+            r#"{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":[{}]}"#,
+            "<html>",
+        ] {
+            assert!(pods(json, bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(pods(protobuf, b"").is_err());
+        assert!(pods(protobuf, MAGIC).is_err());
     }
 
     proptest! {
@@ -508,17 +485,14 @@ mod tests {
 
         #[test]
         fn a_page_that_is_cut_is_an_error(at in 0.0..1.0_f64) {
-            for (name, decode) in [
-                ("page-1.json", (|body| json(&body)) as fn(Vec<u8>) -> _),
-                ("page-1.protobuf", protobuf),
-            ] {
+            for (name, decode) in [("page-1.json", json as Decode), ("page-1.protobuf", protobuf)] {
                 let mut body = recorded(&format!("lists/{name}.body"));
                 // The JSON page ends with a line end that is not part of it.
                 let whole = body.trim_ascii_end().len();
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
                     reason = "a place somewhere in a page")]
                 body.truncate((at * whole as f64) as usize);
-                prop_assert!(decode(body).is_err(), "{name}");
+                prop_assert!(pods(decode, &body).is_err(), "{name}");
             }
         }
 
@@ -538,19 +512,19 @@ mod tests {
                 body
             };
             let body = change(recorded("lists/page-1.json.body"));
-            if let Some(number) = decoded(json(&body)) {
-                prop_assert_eq!(number, 20);
+            if let Ok(pods) = pods(json, &body) {
+                prop_assert_eq!(pods.len(), 20);
             }
-            let _ = decoded(protobuf(change(recorded("lists/page-1.protobuf.body"))));
+            let _ = pods(protobuf, &change(recorded("lists/page-1.protobuf.body")));
         }
 
         #[test]
         fn rubbish_is_an_error(body in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(json(&body).is_err());
+            prop_assert!(pods(json, &body).is_err());
             let mut enveloped = MAGIC.to_vec();
             enveloped.extend(&body);
-            let _ = decoded(protobuf(enveloped));
-            prop_assert!(protobuf(body).is_err());
+            let _ = pods(protobuf, &enveloped);
+            prop_assert!(pods(protobuf, &body).is_err());
         }
     }
 }

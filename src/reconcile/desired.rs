@@ -235,8 +235,8 @@ impl Mapping {
         pod.ips.shrink_to_fit();
         SeenPod {
             name: PodName {
-                namespace: pod.namespace.into(),
-                name: pod.name.into(),
+                namespace: pod.namespace.as_ref().into(),
+                name: pod.name.as_ref().into(),
             },
             ips: pod.ips,
             host_network: pod.host_network,
@@ -266,7 +266,7 @@ impl Mapping {
         }
     }
 
-    fn annotation<'p>(&self, pod: &'p Pod, name: &str) -> Option<(String, &'p str)> {
+    fn annotation<'p>(&self, pod: &'p Pod<'_>, name: &str) -> Option<(String, &'p str)> {
         let key = format!("{}{name}", self.annotation_prefix);
         let value = pod.annotations.get(&key)?;
         Some((key, value))
@@ -280,7 +280,7 @@ impl Mapping {
                 .iter()
                 .find_map(|key| pod.labels.get(key));
             return match label {
-                Some(name) => Ok(vec![(name.clone(), None)]),
+                Some(name) => Ok(vec![(name.to_owned(), None)]),
                 None => Err(Reason::NoBackend),
             };
         };
@@ -320,13 +320,13 @@ impl Mapping {
         }))?;
         let value = |field: &Field| {
             Some(match field {
-                Field::Namespace => Cow::Borrowed(pod.namespace.as_str()),
+                Field::Namespace => Cow::Borrowed(&*pod.namespace),
                 Field::Name => Cow::Borrowed(name),
-                Field::Pod => Cow::Borrowed(pod.name.as_str()),
+                Field::Pod => Cow::Borrowed(&*pod.name),
                 Field::Ip => Cow::Owned(ip.to_string()),
                 Field::Port => Cow::Owned(port.to_string()),
-                Field::Label(key) => Cow::Borrowed(pod.labels.get(key)?.as_str()),
-                Field::Annotation(key) => Cow::Borrowed(pod.annotations.get(key)?.as_str()),
+                Field::Label(key) => Cow::Borrowed(pod.labels.get(key)?),
+                Field::Annotation(key) => Cow::Borrowed(pod.annotations.get(key)?),
             })
         };
         let render = |what: &'static str, template: &Template| {
@@ -388,7 +388,7 @@ impl Mapping {
 }
 
 /// The only port there is; `None` where there is none at all.
-fn only<'p>(mut ports: impl Iterator<Item = &'p ContainerPort>) -> Option<Result<u16, Reason>> {
+fn only<'p>(mut ports: impl Iterator<Item = &'p ContainerPort<'p>>) -> Option<Result<u16, Reason>> {
     let first = ports.next()?.number;
     // The same number declared by two containers is one port: they share an address.
     Some(if ports.all(|port| port.number == first) {
@@ -402,6 +402,7 @@ fn only<'p>(mut ports: impl Iterator<Item = &'p ContainerPort>) -> Option<Result
 mod tests {
     use super::*;
     use crate::layout::vulcand::Vulcand;
+    use crate::model::Texts;
 
     fn mapping() -> Mapping {
         Mapping {
@@ -419,14 +420,14 @@ mod tests {
         }
     }
 
-    fn pod(annotations: &[(&str, &str)]) -> Pod {
+    fn pod(annotations: &[(&str, &str)]) -> Pod<'static> {
         let annotations = annotations
             .iter()
-            .map(|(key, value)| (format!("vulcanized.io/{key}"), (*value).into()));
+            .map(|(key, value)| (format!("vulcanized.io/{key}"), (*value).to_owned()));
         Pod {
-            namespace: "shop".to_owned(),
-            name: "web-1".to_owned(),
-            labels: [("app".to_owned(), "web".to_owned())].into(),
+            namespace: "shop".into(),
+            name: "web-1".into(),
+            labels: [("app", "web")].into_iter().collect(),
             annotations: annotations.collect(),
             phase: Phase::Running,
             ready: true,
@@ -439,9 +440,9 @@ mod tests {
         }
     }
 
-    fn port(name: &str, number: u16) -> ContainerPort {
+    fn port(name: &'static str, number: u16) -> ContainerPort<'static> {
         ContainerPort {
-            name: Some(name.to_owned()),
+            name: Some(name.into()),
             number,
             tcp: true,
             sidecar: false,
@@ -449,7 +450,7 @@ mod tests {
     }
 
     /// `backend/server=url` of each want, or the reasons.
-    fn outcome(mapping: &Mapping, pod: Pod) -> String {
+    fn outcome(mapping: &Mapping, pod: Pod<'_>) -> String {
         let seen = mapping.map(pod);
         let wants = seen
             .wants
@@ -555,10 +556,10 @@ mod tests {
             );
         }
         let mut without = pod(&[]);
-        without.labels.clear();
+        without.labels = Texts::default();
         assert!(outcome(&mapping(), without).starts_with("(no backend"));
         let mut empty = pod(&[]);
-        empty.labels.insert("app".to_owned(), String::new());
+        empty.labels.insert("app".into(), "".into());
         assert_eq!(
             outcome(&mapping(), empty),
             "(no backend id: `{name}` is empty)"
@@ -567,16 +568,16 @@ mod tests {
 
     #[test]
     fn the_port_when_none_is_named() {
-        let ports = |ports: Vec<ContainerPort>| {
+        let ports = |ports: Vec<ContainerPort<'static>>| {
             let mut pod = pod(&[]);
             pod.ports = ports;
             outcome(&mapping(), pod)
         };
-        let sidecar = |port: ContainerPort| ContainerPort {
+        let sidecar = |port: ContainerPort<'static>| ContainerPort {
             sidecar: true,
             ..port
         };
-        let udp = |port: ContainerPort| ContainerPort { tcp: false, ..port };
+        let udp = |port: ContainerPort<'static>| ContainerPort { tcp: false, ..port };
         let web = |number| format!("web/10.0.0.1=http://10.0.0.1:{number}");
         assert_eq!(ports(vec![port("a", 1)]), web(1));
         assert_eq!(ports(vec![port("a", 1), udp(port("b", 2))]), web(1));
@@ -601,7 +602,7 @@ mod tests {
         let reason = "(no port: it uses its node's network and does not declare 22)";
         assert_eq!(outcome(&mapping(), pod.clone()), reason);
         pod.annotations
-            .insert("vulcanized.io/port".to_owned(), "9090".to_owned());
+            .insert("vulcanized.io/port".into(), "9090".into());
         assert_eq!(
             outcome(&mapping(), pod),
             "web/10.0.0.1=http://10.0.0.1:9090"

@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 
 use crate::layout::Layout;
 use crate::layout::vulcand::Vulcand;
-use crate::model::{ContainerPort, Entry, Phase, Pod, Scheme, Scope, Snapshot};
+use crate::model::{ContainerPort, Entry, Phase, Scheme, Scope, Snapshot, Texts};
 use crate::reconcile::desired::{Mapping, PortRef};
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::reconcile::plan::{Action, Adopt, Freeze, NoBackends, Plan, Rules, plan};
 use crate::reconcile::template::Template;
 use crate::report::{held, why};
+
+type Pod = crate::model::Pod<'static>;
 
 /// What a run sees, and what it may do.
 struct World {
@@ -104,9 +106,9 @@ fn world() -> World {
 /// A live pod `shop/<app>-<n>` at `10.0.0.<n>`, port 8080.
 fn pod(app: &str, n: u8) -> Pod {
     Pod {
-        namespace: "shop".to_owned(),
-        name: format!("{app}-{n}"),
-        labels: [("app".to_owned(), app.to_owned())].into(),
+        namespace: "shop".into(),
+        name: format!("{app}-{n}").into(),
+        labels: [("app", app.to_owned())].into_iter().collect(),
         phase: Phase::Running,
         ready: true,
         ips: vec![format!("10.0.0.{n}").parse().expect("an address")],
@@ -128,7 +130,7 @@ fn unready(pod: Pod) -> Pod {
 }
 
 fn relabelled(mut pod: Pod) -> Pod {
-    pod.labels.clear();
+    pod.labels = Texts::default();
     pod
 }
 
@@ -928,7 +930,7 @@ mod properties {
                 1 => pod.terminating = true,
                 2 => pod.phase = Phase::Failed,
                 3 => pod.ips.clear(),
-                4 => pod.labels.clear(),
+                4 => pod.labels = Texts::default(),
                 5 => pod.ports[0].number = 9090,
                 _ => {}
             }

@@ -784,7 +784,7 @@ fn the_service_account_of_a_pod() {
         fields: None,
     };
     let pods = client
-        .list(&selection, &mut |pod| pod.name)
+        .list(&selection, &mut |pod| pod.name.into_owned())
         .expect("a list");
     assert_eq!(pods, ["web-1", "web-2"]);
     let request = &api.requests()[0];

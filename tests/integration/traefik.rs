@@ -294,7 +294,7 @@ fn hostile() -> impl Strategy<Value = String> {
 }
 
 /// A pod whose labels and annotations somebody made up.
-fn hostile_pod() -> impl Strategy<Value = model::Pod> {
+fn hostile_pod() -> impl Strategy<Value = model::Pod<'static>> {
     let annotation = |name: &'static str| {
         proptest::option::weighted(0.3, hostile())
             .prop_map(move |value| value.map(|value| (format!("vulcanized.io/{name}"), value)))
@@ -306,15 +306,15 @@ fn hostile_pod() -> impl Strategy<Value = model::Pod> {
         annotation("scheme"),
     );
     (labels, annotations, any::<[u8; 3]>()).prop_map(|(labels, (a, b, c), ip)| model::Pod {
-        namespace: "shop".to_owned(),
-        name: "web-1".to_owned(),
-        labels,
+        namespace: "shop".into(),
+        name: "web-1".into(),
+        labels: labels.into_iter().collect(),
         annotations: [a, b, c].into_iter().flatten().collect(),
         phase: model::Phase::Running,
         ready: true,
         ips: vec![IpAddr::from([10, ip[0], ip[1], ip[2]])],
         ports: vec![model::ContainerPort {
-            name: Some("http".to_owned()),
+            name: Some("http".into()),
             number: 8080,
             tcp: true,
             sidecar: false,
@@ -339,7 +339,7 @@ fn writes(pod: model::Pod) -> Vec<(String, String)> {
         port: None,
         scheme: model::Scheme::Http,
         ip_family: None,
-        server_id: template(if pod.labels.contains_key("id") {
+        server_id: template(if pod.labels.get("id").is_some() {
             "{label:id}"
         } else {
             "{ip}"
@@ -407,8 +407,8 @@ fn the_real_provider_takes_whatever_labels_say() {
         }
         let ip = made.ips[0].to_string();
         let mut value = pod("shop", &format!("web-{number}"), "x", &ip);
-        value["metadata"]["labels"] = json!(made.labels);
-        value["metadata"]["annotations"] = json!(made.annotations);
+        value["metadata"]["labels"] = made.labels.iter().collect();
+        value["metadata"]["annotations"] = made.annotations.iter().collect();
         pods.push(value);
     }
     assert!(services.len() > 100, "many are valid: {}", services.len());

@@ -1,0 +1,499 @@
+//! Pods in protobuf, decoded as they come in: just the fields that are needed, borrowed from one small
+//! buffer, everything else skipped. What is not whole is an error, never a shorter list.
+
+use std::borrow::Cow;
+use std::io::{self, Read};
+use std::net::IpAddr;
+
+use anyhow::bail;
+
+use super::wire::{Each, ListMeta, Page, named, port};
+use crate::model::{Phase, Pod, Texts};
+
+/// What a protobuf answer begins with.
+pub(super) const MAGIC: &[u8] = b"k8s\0";
+
+/// How much is read at once, at least.
+const CHUNK: usize = 1 << 16;
+
+/// A message that ends in the middle of a field, or is none. Prints as that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message that is not whole")]
+pub(super) struct NotWhole;
+
+/// A field's value.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Value<'m> {
+    Number(u64),
+    Bytes(&'m [u8]),
+    /// One of a fixed size: none that is needed here.
+    Fixed,
+}
+
+impl<'m> Value<'m> {
+    pub(super) fn bytes(self) -> Result<&'m [u8], NotWhole> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Number(_) | Self::Fixed => Err(NotWhole),
+        }
+    }
+
+    pub(super) fn text(self) -> Result<&'m str, NotWhole> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| NotWhole)
+    }
+
+    fn cow(self) -> Result<Cow<'m, str>, NotWhole> {
+        self.text().map(Cow::Borrowed)
+    }
+
+    fn number(self) -> Result<u64, NotWhole> {
+        match self {
+            Self::Number(number) => Ok(number),
+            Self::Bytes(_) | Self::Fixed => Err(NotWhole),
+        }
+    }
+}
+
+/// The fields of a message, in order.
+pub(super) struct Fields<'m>(pub(super) &'m [u8]);
+
+impl<'m> Fields<'m> {
+    /// The next field's number and value; `None` at the end.
+    #[inline]
+    pub(super) fn next(&mut self) -> Result<Option<(u64, Value<'m>)>, NotWhole> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let (tag, kind) = key(varint(&mut self.0)?)?;
+        let value = match kind {
+            Kind::Number => Value::Number(varint(&mut self.0)?),
+            Kind::Bytes => {
+                let length = varint(&mut self.0)?;
+                Value::Bytes(self.take(length)?)
+            }
+            Kind::Fixed(length) => {
+                self.take(length)?;
+                Value::Fixed
+            }
+        };
+        Ok(Some((tag, value)))
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'m [u8], NotWhole> {
+        let length = usize::try_from(length).map_err(|_| NotWhole)?;
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(NotWhole)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+}
+
+/// How a field's value is written.
+enum Kind {
+    Number,
+    Bytes,
+    /// In so many bytes.
+    Fixed(u64),
+}
+
+/// A field's number, and how its value is written. Groups are not read: Kubernetes has none.
+#[inline]
+fn key(key: u64) -> Result<(u64, Kind), NotWhole> {
+    let tag = key >> 3;
+    if tag == 0 || key > u64::from(u32::MAX) {
+        return Err(NotWhole);
+    }
+    let kind = match key & 7 {
+        0 => Kind::Number,
+        1 => Kind::Fixed(8),
+        2 => Kind::Bytes,
+        5 => Kind::Fixed(4),
+        _ => return Err(NotWhole),
+    };
+    Ok((tag, kind))
+}
+
+#[inline]
+fn varint(bytes: &mut &[u8]) -> Result<u64, NotWhole> {
+    match **bytes {
+        [byte, ref rest @ ..] if byte < 0x80 => {
+            *bytes = rest;
+            Ok(u64::from(byte))
+        }
+        _ => long_varint(bytes),
+    }
+}
+
+fn long_varint(bytes: &mut &[u8]) -> Result<u64, NotWhole> {
+    let mut number = 0;
+    for (index, byte) in bytes.iter().enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        // The tenth byte holds the last bit.
+        if index == 9 && *byte > 1 {
+            return Err(NotWhole);
+        }
+        number |= bits << (7 * index);
+        if *byte < 0x80 {
+            *bytes = &bytes[index + 1..];
+            return Ok(number);
+        }
+    }
+    Err(NotWhole)
+}
+
+/// Decodes a page as it is read, to its end, and hands over each pod.
+pub(super) fn page(input: &mut dyn Read, each: &mut Each) -> anyhow::Result<Page> {
+    let mut source = Source::new(input);
+    if source.take(MAGIC.len() as u64)? != Some(MAGIC) {
+        bail!("no Kubernetes protobuf message");
+    }
+    // `runtime.Unknown`, the envelope: its lengths tell a list that was cut.
+    let mut kind = None::<String>;
+    let mut encoding = String::new();
+    let mut meta = None::<ListMeta>;
+    while let Some((tag, head)) = source.head()? {
+        match (tag, head) {
+            (1, Head::Bytes(length)) => kind = Some(kind_of(source.whole(length)?)?),
+            (2, Head::Bytes(length)) => {
+                if let Some(kind) = kind.as_deref().filter(|kind| *kind != "PodList") {
+                    bail!("wanted a PodList, got {}", named(kind));
+                }
+                if length == 0 {
+                    bail!("an empty pod list message: it is not whole");
+                }
+                if meta.is_some() {
+                    bail!("two pod lists in one message");
+                }
+                meta = Some(list(&mut source, length, each)?);
+            }
+            (3, Head::Bytes(length)) => {
+                let text = Value::Bytes(source.whole(length)?).text()?;
+                text.clone_into(&mut encoding);
+            }
+            (1..=3, Head::Done) => return Err(NotWhole.into()),
+            (_, Head::Bytes(length)) => source.skip(length)?,
+            (_, Head::Done) => {}
+        }
+    }
+    if !encoding.is_empty() {
+        bail!("a message in the unknown encoding `{encoding}`");
+    }
+    match kind.as_deref() {
+        Some("PodList") => Page::new(meta.unwrap_or_default()),
+        kind => bail!("wanted a PodList, got {}", named(kind.unwrap_or_default())),
+    }
+}
+
+/// The list itself: `PodList`.
+fn list(source: &mut Source, length: u64, each: &mut Each) -> anyhow::Result<ListMeta> {
+    let mut meta = ListMeta::default();
+    let end = source.position() + length;
+    while source.position() < end {
+        let Some((tag, head)) = source.head()? else {
+            return Err(NotWhole.into());
+        };
+        let left = end.checked_sub(source.position()).ok_or(NotWhole)?;
+        match (tag, head) {
+            (_, Head::Bytes(length)) if length > left => return Err(NotWhole.into()),
+            (1, Head::Bytes(length)) => {
+                let mut fields = Fields(source.whole(length)?);
+                while let Some((tag, value)) = fields.next()? {
+                    match tag {
+                        2 => value.text()?.clone_into(&mut meta.resource_version),
+                        3 => value.text()?.clone_into(&mut meta.r#continue),
+                        _ => {}
+                    }
+                }
+            }
+            (2, Head::Bytes(length)) => each(pod(source.whole(length)?)?)?,
+            (1 | 2, Head::Done) => return Err(NotWhole.into()),
+            (_, Head::Bytes(length)) => source.skip(length)?,
+            (_, Head::Done) => {}
+        }
+    }
+    Ok(meta)
+}
+
+/// The kind that a `TypeMeta` names.
+fn kind_of(message: &[u8]) -> Result<String, NotWhole> {
+    let mut kind = "";
+    let mut fields = Fields(message);
+    while let Some((tag, value)) = fields.next()? {
+        if tag == 2 {
+            kind = value.text()?;
+        }
+    }
+    Ok(kind.to_owned())
+}
+
+/// Decodes one pod.
+fn pod(message: &[u8]) -> anyhow::Result<Pod<'_>> {
+    let mut pod = Pod::default();
+    let mut sidecar_ports = Vec::new();
+    let mut fields = Fields(message);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            1 => metadata(value.bytes()?, &mut pod)?,
+            2 => spec(value.bytes()?, &mut pod, &mut sidecar_ports)?,
+            3 => status(value.bytes()?, &mut pod)?,
+            _ => {}
+        }
+    }
+    pod.ports.append(&mut sidecar_ports);
+    if pod.name.is_empty() || pod.namespace.is_empty() {
+        bail!("a pod without a name or namespace");
+    }
+    Ok(pod)
+}
+
+/// `ObjectMeta`.
+fn metadata<'m>(message: &'m [u8], pod: &mut Pod<'m>) -> Result<(), NotWhole> {
+    let mut fields = Fields(message);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            1 => pod.name = value.cow()?,
+            3 => pod.namespace = value.cow()?,
+            9 => {
+                value.bytes()?;
+                pod.terminating = true;
+            }
+            11 => entry(value.bytes()?, &mut pod.labels)?,
+            12 => entry(value.bytes()?, &mut pod.annotations)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// One entry of a map of texts.
+fn entry<'m>(message: &'m [u8], texts: &mut Texts<'m>) -> Result<(), NotWhole> {
+    let (mut key, mut text) = ("", "");
+    let mut fields = Fields(message);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            1 => key = value.text()?,
+            2 => text = value.text()?,
+            _ => {}
+        }
+    }
+    texts.insert(Cow::Borrowed(key), Cow::Borrowed(text));
+    Ok(())
+}
+
+type Ports<'m> = Vec<crate::model::ContainerPort<'m>>;
+
+/// `PodSpec`. The ports of sidecars come after all others.
+fn spec<'m>(
+    message: &'m [u8],
+    pod: &mut Pod<'m>,
+    sidecar_ports: &mut Ports<'m>,
+) -> Result<(), NotWhole> {
+    let mut fields = Fields(message);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            2 => {
+                container(value.bytes()?, false, &mut pod.ports)?;
+            }
+            11 => pod.host_network = value.number()? != 0,
+            20 => {
+                let before = sidecar_ports.len();
+                let always = container(value.bytes()?, true, sidecar_ports)?;
+                if !always {
+                    sidecar_ports.truncate(before);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// `Container`: adds its ports, and says whether it is always restarted.
+fn container<'m>(
+    message: &'m [u8],
+    sidecar: bool,
+    ports: &mut Ports<'m>,
+) -> Result<bool, NotWhole> {
+    let mut always = false;
+    let mut fields = Fields(message);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            6 => {
+                let (mut name, mut number, mut protocol) = ("", 0, "");
+                let mut fields = Fields(value.bytes()?);
+                while let Some((tag, value)) = fields.next()? {
+                    match tag {
+                        1 => name = value.text()?,
+                        3 => number = value.number()?.cast_signed(),
+                        4 => protocol = value.text()?,
+                        _ => {}
+                    }
+                }
+                ports.extend(port(Cow::Borrowed(name), number, protocol, sidecar));
+            }
+            24 => always = value.text()? == "Always",
+            _ => {}
+        }
+    }
+    Ok(always)
+}
+
+/// `PodStatus`.
+fn status(message: &[u8], pod: &mut Pod<'_>) -> Result<(), NotWhole> {
+    let mut pod_ip = "";
+    let mut fields = Fields(message);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            1 => pod.phase = Phase::parse(value.text()?),
+            2 => {
+                let (mut kind, mut status) = ("", "");
+                let mut fields = Fields(value.bytes()?);
+                while let Some((tag, value)) = fields.next()? {
+                    match tag {
+                        1 => kind = value.text()?,
+                        2 => status = value.text()?,
+                        _ => {}
+                    }
+                }
+                pod.ready |= kind == "Ready" && status == "True";
+            }
+            6 => pod_ip = value.text()?,
+            12 => {
+                let mut ip = "";
+                let mut fields = Fields(value.bytes()?);
+                while let Some((tag, value)) = fields.next()? {
+                    if tag == 1 {
+                        ip = value.text()?;
+                    }
+                }
+                pod.ips.extend(ip.parse::<IpAddr>());
+            }
+            _ => {}
+        }
+    }
+    if pod.ips.is_empty() {
+        pod.ips.extend(pod_ip.parse::<IpAddr>());
+    }
+    Ok(())
+}
+
+/// What comes before a field's value.
+enum Head {
+    /// So many bytes come next.
+    Bytes(u64),
+    /// The value was a number, and is read already.
+    Done,
+}
+
+/// A message that is read piece by piece.
+struct Source<'r> {
+    input: &'r mut dyn Read,
+    buffer: Vec<u8>,
+    /// What is in the buffer and not yet taken.
+    start: usize,
+    end: usize,
+    /// How much was taken in all.
+    taken: u64,
+}
+
+impl<'r> Source<'r> {
+    fn new(input: &'r mut dyn Read) -> Self {
+        Self {
+            input,
+            buffer: vec![0; CHUNK],
+            start: 0,
+            end: 0,
+            taken: 0,
+        }
+    }
+
+    fn position(&self) -> u64 {
+        self.taken
+    }
+
+    /// Reads until so many bytes are there. `false` if the input ends before.
+    fn fill(&mut self, wanted: usize) -> io::Result<bool> {
+        while self.end - self.start < wanted {
+            if self.start > 0 {
+                self.buffer.copy_within(self.start..self.end, 0);
+                self.end -= self.start;
+                self.start = 0;
+            }
+            if self.end == self.buffer.len() {
+                // Not to what is wanted at once: a length that is wrong shall not cost memory.
+                self.buffer.resize(2 * self.end, 0);
+            }
+            match self.input.read(&mut self.buffer[self.end..]) {
+                Ok(0) => return Ok(false),
+                Ok(read) => self.end += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn advance(&mut self, length: usize) {
+        self.start += length;
+        self.taken += length as u64;
+    }
+
+    /// The next so many bytes; `None` if the input ends before.
+    fn take(&mut self, length: u64) -> io::Result<Option<&[u8]>> {
+        let Ok(length) = usize::try_from(length) else {
+            return Ok(None);
+        };
+        if !self.fill(length)? {
+            return Ok(None);
+        }
+        self.advance(length);
+        Ok(Some(&self.buffer[self.start - length..self.start]))
+    }
+
+    /// The same, where they must be there.
+    fn whole(&mut self, length: u64) -> anyhow::Result<&[u8]> {
+        self.take(length)?.ok_or_else(|| NotWhole.into())
+    }
+
+    fn skip(&mut self, mut length: u64) -> anyhow::Result<()> {
+        while length > 0 {
+            let part = length.min(CHUNK as u64);
+            self.whole(part)?;
+            length -= part;
+        }
+        Ok(())
+    }
+
+    fn varint(&mut self) -> anyhow::Result<u64> {
+        /// The longest.
+        const LONGEST: usize = 10;
+        // At the end of the input there may be less.
+        self.fill(LONGEST)?;
+        let all = &self.buffer[self.start..self.end];
+        let mut rest = all;
+        let number = varint(&mut rest)?;
+        let length = all.len() - rest.len();
+        self.advance(length);
+        Ok(number)
+    }
+
+    /// The next field's number, and what comes next; `None` at the end of the input.
+    fn head(&mut self) -> anyhow::Result<Option<(u64, Head)>> {
+        if !self.fill(1)? {
+            return Ok(None);
+        }
+        let number = self.varint()?;
+        let (tag, kind) = key(number)?;
+        let head = match kind {
+            Kind::Number => {
+                self.varint()?;
+                Head::Done
+            }
+            Kind::Bytes => Head::Bytes(self.varint()?),
+            Kind::Fixed(length) => {
+                self.skip(length)?;
+                Head::Done
+            }
+        };
+        Ok(Some((tag, head)))
+    }
+}
