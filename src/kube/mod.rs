@@ -5,6 +5,8 @@ mod exec;
 pub mod file;
 mod list;
 mod protobuf;
+#[cfg(test)]
+mod reference;
 mod wire;
 
 pub use config::Options;

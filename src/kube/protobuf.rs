@@ -46,6 +46,12 @@ impl<'m> Value<'m> {
         self.text().map(Cow::Borrowed)
     }
 
+    /// An `int32`: what is longer is cut off, as every decoder does.
+    fn int32(self) -> Result<i32, NotWhole> {
+        let [a, b, c, d, ..] = self.number()?.to_le_bytes();
+        Ok(i32::from_le_bytes([a, b, c, d]))
+    }
+
     fn number(self) -> Result<u64, NotWhole> {
         match self {
             Self::Number(number) => Ok(number),
@@ -186,7 +192,7 @@ pub(super) fn page(input: &mut dyn Read, each: &mut Each) -> anyhow::Result<Page
 /// The list itself: `PodList`.
 fn list(source: &mut Source, length: u64, each: &mut Each) -> anyhow::Result<ListMeta> {
     let mut meta = ListMeta::default();
-    let end = source.position() + length;
+    let end = source.position().checked_add(length).ok_or(NotWhole)?;
     while source.position() < end {
         let Some((tag, head)) = source.head()? else {
             return Err(NotWhole.into());
@@ -229,16 +235,20 @@ fn kind_of(message: &[u8]) -> Result<String, NotWhole> {
 fn pod(message: &[u8]) -> anyhow::Result<Pod<'_>> {
     let mut pod = Pod::default();
     let mut sidecar_ports = Vec::new();
+    let mut pod_ip = "";
     let mut fields = Fields(message);
     while let Some((tag, value)) = fields.next()? {
         match tag {
             1 => metadata(value.bytes()?, &mut pod)?,
             2 => spec(value.bytes()?, &mut pod, &mut sidecar_ports)?,
-            3 => status(value.bytes()?, &mut pod)?,
+            3 => status(value.bytes()?, &mut pod, &mut pod_ip)?,
             _ => {}
         }
     }
     pod.ports.append(&mut sidecar_ports);
+    if pod.ips.is_empty() {
+        pod.ips.extend(pod_ip.parse::<IpAddr>());
+    }
     if pod.name.is_empty() || pod.namespace.is_empty() {
         bail!("a pod without a name or namespace");
     }
@@ -323,7 +333,7 @@ fn container<'m>(
                 while let Some((tag, value)) = fields.next()? {
                     match tag {
                         1 => name = value.text()?,
-                        3 => number = value.number()?.cast_signed(),
+                        3 => number = i64::from(value.int32()?),
                         4 => protocol = value.text()?,
                         _ => {}
                     }
@@ -337,9 +347,8 @@ fn container<'m>(
     Ok(always)
 }
 
-/// `PodStatus`.
-fn status(message: &[u8], pod: &mut Pod<'_>) -> Result<(), NotWhole> {
-    let mut pod_ip = "";
+/// `PodStatus`. The one address of old is taken where there are no others.
+fn status<'m>(message: &'m [u8], pod: &mut Pod<'_>, pod_ip: &mut &'m str) -> Result<(), NotWhole> {
     let mut fields = Fields(message);
     while let Some((tag, value)) = fields.next()? {
         match tag {
@@ -356,7 +365,7 @@ fn status(message: &[u8], pod: &mut Pod<'_>) -> Result<(), NotWhole> {
                 }
                 pod.ready |= kind == "Ready" && status == "True";
             }
-            6 => pod_ip = value.text()?,
+            6 => *pod_ip = value.text()?,
             12 => {
                 let mut ip = "";
                 let mut fields = Fields(value.bytes()?);
@@ -369,9 +378,6 @@ fn status(message: &[u8], pod: &mut Pod<'_>) -> Result<(), NotWhole> {
             }
             _ => {}
         }
-    }
-    if pod.ips.is_empty() {
-        pod.ips.extend(pod_ip.parse::<IpAddr>());
     }
     Ok(())
 }

@@ -1,0 +1,169 @@
+//! The same messages as prost decodes them: what the decoder of our own is held against in tests.
+
+use prost::Message as _;
+
+use super::protobuf::MAGIC;
+use super::wire::port;
+use crate::model::{self, Phase};
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Unknown {
+    #[prost(message, optional, tag = "1")]
+    type_meta: Option<TypeMeta>,
+    #[prost(bytes, tag = "2")]
+    raw: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TypeMeta {
+    #[prost(string, tag = "2")]
+    kind: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PodList {
+    #[prost(message, optional, tag = "1")]
+    metadata: Option<ListMeta>,
+    #[prost(message, repeated, tag = "2")]
+    items: Vec<Pod>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ListMeta {
+    #[prost(string, tag = "2")]
+    resource_version: String,
+    #[prost(string, tag = "3")]
+    next: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Pod {
+    #[prost(message, optional, tag = "1")]
+    metadata: Option<ObjectMeta>,
+    #[prost(message, optional, tag = "2")]
+    spec: Option<PodSpec>,
+    #[prost(message, optional, tag = "3")]
+    status: Option<PodStatus>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ObjectMeta {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "3")]
+    namespace: String,
+    #[prost(bytes, optional, tag = "9")]
+    deletion_timestamp: Option<Vec<u8>>,
+    #[prost(message, repeated, tag = "11")]
+    labels: Vec<Text>,
+    #[prost(message, repeated, tag = "12")]
+    annotations: Vec<Text>,
+}
+
+/// An entry of a map, or anything with one or two texts.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Text {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    text: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PodSpec {
+    #[prost(message, repeated, tag = "2")]
+    containers: Vec<Container>,
+    #[prost(bool, tag = "11")]
+    host_network: bool,
+    #[prost(message, repeated, tag = "20")]
+    init_containers: Vec<Container>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Container {
+    #[prost(message, repeated, tag = "6")]
+    ports: Vec<Port>,
+    #[prost(string, tag = "24")]
+    restart_policy: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Port {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(int32, tag = "3")]
+    number: i32,
+    #[prost(string, tag = "4")]
+    protocol: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PodStatus {
+    #[prost(string, tag = "1")]
+    phase: String,
+    #[prost(message, repeated, tag = "2")]
+    conditions: Vec<Text>,
+    #[prost(string, tag = "6")]
+    pod_ip: String,
+    #[prost(message, repeated, tag = "12")]
+    pod_ips: Vec<Ip>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Ip {
+    #[prost(string, tag = "1")]
+    ip: String,
+}
+
+/// The resourceVersion, the next page's token and the pods of a page, as far as prost can tell.
+pub(super) fn page(body: &[u8]) -> Option<(String, String, Vec<model::Pod<'static>>)> {
+    let Unknown { type_meta, raw } = Unknown::decode(body.strip_prefix(MAGIC)?).ok()?;
+    let PodList { metadata, items } = PodList::decode(&*raw).ok()?;
+    let metadata = metadata.unwrap_or_default();
+    (type_meta.unwrap_or_default().kind == "PodList").then(|| {
+        let pods = items.into_iter().map(pod).collect();
+        (metadata.resource_version, metadata.next, pods)
+    })
+}
+
+fn pod(pod: Pod) -> model::Pod<'static> {
+    let meta = pod.metadata.unwrap_or_default();
+    let spec = pod.spec.unwrap_or_default();
+    let status = pod.status.unwrap_or_default();
+    let texts = |texts: Vec<Text>| {
+        texts
+            .into_iter()
+            .map(|text| (text.name, text.text))
+            .collect()
+    };
+    let sidecars = spec.init_containers.into_iter();
+    let sidecars = sidecars.filter(|container| container.restart_policy == "Always");
+    let containers = spec
+        .containers
+        .into_iter()
+        .map(|container| (container, false));
+    let containers = containers.chain(sidecars.map(|container| (container, true)));
+    let ports = containers.flat_map(|(container, sidecar)| {
+        let ports = container.ports.into_iter();
+        ports
+            .filter_map(move |own| port(own.name.into(), own.number.into(), &own.protocol, sidecar))
+    });
+    let ips = status.pod_ips.iter().filter_map(|ip| ip.ip.parse().ok());
+    let mut ips = ips.collect::<Vec<_>>();
+    if ips.is_empty() {
+        ips.extend(status.pod_ip.parse::<std::net::IpAddr>());
+    }
+    let ready = |condition: &Text| condition.name == "Ready" && condition.text == "True";
+    model::Pod {
+        namespace: meta.namespace.into(),
+        name: meta.name.into(),
+        labels: texts(meta.labels),
+        annotations: texts(meta.annotations),
+        phase: Phase::parse(&status.phase),
+        ready: status.conditions.iter().any(ready),
+        terminating: meta.deletion_timestamp.is_some(),
+        host_network: spec.host_network,
+        ips,
+        ports: ports.collect(),
+    }
+}
