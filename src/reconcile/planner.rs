@@ -269,8 +269,8 @@ impl<'a> Planner<'a> {
         let mut judged = Vec::new();
         for (server, (entry, whose)) in &entries {
             if !whose.is_ours() {
-                // Whatever stands there by somebody else's word counts as Ready.
-                work.ready += usize::from(!wanted.contains_key(*server));
+                // Whatever stands there by somebody else's word counts as Ready, if it is a server at all.
+                work.ready += usize::from(!wanted.contains_key(*server) && entry.url.is_some());
             } else if !wanted.contains_key(*server) {
                 if self.rules.upsert_only {
                     self.plan.counts.left_out += 1;
@@ -411,7 +411,7 @@ impl<'a> Planner<'a> {
                 }
             }
             Some((entry, _)) => {
-                work.ready += 1;
+                work.ready += usize::from(entry.url.is_some());
                 self.plan.conflicts.push(Conflict {
                     backend: work.id.to_owned(),
                     key: entry.key.clone(),

@@ -544,6 +544,23 @@ fn others_count_as_ready() {
 }
 
 #[test]
+fn what_is_no_server_does_not_count_as_ready() {
+    let web = || {
+        let pods = [unready(pod("web", 1))];
+        world().backend("web").ours("web", [1]).pods(pods)
+    };
+    let kept = "kept web/10.0.0.1\nalarm\n";
+    web().entry("web/servers/x", "rubbish").is(kept);
+    let elsewhere = value("prod", "c2", "shop/web-9", "localhost:80");
+    web().entry("web/servers/x", &elsewhere).is(kept);
+    // Nor where it has the key of a pod that is Ready.
+    web()
+        .pods([pod("web", 2)])
+        .entry("web/servers/10.0.0.2", "rubbish")
+        .is(kept);
+}
+
+#[test]
 fn unready_and_new_at_once() {
     let pods = web(1..=3).into_iter().map(unready).chain(web([4]));
     assert_eq!(three().pods(pods).counts(), [1, 0, 3, 0, 0]);
