@@ -7,7 +7,7 @@ use log::{Level, LevelFilter};
 use serde_json::json;
 
 use crate::cli::{LogFormat, Output};
-use crate::report::{escaped, redacted};
+use crate::report::{escaped, escaped_json, redacted};
 
 /// Starts logging: warnings, or more with `-v`, or what `RUST_LOG` says.
 pub fn start(output: Output, rust_log: Option<&str>) {
@@ -33,22 +33,61 @@ pub fn start(output: Output, rust_log: Option<&str>) {
         if record.level() == Level::Trace && !ours {
             return Ok(());
         }
-        let message = record.args().to_string();
-        let message = redacted(&message);
-        let level = record.level().as_str().to_ascii_lowercase();
-        match format {
-            LogFormat::Text => writeln!(out, "{level}: {}", escaped(&message)),
-            LogFormat::Json => {
-                let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-                let line = json!({
-                    "time": time,
-                    "level": level,
-                    "message": message,
-                    "fields": { "module": record.target() },
-                });
-                writeln!(out, "{line}")
-            }
-        }
+        let time = SystemTime::now();
+        let line = line(
+            format,
+            time,
+            record.level(),
+            record.target(),
+            &record.args().to_string(),
+        );
+        writeln!(out, "{line}")
     });
     builder.init();
+}
+
+/// One line of the log: passwords are left out, and what steers a terminal is escaped.
+#[must_use]
+pub fn line(
+    format: LogFormat,
+    time: SystemTime,
+    level: Level,
+    module: &str,
+    message: &str,
+) -> String {
+    let message = redacted(message);
+    let level = level.as_str().to_ascii_lowercase();
+    match format {
+        LogFormat::Text => format!("{level}: {}", escaped(&message)),
+        LogFormat::Json => {
+            let line = json!({
+                "time": humantime::format_rfc3339_millis(time).to_string(),
+                "level": level,
+                "message": message,
+                "fields": { "module": module },
+            });
+            escaped_json(&line.to_string()).into_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_does_not_steer_a_terminal() {
+        let line = |format| {
+            let message = "a\u{1b}\u{9b}1m\nb http://u:p@h";
+            line(format, SystemTime::UNIX_EPOCH, Level::Warn, "m", message)
+        };
+        assert_eq!(
+            line(LogFormat::Text),
+            "warn: a\\u{1b}\\u{9b}1m\\nb http://***@h"
+        );
+        let json = line(LogFormat::Json);
+        assert!(!json.contains(char::is_control), "{json}");
+        let json = serde_json::from_str::<serde_json::Value>(&json).expect("JSON");
+        assert_eq!(json["message"], "a\u{1b}\u{9b}1m\nb http://***@h");
+    }
 }

@@ -12,6 +12,8 @@ mod wire;
 pub use config::Options;
 pub use list::{Api, Error, Selection};
 
+use std::path::Path;
+
 use crate::model::Pod;
 
 /// One page in JSON to its pods: what benchmarks and fuzz targets of the decoder call.
@@ -43,4 +45,18 @@ fn collected(mut page: &[u8], decode: wire::Decode) -> anyhow::Result<Vec<Pod<'s
         Ok(())
     })?;
     Ok(pods)
+}
+
+/// A kubeconfig, read and understood as far as it can be without asking anybody: for fuzz targets.
+///
+/// # Errors
+/// What is no kubeconfig.
+#[doc(hidden)]
+pub fn check_kubeconfig(path: &Path) -> anyhow::Result<()> {
+    let options = Options {
+        kubeconfig: vec![path.to_owned()],
+        explicit: true,
+        ..Options::default()
+    };
+    config::access(&options).map(drop)
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{Etcdctl, Note, deletes_to_allow, held, notes, redacted, shown, why};
+use super::{Etcdctl, Note, deletes_to_allow, escaped_json, held, notes, redacted, shown, why};
 use crate::model::PodName;
 use crate::reconcile::plan::{Action, Change, Plan};
 
@@ -209,8 +209,8 @@ pub fn print(
             })
             .collect(),
     };
-    serde_json::to_writer_pretty(&mut *out, &document)?;
-    writeln!(out)
+    let document = serde_json::to_string_pretty(&document)?;
+    writeln!(out, "{}", escaped_json(&document))
 }
 
 fn counts(plan: &Plan, changes: &[Change]) -> BTreeMap<&'static str, usize> {
@@ -262,7 +262,7 @@ fn word(change: &Change) -> &'static str {
     }
 }
 
-/// A foreign value: JSON escapes what steers a terminal, the password of a URL is left out.
+/// A foreign value, as it is shown elsewhere too; the password of a URL is left out.
 fn value(bytes: &[u8]) -> String {
     redacted(&shown(bytes)).into_owned()
 }

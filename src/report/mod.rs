@@ -60,11 +60,31 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     escaped_but(text, &[])
 }
 
-fn escaped_but<'t>(text: &'t str, spared: &[char]) -> Cow<'t, str> {
-    let steers = |c: char| {
-        (c.is_control() && !spared.contains(&c))
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Escapes in JSON what JSON itself does not: of the characters that [`escaped`] escapes it writes
+/// many as they are. All of them stand in strings, but for the line ends between its parts.
+#[must_use]
+pub fn escaped_json(json: &str) -> Cow<'_, str> {
+    let steers = |c: char| c != '\n' && steers(c);
+    if !json.contains(steers) {
+        return Cow::Borrowed(json);
+    }
+    let escape = |c: char| {
+        if steers(c) {
+            format!("\\u{:04x}", u32::from(c))
+        } else {
+            c.to_string()
+        }
     };
+    json.chars().map(escape).collect::<String>().into()
+}
+
+fn escaped_but<'t>(text: &'t str, spared: &[char]) -> Cow<'t, str> {
+    let steers = |c: char| steers(c) && !spared.contains(&c);
     if !text.contains(steers) {
         return Cow::Borrowed(text);
     }
@@ -537,7 +557,22 @@ mod tests {
             escaped("a\u{1b}[31m\r\nb\u{202e}"),
             "a\\u{1b}[31m\\r\\nb\\u{202e}"
         );
+        assert_eq!(escaped("a\u{61c}\u{9b}"), "a\\u{61c}\\u{9b}");
         assert_eq!(shown(b"{\n\"a\":\x1b}\xff"), "{\n\"a\":\\u{1b}}\u{fffd}");
+    }
+
+    #[test]
+    fn json_does_not_steer_a_terminal_either() {
+        let text = "é\u{1b}\u{7f}\u{9b}\u{61c}\u{202e}\n\t\"";
+        let json = serde_json::to_string_pretty(&[text]).expect("a string is JSON");
+        let escaped = escaped_json(&json);
+        let read = serde_json::from_str::<Vec<String>>(&escaped).expect("JSON stays JSON");
+        assert_eq!(read, [text]);
+        assert!(
+            !escaped.contains(|c: char| c != '\n' && steers(c)),
+            "{escaped}"
+        );
+        assert!(escaped.contains('é'));
     }
 
     #[test]
