@@ -10,6 +10,10 @@ use crate::model::{
 };
 use crate::reconcile::template::{Field, Template};
 
+/// How many backends a pod may name: an annotation has room for a hundred thousand, each of which would
+/// be a key, and with `--create-backends` a backend.
+const BACKENDS: usize = 32;
+
 /// How pods become servers: the flags. Annotations of a pod win over them.
 #[derive(Debug, Clone)]
 pub struct Mapping {
@@ -202,7 +206,9 @@ impl fmt::Display for Reason {
             }
             Self::NoPort => f.write_str("no port: it declares no TCP port"),
             Self::SeveralPorts => f.write_str("several ports: name one"),
-            Self::NoSuchPort(name) => write!(f, "no port: it has no TCP port named `{name}`"),
+            Self::NoSuchPort(name) => {
+                write!(f, "no port: it has no TCP port named `{}`", short(name))
+            }
             Self::UndeclaredHostPort(port) => {
                 write!(
                     f,
@@ -210,10 +216,19 @@ impl fmt::Display for Reason {
                 )
             }
             Self::NoSuchAddress(family) => write!(f, "no {family} address"),
-            Self::BadAnnotation(name, why) => write!(f, "annotation `{name}`: {why}"),
+            Self::BadAnnotation(name, why) => write!(f, "annotation `{name}`: {}", short(why)),
             Self::EmptyField(id, field) => write!(f, "no {id} id: `{field}` is empty"),
-            Self::BadId(id, text, why) => write!(f, "no {id} id: `{text}`: {why}"),
+            Self::BadId(id, text, why) => write!(f, "no {id} id: `{}`: {why}", short(text)),
         }
+    }
+}
+
+/// A hostile text may be long: its beginning says enough.
+fn short(text: &str) -> Cow<'_, str> {
+    const SHOWN: usize = 120;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
     }
 }
 
@@ -285,6 +300,9 @@ impl Mapping {
             };
         };
         let bad = |why: String| Reason::BadAnnotation(key.clone(), why);
+        if value.split(',').nth(BACKENDS).is_some() {
+            return Err(bad(format!("it names more than {BACKENDS} backends")));
+        }
         value
             .split(',')
             .map(|item| {
@@ -335,8 +353,7 @@ impl Mapping {
                 .map_err(|field| Reason::EmptyField(what, field.to_string()))
         };
         let bad = |what: &'static str, text: &str, why: &InvalidId| {
-            // A hostile label may be long: its beginning says enough.
-            Reason::BadId(what, text.chars().take(80).collect(), why.to_string())
+            Reason::BadId(what, short(text).into(), why.to_string())
         };
         let backend = render("backend", &self.backend)?;
         let server = render("server", &self.server_id)?;
@@ -481,6 +498,22 @@ mod tests {
         assert_eq!(state(|pod| pod.ips.clear()), State::NoAddress);
         assert_eq!(state(|pod| pod.phase = Phase::Failed), State::Completed);
         assert_eq!(state(|pod| pod.phase = Phase::Succeeded), State::Completed);
+    }
+
+    #[test]
+    fn a_pod_cannot_fill_the_store_or_the_log() {
+        let names = |number: usize| vec!["web"; number].join(",");
+        let seen = mapping().map(pod(&[("backend", &names(32))]));
+        assert_eq!((seen.wants.len(), seen.skipped.len()), (32, 0));
+        assert_eq!(
+            outcome(&mapping(), pod(&[("backend", &names(33))])),
+            "(annotation `vulcanized.io/backend`: it names more than 32 backends)"
+        );
+        let long = "é/".repeat(100_000);
+        for annotation in ["backend", "port", "scheme"] {
+            let text = outcome(&mapping(), pod(&[(annotation, &long)]));
+            assert!(text.len() < 400, "{annotation}: {} bytes", text.len());
+        }
     }
 
     #[test]
