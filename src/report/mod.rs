@@ -21,9 +21,13 @@ pub enum Etcdctl {
 }
 
 impl Etcdctl {
-    /// The command that sets a key, quoted for `sh`; `None` for a key that nobody should paste.
+    /// The command that sets a key, quoted for `sh`; `None` for a key that nobody should paste, and for a
+    /// value that `etcdctl` would take for a flag.
     #[must_use]
     pub fn put(self, key: &str, value: &str) -> Option<String> {
+        if value.starts_with('-') {
+            return None;
+        }
         let (key, value) = (plain(key)?, quoted(value));
         Some(match self {
             Self::V3 => format!("etcdctl put {key} {value}"),
@@ -598,6 +602,7 @@ mod tests {
         for key in ["/a'; rm -rf $HOME #", "/a b", "/a\n", "/$(x)", "/é"] {
             assert_eq!(Etcdctl::V3.del(key), None, "{key}");
         }
+        assert_eq!(Etcdctl::V3.put("traefik/x", "--prefix"), None);
         let command = Etcdctl::V2.put("/a/backend", "it's");
         assert_eq!(
             command.as_deref(),
