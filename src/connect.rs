@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::Context as _;
 
@@ -153,7 +154,17 @@ impl<'c> Pods<'c> {
     /// # Errors
     /// A list that failed, or was not whole; [`NamespacesMix`].
     pub fn list(&mut self) -> anyhow::Result<Lists> {
-        let mut map = |pod: Pod<'_>| self.mapping.map(pod);
+        let mut namespace = Rc::<str>::default();
+        let mut map = |pod: Pod<'_>| {
+            let mut seen = self.mapping.map(pod);
+            // Pods come in order: their namespace is kept once.
+            if seen.name.namespace == namespace {
+                seen.name.namespace = Rc::clone(&namespace);
+            } else {
+                namespace = Rc::clone(&seen.name.namespace);
+            }
+            seen
+        };
         let mut lists = Lists::default();
         match &mut self.from {
             From::File(path) => {

@@ -67,11 +67,16 @@ pub struct Texts<'p>(Vec<(Cow<'p, str>, Cow<'p, str>)>);
 impl<'p> Texts<'p> {
     /// Sets a text. The last one of a name counts.
     pub fn insert(&mut self, name: Cow<'p, str>, text: Cow<'p, str>) {
+        if self.0.is_empty() {
+            // Few pods have more, and growing costs more than all the rest.
+            self.0.reserve(16);
+        }
         self.0.push((name, text));
     }
 
     /// All of them, name and text.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    #[must_use]
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, text)| (&**name, &**text))
     }
 

@@ -1,6 +1,8 @@
 //! How a proxy wants its servers written: keys and values on one side, servers on the other.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use crate::model::{
     BackendId, Denied, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
@@ -221,16 +223,21 @@ impl Layout {
 
     /// The id under which a server stands in its backend.
     #[must_use]
-    pub fn id(&self, server: &str, mark: &Mark) -> String {
+    pub fn id<'s>(&self, server: &'s str, mark: &Mark) -> Cow<'s, str> {
         match self {
-            Self::Vulcand(_) => server.to_owned(),
-            Self::Traefik(_) => traefik::id(server, mark),
+            Self::Vulcand(_) => Cow::Borrowed(server),
+            Self::Traefik(_) => Cow::Owned(traefik::id(server, mark)),
         }
     }
 
     /// The mark that an entry of this layout carries for a pod.
     #[must_use]
-    pub fn mark(&self, owner: &str, scope: &str, pod: &PodName) -> Mark {
+    pub fn mark(
+        &self,
+        owner: impl Into<Rc<str>>,
+        scope: impl Into<Rc<str>>,
+        pod: &PodName,
+    ) -> Mark {
         let name = match self {
             Self::Vulcand(_) => Some(pod.name.clone()),
             Self::Traefik(_) => None,
@@ -360,8 +367,9 @@ impl Layout {
 
 /// The backend of this id, made where there is none yet.
 fn backend<'b>(backends: &'b mut BTreeMap<String, Backend>, id: &str) -> &'b mut Backend {
-    // Not `entry`: it would copy the id for each of a backend's servers.
-    if !backends.contains_key(id) {
+    // Not `entry`: it would copy the id for each of a backend's servers. Keys come in order, so it is
+    // mostly the last one.
+    if backends.last_key_value().is_none_or(|(last, _)| last != id) && !backends.contains_key(id) {
         backends.insert(id.to_owned(), Backend::default());
     }
     backends.get_mut(id).expect("just inserted")

@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{Backend, Definition, Entry, Fault, ObserveError, Observed, Sibling, backend};
 use crate::model::{self, Mark, PodName, ServerUrl, Snapshot};
@@ -109,6 +111,8 @@ impl Tree {
     fn read(prefix: &str, entries: Vec<model::Entry>) -> Self {
         let skip = range(prefix).len();
         let mut tree = Self::default();
+        let mut values = Values::default();
+        let mut servers = Servers::default();
         for model::Entry {
             key,
             value,
@@ -132,8 +136,12 @@ impl Tree {
                     tree.backend(backend).definition = definition;
                 }
                 [backend, "servers", id] if !backend.is_empty() && !id.is_empty() => {
-                    let Value { url, mark, fault } = read(&value);
-                    let (backend, id) = (backend.to_owned(), id.to_owned());
+                    let Value { url, mark, fault } = values.read(&value);
+                    let id = id.to_owned();
+                    if servers.backend != backend {
+                        tree.add(&mut servers);
+                        backend.clone_into(&mut servers.backend);
+                    }
                     let entry = Entry {
                         key,
                         value,
@@ -142,7 +150,7 @@ impl Tree {
                         mark,
                         fault,
                     };
-                    tree.backend(&backend).servers.insert(id, entry);
+                    servers.entries.push((id, entry));
                 }
                 [backend, ""] | [backend, "servers", ""] if !backend.is_empty() => {
                     // An empty directory of etcd v2.
@@ -155,6 +163,7 @@ impl Tree {
                 _ => {}
             }
         }
+        tree.add(&mut servers);
         let bare = |backend: &Backend| {
             backend.definition == Definition::Absent && backend.servers.is_empty()
         };
@@ -170,6 +179,26 @@ impl Tree {
     fn backend(&mut self, id: &str) -> &mut Backend {
         backend(&mut self.backends, id)
     }
+
+    fn add(&mut self, servers: &mut Servers) {
+        let entries = servers.entries.drain(..);
+        if entries.len() > 0 {
+            let all = &mut self.backend(&servers.backend).servers;
+            if all.is_empty() {
+                // A map made at once has full nodes; one by one, in order, they stay half empty.
+                *all = entries.collect();
+            } else {
+                all.extend(entries);
+            }
+        }
+    }
+}
+
+/// Servers of one backend that came one after the other.
+#[derive(Default)]
+struct Servers {
+    backend: String,
+    entries: Vec<(String, Entry)>,
 }
 
 /// Whether a `backend` key's value is a definition that vulcand takes.
@@ -217,37 +246,46 @@ struct Value {
 /// last one wins, unknown fields are ignored. Our own are byte-exact, and ignored when they are no
 /// strings.
 #[derive(Default)]
-struct Fields {
-    url: Option<String>,
-    owner: Option<String>,
-    scope: Option<String>,
-    pod: Option<String>,
+struct Fields<'v> {
+    url: Option<Cow<'v, str>>,
+    owner: Option<Cow<'v, str>>,
+    scope: Option<Cow<'v, str>>,
+    pod: Option<Cow<'v, str>>,
 }
 
-impl<'de> Deserialize<'de> for Fields {
+/// A string, borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Borrowed<'v>(#[serde(borrow)] Cow<'v, str>);
+
+/// A string, or something else.
+struct Text<'v>(Option<Cow<'v, str>>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(input)?.get();
+        let text = serde_json::from_str::<Borrowed>(raw).ok();
+        Ok(Self(text.map(|Borrowed(text)| text)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         struct Reader;
         impl<'de> Visitor<'de> for Reader {
-            type Value = Fields;
+            type Value = Fields<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                #[derive(Deserialize)]
-                #[serde(untagged)]
-                enum Text {
-                    Text(String),
-                    Other(IgnoredAny),
-                }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields = Fields::default();
-                while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+                while let Some(Borrowed(key)) = map.next_key()? {
                     let own = match key.as_ref() {
                         "Owner" => &mut fields.owner,
                         "Scope" => &mut fields.scope,
                         "Pod" => &mut fields.pod,
                         url if url.eq_ignore_ascii_case("url") => {
                             // `null` leaves Go's string as it was.
-                            if let Some(url) = map.next_value::<Option<String>>()? {
+                            if let Some(Borrowed(url)) = map.next_value()? {
                                 fields.url = Some(url);
                             }
                             continue;
@@ -257,10 +295,8 @@ impl<'de> Deserialize<'de> for Fields {
                             continue;
                         }
                     };
-                    *own = match map.next_value()? {
-                        Text::Text(text) => Some(text),
-                        Text::Other(_) => None,
-                    };
+                    let Text(text) = map.next_value()?;
+                    *own = text;
                 }
                 Ok(fields)
             }
@@ -269,40 +305,57 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
-fn read(value: &[u8]) -> Value {
-    let fault = |fault| Value {
-        url: None,
-        mark: None,
-        fault: Some(fault),
-    };
-    if value.trim_ascii() == b"null" {
-        return fault(Fault::Null);
-    }
-    let Ok(Fields {
-        url,
-        owner,
-        scope,
-        pod,
-    }) = serde_json::from_slice::<Fields>(value)
-    else {
-        return fault(Fault::Malformed);
-    };
-    let url = url.as_deref().and_then(ServerUrl::parse);
-    let mark = owner.filter(|owner| !owner.is_empty()).map(|owner| {
-        let pod = pod.as_deref().and_then(PodName::parse);
-        let (namespace, pod) = match pod {
-            Some(PodName { namespace, name }) => (namespace, Some(name)),
-            None => ("".into(), None),
+/// Reads values; texts that are the same in one entry after the other are kept once.
+#[derive(Default)]
+struct Values {
+    owner: Rc<str>,
+    scope: Rc<str>,
+    namespace: Rc<str>,
+}
+
+impl Values {
+    fn read(&mut self, value: &[u8]) -> Value {
+        let fault = |fault| Value {
+            url: None,
+            mark: None,
+            fault: Some(fault),
         };
-        Mark {
-            owner: owner.into(),
-            scope: scope.unwrap_or_default().into(),
-            namespace,
-            pod,
+        if value.trim_ascii() == b"null" {
+            return fault(Fault::Null);
         }
-    });
-    let fault = url.is_none().then_some(Fault::NoUrl);
-    Value { url, mark, fault }
+        let Ok(Fields {
+            url,
+            owner,
+            scope,
+            pod,
+        }) = serde_json::from_slice::<Fields>(value)
+        else {
+            return fault(Fault::Malformed);
+        };
+        let url = url.as_deref().and_then(ServerUrl::parse);
+        let mark = owner.filter(|owner| !owner.is_empty()).map(|owner| {
+            let pod = pod.as_deref().and_then(PodName::split);
+            Mark {
+                owner: kept(&mut self.owner, &owner),
+                scope: kept(&mut self.scope, scope.as_deref().unwrap_or_default()),
+                namespace: kept(
+                    &mut self.namespace,
+                    pod.map_or("", |(namespace, _)| namespace),
+                ),
+                pod: pod.map(|(_, name)| name.into()),
+            }
+        });
+        let fault = url.is_none().then_some(Fault::NoUrl);
+        Value { url, mark, fault }
+    }
+}
+
+/// The text that was kept last, if this is the same.
+fn kept(last: &mut Rc<str>, text: &str) -> Rc<str> {
+    if **last != *text {
+        *last = text.into();
+    }
+    Rc::clone(last)
 }
 
 pub(super) fn write(url: &ServerUrl, mark: &Mark) -> String {
@@ -333,6 +386,10 @@ pub(super) fn write(url: &ServerUrl, mark: &Mark) -> String {
 mod tests {
     use super::*;
     use crate::layout::entry;
+
+    fn read(value: &[u8]) -> Value {
+        Values::default().read(value)
+    }
 
     fn observe(
         prefix: Option<&str>,
@@ -391,7 +448,7 @@ mod tests {
 
     #[test]
     fn half_a_mark_is_somebodys_and_no_mark_nobodys() {
-        let mark = |value: &str| super::read(value.as_bytes()).mark;
+        let mark = |value: &str| read(value.as_bytes()).mark;
         assert_eq!(mark(r#"{"URL":"http://a:1","owner":"prod"}"#), None);
         assert_eq!(
             mark(r#"{"URL":"http://a:1","Owner":7,"Scope":{"a":1}}"#),

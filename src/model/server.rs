@@ -2,7 +2,8 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 
 /// The longest id, in bytes.
 const ID_MAX: usize = 253;
@@ -165,6 +166,9 @@ impl ServerUrl {
     /// `None` for anything else, such as `localhost:80` or `http://`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
+        if let Some(url) = Self::parse_plain(text) {
+            return Some(url);
+        }
         let uri = http::Uri::try_from(text).ok()?;
         let scheme = Scheme::parse(uri.scheme_str()?)?;
         let authority = uri.authority()?;
@@ -198,6 +202,21 @@ impl ServerUrl {
             None => return None,
         };
         Some(Self { scheme, host, port })
+    }
+
+    /// Reads what [`ServerUrl`] prints of an IPv4 address, without the whole grammar of URLs: nearly all
+    /// that a store holds.
+    fn parse_plain(text: &str) -> Option<Self> {
+        let (scheme, authority) = text.split_once("://")?;
+        let (host, port) = authority.split_once(':')?;
+        let ip = host.parse::<Ipv4Addr>().ok()?;
+        let digits = port.bytes().all(|c| c.is_ascii_digit());
+        let port = port.parse().ok().filter(|port| digits && *port > 0)?;
+        Some(Self {
+            scheme: Scheme::parse(scheme)?,
+            host: Host::Ip(ip.into()),
+            port,
+        })
     }
 
     /// Its address, if its host is one.
@@ -236,21 +255,27 @@ impl fmt::Display for ServerUrl {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodName {
     /// Its namespace.
-    pub namespace: Box<str>,
+    pub namespace: Rc<str>,
     /// Its name.
-    pub name: Box<str>,
+    pub name: Rc<str>,
 }
 
 impl PodName {
     /// Reads `namespace/name`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (namespace, name) = text.split_once('/')?;
-        let whole = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
-        whole.then(|| Self {
+        let (namespace, name) = Self::split(text)?;
+        Some(Self {
             namespace: namespace.into(),
             name: name.into(),
         })
+    }
+
+    /// The same, as namespace and name.
+    pub(crate) fn split(text: &str) -> Option<(&str, &str)> {
+        let (namespace, name) = text.split_once('/')?;
+        let whole = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
+        whole.then_some((namespace, name))
     }
 }
 
@@ -356,13 +381,13 @@ fn canonical_requirement(text: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// The owner's name.
-    pub owner: Box<str>,
+    pub owner: Rc<str>,
     /// The scope, as the layout writes it; empty when the entry does not say.
-    pub scope: Box<str>,
+    pub scope: Rc<str>,
     /// The pod's namespace; empty when the entry does not say.
-    pub namespace: Box<str>,
+    pub namespace: Rc<str>,
     /// The pod's name; `None` where the layout does not carry it.
-    pub pod: Option<Box<str>>,
+    pub pod: Option<Rc<str>>,
 }
 
 #[cfg(test)]

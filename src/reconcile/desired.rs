@@ -274,28 +274,32 @@ impl Mapping {
             Err(reason) => return skipped.push(reason),
         };
         for (name, port) in names {
-            match self.want(pod, &name, port) {
+            match self.want(pod, name, port) {
                 Ok(want) => wants.push(want),
                 Err(reason) => skipped.push(reason),
             }
         }
     }
 
+    /// The text of one of our annotations, and the name of it.
     fn annotation<'p>(&self, pod: &'p Pod<'_>, name: &str) -> Option<(String, &'p str)> {
-        let key = format!("{}{name}", self.annotation_prefix);
-        let value = pod.annotations.get(&key)?;
-        Some((key, value))
+        let is_it = |key: &str| key.strip_prefix(&*self.annotation_prefix) == Some(name);
+        let (key, value) = pod.annotations.iter().rev().find(|(key, _)| is_it(key))?;
+        Some((key.to_owned(), value))
     }
 
     /// The backends a pod names, each with its own port if it gives one there.
-    fn backend_names(&self, pod: &Pod) -> Result<Vec<(String, Option<PortRef>)>, Reason> {
+    fn backend_names<'p>(
+        &self,
+        pod: &'p Pod<'_>,
+    ) -> Result<Vec<(&'p str, Option<PortRef>)>, Reason> {
         let Some((key, value)) = self.annotation(pod, "backend") else {
             let label = self
                 .backend_labels
                 .iter()
                 .find_map(|key| pod.labels.get(key));
             return match label {
-                Some(name) => Ok(vec![(name.to_owned(), None)]),
+                Some(name) => Ok(vec![(name, None)]),
                 None => Err(Reason::NoBackend),
             };
         };
@@ -315,7 +319,7 @@ impl Mapping {
                     return Err(bad("it names no backend".to_owned()));
                 }
                 let port = port.map(PortRef::parse).transpose().map_err(bad)?;
-                Ok((name.to_owned(), port))
+                Ok((name, port))
             })
             .collect()
     }

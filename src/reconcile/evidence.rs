@@ -1,5 +1,6 @@
 //! What the pod lists prove: who stands where, and what a namespace's silence means.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -49,11 +50,17 @@ pub(super) struct Evidence<'l> {
     lists: &'l Lists,
     /// Whether a list without any pod is believed.
     allow_empty: bool,
+    /// Made when first asked for: where nothing is to go, nothing is to be proved.
+    index: OnceCell<Index<'l>>,
+    /// Namespaces that occur in a list that covers just what it shows.
+    seen: HashSet<&'l str>,
+}
+
+#[derive(Default)]
+struct Index<'l> {
     by_name: HashMap<(&'l str, &'l str), &'l SeenPod>,
     /// Pods at an address that is theirs alone (not their node's), the completed ones left out.
     by_ip: HashMap<IpAddr, Vec<&'l SeenPod>>,
-    /// Namespaces that occur in a list that covers just what it shows.
-    seen: HashSet<&'l str>,
 }
 
 /// What the lists say of the pod behind an entry.
@@ -73,33 +80,22 @@ pub(super) enum Whereabouts<'l> {
     EmptyList,
 }
 
-impl<'l> Evidence<'l> {
-    pub(super) fn new(lists: &'l Lists, allow_empty: bool) -> Self {
-        let mut evidence = Self {
-            lists,
-            allow_empty,
-            by_name: HashMap::new(),
-            by_ip: HashMap::new(),
-            seen: HashSet::new(),
-        };
-        for list in &lists.lists {
-            for pod in &list.pods {
-                evidence.add(pod);
-                if list.coverage == Coverage::Seen {
-                    evidence.seen.insert(&pod.name.namespace);
-                }
-            }
+impl<'l> Index<'l> {
+    fn new(lists: &'l Lists) -> Self {
+        let mut index = Self::default();
+        for pod in lists.pods() {
+            index.add(pod);
         }
         for pod in lists.again.values().flatten().flatten() {
             // What the first list showed stands: the plan's other half was made from it.
-            if !evidence
+            if !index
                 .by_name
                 .contains_key(&(&*pod.name.namespace, &*pod.name.name))
             {
-                evidence.add(pod);
+                index.add(pod);
             }
         }
-        evidence
+        index
     }
 
     fn add(&mut self, pod: &'l SeenPod) {
@@ -110,6 +106,24 @@ impl<'l> Evidence<'l> {
                 self.by_ip.entry(ip.to_canonical()).or_default().push(pod);
             }
         }
+    }
+}
+
+impl<'l> Evidence<'l> {
+    pub(super) fn new(lists: &'l Lists, allow_empty: bool) -> Self {
+        let seen = lists.lists.iter();
+        let seen = seen.filter(|list| list.coverage == Coverage::Seen);
+        let seen = seen.flat_map(|list| &list.pods);
+        Self {
+            lists,
+            allow_empty,
+            index: OnceCell::new(),
+            seen: seen.map(|pod| &*pod.name.namespace).collect(),
+        }
+    }
+
+    fn index(&self) -> &Index<'l> {
+        self.index.get_or_init(|| Index::new(self.lists))
     }
 
     /// Whether a list covers this namespace.
@@ -128,11 +142,8 @@ impl<'l> Evidence<'l> {
     }
 
     fn at(&self, ip: IpAddr) -> impl Iterator<Item = &'l SeenPod> {
-        self.by_ip
-            .get(&ip.to_canonical())
-            .into_iter()
-            .flatten()
-            .copied()
+        let by_ip = &self.index().by_ip;
+        by_ip.get(&ip.to_canonical()).into_iter().flatten().copied()
     }
 
     /// Where the pod behind an entry is. Without a pod's name it is the one at the address, of that
@@ -145,7 +156,7 @@ impl<'l> Evidence<'l> {
     ) -> Whereabouts<'l> {
         match pod {
             Some(name) => {
-                if let Some(pod) = self.by_name.get(&(namespace, name)) {
+                if let Some(pod) = self.index().by_name.get(&(namespace, name)) {
                     let there = ip.is_some_and(|ip| {
                         pod.ips
                             .iter()

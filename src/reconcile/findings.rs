@@ -151,14 +151,20 @@ pub(super) fn find(
 }
 
 fn two_owners(observed: &Observed) -> Vec<Finding> {
+    let entries = || {
+        let backends = observed.backends.values();
+        let entries = backends.flat_map(|backend| backend.servers.values());
+        entries.filter_map(|entry| Some((entry, &*entry.mark.as_ref()?.owner)))
+    };
+    let mut owners = entries().map(|(_, owner)| owner);
+    let first = owners.next();
+    if owners.all(|owner| Some(owner) == first) {
+        return Vec::new();
+    }
     let mut by_ip = BTreeMap::<IpAddr, Vec<(&str, &str)>>::new();
-    for entry in observed
-        .backends
-        .values()
-        .flat_map(|backend| backend.servers.values())
-    {
-        if let (Some(ip), Some(mark)) = (entry.url.as_ref().and_then(ServerUrl::ip), &entry.mark) {
-            by_ip.entry(ip).or_default().push((&entry.key, &mark.owner));
+    for (entry, owner) in entries() {
+        if let Some(ip) = entry.url.as_ref().and_then(ServerUrl::ip) {
+            by_ip.entry(ip).or_default().push((&entry.key, owner));
         }
     }
     let several = |entries: &[(&str, &str)]| entries.iter().any(|(_, o)| *o != entries[0].1);

@@ -1,6 +1,8 @@
 //! The planner: goes through the backends one by one, and through the servers of each.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use crate::layout::{Backend, Definition, Entry, Layout, Observed};
 use crate::model::{Mark, PodName, ServerUrl};
@@ -30,7 +32,8 @@ pub fn plan(
         evidence: Evidence::new(lists, rules.allow_empty),
         rules,
         layout,
-        scope: &scope,
+        owner: rules.owner.as_str().into(),
+        scope: scope.as_str().into(),
         plan: Plan {
             prefix: observed.prefix.clone(),
             scope: scope.clone(),
@@ -81,11 +84,18 @@ pub fn plan(
 struct Wanted<'l> {
     pod: &'l PodName,
     url: &'l ServerUrl,
-    mark: Mark,
 }
 
 /// The wanted servers of one backend, by the id in their key.
-type WantedServers<'l> = BTreeMap<String, Wanted<'l>>;
+type WantedServers<'l> = BTreeMap<Cow<'l, str>, Wanted<'l>>;
+
+/// A server that a pod wants to be, and the backend and the id that it would have there.
+struct Candidate<'l> {
+    backend: &'l str,
+    id: Cow<'l, str>,
+    pod: &'l SeenPod,
+    want: &'l Want,
+}
 
 /// Whose an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +119,9 @@ struct Planner<'a> {
     evidence: Evidence<'a>,
     rules: &'a Rules,
     layout: &'a Layout,
-    scope: &'a str,
+    /// The rules' owner, and the scope as entries carry it.
+    owner: Rc<str>,
+    scope: Rc<str>,
     plan: Plan,
     backends_served: usize,
     backends_kept: usize,
@@ -118,8 +130,7 @@ struct Planner<'a> {
 impl<'a> Planner<'a> {
     /// Gathers what the pods want, and settles who gets a key that several want.
     fn desired(&mut self, lists: &'a Lists) -> BTreeMap<&'a str, WantedServers<'a>> {
-        type Candidates<'l> = BTreeMap<(&'l str, String), Vec<(&'l SeenPod, &'l Want, Mark)>>;
-        let mut candidates = Candidates::new();
+        let mut candidates = Vec::new();
         for pod in lists.pods() {
             self.plan.counts.pods += 1;
             self.plan.counts.published += usize::from(!pod.wants.is_empty());
@@ -127,50 +138,75 @@ impl<'a> Planner<'a> {
                 self.plan.skipped.push((pod.name.clone(), reason.clone()));
             }
             for want in &pod.wants {
-                let mark = self.layout.mark(&self.rules.owner, self.scope, &pod.name);
-                let id = self.layout.id(&want.server, &mark);
-                candidates
-                    .entry((&want.backend, id))
-                    .or_default()
-                    .push((pod, want, mark));
+                candidates.push(Candidate {
+                    backend: &want.backend,
+                    id: self.layout.id(&want.server, &self.mark(&pod.name)),
+                    pod,
+                    want,
+                });
             }
         }
         self.plan.skipped.sort();
+        candidates.sort_by(|a, b| (a.backend, &a.id).cmp(&(b.backend, &b.id)));
         let mut desired = BTreeMap::<&str, WantedServers>::new();
-        for ((backend, id), mut candidates) in candidates {
-            let there = self
-                .observed
-                .backends
-                .get(backend)
-                .and_then(|found| found.servers.get(&id));
-            candidates.sort_by_key(|(pod, want, mark)| {
-                // The one already in the store keeps it; false sorts before true.
-                let same_url = there.is_some_and(|entry| entry.url.as_ref() == Some(&want.url));
-                let same_mark = there.is_some_and(|entry| entry.mark.as_ref() == Some(mark));
-                (!same_url, !same_mark, &pod.name, want.url.port)
-            });
-            let mut candidates = candidates.into_iter();
-            let Some((pod, want, mark)) = candidates.next() else {
-                continue;
-            };
-            for (loser, other, _) in candidates {
-                if other.url != want.url {
-                    self.plan.duplicates.push(Duplicate {
-                        key: self.layout.key(&self.observed.prefix, backend, &id),
-                        winner: pod.name.clone(),
-                        loser: loser.name.clone(),
-                        url: other.url.clone(),
-                    });
-                }
+        let mut candidates = candidates.into_iter().peekable();
+        while let Some(first) = candidates.next() {
+            let same = |next: &Candidate| (next.backend, &next.id) == (first.backend, &first.id);
+            let mut others = Vec::new();
+            while let Some(other) = candidates.next_if(same) {
+                others.push(other);
             }
+            let Candidate {
+                backend,
+                id,
+                pod,
+                want,
+            } = self.winner(first, others);
             let wanted = Wanted {
                 pod: &pod.name,
                 url: &want.url,
-                mark,
             };
             desired.entry(backend).or_default().insert(id, wanted);
         }
         desired
+    }
+
+    /// Settles which of several candidates for one key gets it. Those that wanted another URL there are
+    /// duplicates.
+    fn winner(&mut self, first: Candidate<'a>, mut all: Vec<Candidate<'a>>) -> Candidate<'a> {
+        if all.is_empty() {
+            return first;
+        }
+        all.insert(0, first);
+        let (backend, id) = (all[0].backend, all[0].id.clone());
+        let there = self.observed.backends.get(backend);
+        let there = there.and_then(|found| found.servers.get(&*id));
+        all.sort_by_key(|candidate| {
+            // The one already in the store keeps it; false sorts before true.
+            let same_url =
+                there.is_some_and(|entry| entry.url.as_ref() == Some(&candidate.want.url));
+            let mark = self.mark(&candidate.pod.name);
+            let same_mark = there.is_some_and(|entry| entry.mark.as_ref() == Some(&mark));
+            let port = candidate.want.url.port;
+            (!same_url, !same_mark, &candidate.pod.name, port)
+        });
+        let mut all = all.into_iter();
+        let winner = all.next().expect("there are several");
+        for loser in all.filter(|loser| loser.want.url != winner.want.url) {
+            self.plan.duplicates.push(Duplicate {
+                key: self.layout.key(&self.observed.prefix, backend, &id),
+                winner: winner.pod.name.clone(),
+                loser: loser.pod.name.clone(),
+                url: loser.want.url.clone(),
+            });
+        }
+        winner
+    }
+
+    /// The mark that an entry of ours carries for this pod.
+    fn mark(&self, pod: &PodName) -> Mark {
+        let (owner, scope) = (Rc::clone(&self.owner), Rc::clone(&self.scope));
+        self.layout.mark(owner, scope, pod)
     }
 
     fn whose<'o>(&self, entry: &'o Entry, wanted_urls: &BTreeSet<&ServerUrl>) -> Whose<'o> {
@@ -185,8 +221,8 @@ impl<'a> Planner<'a> {
                 Whose::Unmarked
             };
         };
-        let same_scope = *mark.scope == *self.scope;
-        if *mark.owner == *self.rules.owner {
+        let same_scope = mark.scope == self.scope;
+        if mark.owner == self.owner {
             if same_scope && !mark.namespace.is_empty() && self.evidence.covers(&mark.namespace) {
                 Whose::Ours
             } else if self.rules.adopt.scope {
@@ -205,10 +241,9 @@ impl<'a> Planner<'a> {
     fn backend(&mut self, id: &str, wanted: &WantedServers<'a>, all: &BTreeSet<&str>) {
         let none = Backend::default();
         let backend = self.observed.backends.get(id).unwrap_or(&none);
-        let urls = wanted
-            .values()
-            .map(|wanted| wanted.url)
-            .collect::<BTreeSet<_>>();
+        // They matter only to what may be adopted.
+        let urls = wanted.values().filter(|_| self.rules.adopt.unmarked);
+        let urls = urls.map(|wanted| wanted.url).collect::<BTreeSet<_>>();
         let entries = backend
             .servers
             .iter()
@@ -261,7 +296,7 @@ impl<'a> Planner<'a> {
                 &mut work,
                 server,
                 wanted,
-                entries.get(server.as_str()),
+                entries.get(&**server),
                 freeze.as_ref(),
             );
         }
@@ -331,16 +366,17 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans one wanted server.
-    fn wanted(
+    fn wanted<'w>(
         &mut self,
-        work: &mut Work,
-        server: &str,
-        wanted: &Wanted<'a>,
-        there: Option<&(&Entry, Whose)>,
+        work: &mut Work<'w>,
+        server: &'w str,
+        wanted: &'w Wanted<'_>,
+        there: Option<&(&'w Entry, Whose)>,
         freeze: Option<&Freeze>,
     ) {
         let frozen = freeze.is_some();
-        let after = self.layout.value(wanted.url, &wanted.mark);
+        let mark = self.mark(wanted.pod);
+        let after = || self.layout.value(wanted.url, &mark);
         let change = |key: &str, action, proof| Change {
             backend: work.id.to_owned(),
             server: Some(server.to_owned()),
@@ -355,16 +391,16 @@ impl<'a> Planner<'a> {
             None => {
                 let key = self.layout.key(&self.observed.prefix, work.id, server);
                 work.ready += 1;
-                work.stays.insert(wanted.url.clone(), server.to_owned());
-                let change = change(&key, Action::Create { after }, Proof::Ready);
+                work.stays.insert(wanted.url, server);
+                let change = change(&key, Action::Create { after: after() }, Proof::Ready);
                 work.puts.push(change);
             }
             Some((entry, whose)) if whose.is_ours() => {
                 let same_url = entry.url.as_ref() == Some(wanted.url);
                 work.ready += 1;
-                if same_url && entry.mark.as_ref() == Some(&wanted.mark) {
+                if same_url && entry.mark.as_ref() == Some(&mark) {
                     self.plan.counts.unchanged += 1;
-                    work.stays.insert(wanted.url.clone(), server.to_owned());
+                    work.stays.insert(wanted.url, server);
                     return;
                 }
                 if frozen {
@@ -375,7 +411,7 @@ impl<'a> Planner<'a> {
                 let action = Action::Update {
                     before: entry.value.clone(),
                     revision: entry.revision,
-                    after,
+                    after: after(),
                 };
                 let same_ip = entry.url.as_ref().and_then(ServerUrl::ip) == wanted.url.ip();
                 let same_pod = entry_pod(entry).is_none_or(|pod| pod == *wanted.pod);
@@ -396,10 +432,14 @@ impl<'a> Planner<'a> {
                         change,
                         rule: Rule::Adopted,
                     };
-                    let (old, new) = (entry.url.clone(), wanted.url.clone());
-                    work.given_up.push(GivenUp { held, old, new });
+                    work.given_up.push(GivenUp {
+                        held,
+                        old: entry.url.as_ref(),
+                        new: wanted.url,
+                        server,
+                    });
                 } else {
-                    work.stays.insert(wanted.url.clone(), server.to_owned());
+                    work.stays.insert(wanted.url, server);
                     work.puts.push(change);
                 }
             }
@@ -623,9 +663,9 @@ struct Work<'w> {
     /// What is held.
     held: Vec<Held>,
     /// Updates of adopted entries that would give up another address: held, unless that stays.
-    given_up: Vec<GivenUp>,
+    given_up: Vec<GivenUp<'w>>,
     /// URLs that will be in the backend under an entry of ours, whatever else happens, and its id.
-    stays: BTreeMap<ServerUrl, String>,
+    stays: BTreeMap<&'w ServerUrl, &'w str>,
     /// Creates and updates left out because the backend is frozen.
     frozen_puts: usize,
     /// Entries of ours that stay because it is.
@@ -633,12 +673,13 @@ struct Work<'w> {
 }
 
 /// An adopted entry that would give up its address.
-struct GivenUp {
+struct GivenUp<'w> {
     held: Held,
     /// What it gives up.
-    old: Option<ServerUrl>,
-    /// What it gets instead.
-    new: ServerUrl,
+    old: Option<&'w ServerUrl>,
+    /// What it gets instead, and the id of it.
+    new: &'w ServerUrl,
+    server: &'w str,
 }
 
 impl Work<'_> {
@@ -646,13 +687,15 @@ impl Work<'_> {
     /// instead stays as well then, and may free others.
     fn settle_adopted(&mut self) {
         loop {
-            let stays = |old: &Option<ServerUrl>| {
-                old.as_ref().is_some_and(|url| self.stays.contains_key(url))
+            let stays = |adopted: &GivenUp| {
+                let old = adopted.old;
+                old.is_some_and(|url| self.stays.contains_key(url))
             };
-            let free = self.given_up.iter().position(|adopted| stays(&adopted.old));
+            let free = self.given_up.iter().position(stays);
             let Some(free) = free else { break };
-            let GivenUp { held, new, .. } = self.given_up.remove(free);
-            let server = held.change.server.clone().unwrap_or_default();
+            let GivenUp {
+                held, new, server, ..
+            } = self.given_up.remove(free);
             self.stays.insert(new, server);
             self.puts.push(held.change);
         }

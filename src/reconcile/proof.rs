@@ -25,12 +25,12 @@ pub(super) enum Verdict {
 /// Judges one entry of ours that is not wanted at its key.
 pub(super) fn judge(
     evidence: &Evidence,
-    stays: &BTreeMap<ServerUrl, String>,
+    stays: &BTreeMap<&ServerUrl, &str>,
     entry: &Entry,
     adopted: bool,
 ) -> Verdict {
     if let Some(id) = entry.url.as_ref().and_then(|url| stays.get(url)) {
-        return Verdict::Proved(Proof::Stays(id.clone()));
+        return Verdict::Proved(Proof::Stays((*id).to_owned()));
     }
     let Some(mark) = &entry.mark else {
         // Unmarked entries are adopted for a URL that is wanted here; it is not published yet.
