@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use anyhow::bail;
 
-use super::wire::{Each, ListMeta, Page, named, port};
+use super::wire::{Each, ListMeta, Page, check_names, named, port};
 use crate::model::{Phase, Pod, Texts};
 
 /// What a protobuf answer begins with.
@@ -249,9 +249,7 @@ fn pod(message: &[u8]) -> anyhow::Result<Pod<'_>> {
     if pod.ips.is_empty() {
         pod.ips.extend(pod_ip.parse::<IpAddr>());
     }
-    if pod.name.is_empty() || pod.namespace.is_empty() {
-        bail!("a pod without a name or namespace");
-    }
+    check_names(&pod.namespace, &pod.name)?;
     Ok(pod)
 }
 

@@ -167,3 +167,30 @@ fn pod(pod: Pod) -> model::Pod<'static> {
         ports: ports.collect(),
     }
 }
+
+/// A page of one pod with these names.
+pub(super) fn list_of(namespace: &str, name: &str) -> Vec<u8> {
+    let metadata = ObjectMeta {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        ..ObjectMeta::default()
+    };
+    let pod = Pod {
+        metadata: Some(metadata),
+        ..Pod::default()
+    };
+    let list = PodList {
+        metadata: Some(ListMeta {
+            resource_version: "1".to_owned(),
+            next: String::new(),
+        }),
+        items: vec![pod],
+    };
+    let unknown = Unknown {
+        type_meta: Some(TypeMeta {
+            kind: "PodList".to_owned(),
+        }),
+        raw: list.encode_to_vec(),
+    };
+    [MAGIC, &unknown.encode_to_vec()].concat()
+}

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::protobuf::{Fields, MAGIC, NotWhole};
 use crate::model::{self, Texts};
+use crate::report::escaped;
 
 /// What a page says beside its pods.
 #[derive(Debug)]
@@ -281,9 +282,7 @@ impl<'j> Pod<'j> {
             labels,
             annotations,
         } = metadata.unwrap_or_default();
-        if name.is_empty() || namespace.is_empty() {
-            bail!("a pod without a name or namespace");
-        }
+        check_names(&namespace, &name)?;
         let PodSpec {
             containers,
             host_network,
@@ -328,6 +327,21 @@ impl<'j> Pod<'j> {
             ports: ports.collect(),
         })
     }
+}
+
+/// Checks a pod's names. Kubernetes has no others, and they stand in keys: one with a slash must not pass.
+pub(super) fn check_names(namespace: &str, name: &str) -> anyhow::Result<()> {
+    if name.is_empty() || namespace.is_empty() {
+        bail!("a pod without a name or namespace");
+    }
+    let label = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    let whole = namespace.len() <= 63 && namespace.bytes().all(label);
+    if !whole || name.len() > 253 || !name.bytes().all(|c| label(c) || c == b'.') {
+        let text = format!("{namespace}/{name}");
+        let text = text.chars().take(80).collect::<String>();
+        bail!("a pod named `{}`: there is no such name", escaped(&text));
+    }
+    Ok(())
 }
 
 /// A port that a container declares; `None` if its number is none.
@@ -480,6 +494,38 @@ mod tests {
         let mut endless = MAGIC.to_vec();
         endless.extend(b"\x0a\x09\x12\x07PodList\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01");
         assert!(pods(protobuf, &endless).is_err());
+    }
+
+    #[test]
+    fn a_name_cannot_add_a_path_segment() {
+        let pod = |namespace: &str, name: &str| {
+            let meta = serde_json::json!({"namespace": namespace, "name": name});
+            let list = serde_json::json!({
+                "kind": "PodList",
+                "metadata": {"resourceVersion": "1"},
+                "items": [{"metadata": meta}],
+            });
+            let in_json = pods(json, list.to_string().as_bytes()).map_err(|e| e.to_string());
+            let in_protobuf = pods(protobuf, &reference::list_of(namespace, name));
+            let in_protobuf = in_protobuf.map_err(|e| e.to_string());
+            assert_eq!(in_json, in_protobuf);
+            in_json.map(|pods| pods.len())
+        };
+        assert_eq!(pod("shop-1", "web-7d9f.x"), Ok(1));
+        let long = "a".repeat(254);
+        for (namespace, name) in [
+            ("a/b", "web"),
+            ("..", "web"),
+            ("a.b", "web"),
+            ("Shop", "web"),
+            ("shop", "a/b"),
+            ("shop", "a\u{1b}"),
+            ("shop", &long),
+            (&long, "web"),
+        ] {
+            let error = pod(namespace, name).expect_err(name);
+            assert!(error.len() < 200 && !error.contains('\u{1b}'), "{error}");
+        }
     }
 
     proptest! {

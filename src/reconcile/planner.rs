@@ -305,7 +305,7 @@ impl<'a> Planner<'a> {
         for (server, (entry, whose)) in &entries {
             if !whose.is_ours() {
                 // Whatever stands there by somebody else's word counts as Ready, if it is a server at all.
-                work.ready += usize::from(!wanted.contains_key(*server) && entry.url.is_some());
+                work.ready += usize::from(!wanted.contains_key(*server) && entry.fault.is_none());
             } else if !wanted.contains_key(*server) {
                 if self.rules.upsert_only {
                     self.plan.counts.left_out += 1;
@@ -451,7 +451,7 @@ impl<'a> Planner<'a> {
                 }
             }
             Some((entry, _)) => {
-                work.ready += usize::from(entry.url.is_some());
+                work.ready += usize::from(entry.fault.is_none());
                 self.plan.conflicts.push(Conflict {
                     backend: work.id.to_owned(),
                     key: entry.key.clone(),
