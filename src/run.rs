@@ -70,6 +70,7 @@ pub fn run(config: &Config, signals: &Signals, out: &mut dyn Write) -> anyhow::R
         say_skipped(&plan);
         if config.dry_run {
             print_plan(out, config, &plan)?;
+            leave((observed, lists));
             return Ok(Outcome {
                 exit: exit(config, &plan),
                 plan,
@@ -78,6 +79,7 @@ pub fn run(config: &Config, signals: &Signals, out: &mut dyn Write) -> anyhow::R
         }
         if work.apply(store.as_mut(), &plan, signals, config, out)? {
             print_result(out, config, &plan, &work.applied)?;
+            leave((observed, lists));
             return Ok(Outcome {
                 exit: exit(config, &plan),
                 plan,
@@ -92,6 +94,12 @@ pub fn run(config: &Config, signals: &Signals, out: &mut dyn Write) -> anyhow::R
         "the answer was lost"
     };
     Err(work.failed(anyhow!("{why} {ATTEMPTS} times: try again later")))
+}
+
+/// What was listed is left to the end of the process: to give it back piece by piece takes longer than
+/// the plan took.
+fn leave(listed: (Observed, Lists)) {
+    mem::forget(listed);
 }
 
 fn rules(config: &Config, pods: &Pods) -> Rules {

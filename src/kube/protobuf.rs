@@ -67,9 +67,20 @@ impl<'m> Fields<'m> {
     /// The next field's number and value; `None` at the end.
     #[inline]
     pub(super) fn next(&mut self) -> Result<Option<(u64, Value<'m>)>, NotWhole> {
-        if self.0.is_empty() {
-            return Ok(None);
+        match *self.0 {
+            [] => Ok(None),
+            // Nearly all: a field below 16, of less than 128 bytes.
+            [key @ 8..0x80, length @ ..0x80, ref rest @ ..] if key & 7 == 2 => {
+                let (taken, rest) = rest.split_at_checked(usize::from(length)).ok_or(NotWhole)?;
+                self.0 = rest;
+                Ok(Some((u64::from(key >> 3), Value::Bytes(taken))))
+            }
+            _ => self.long(),
         }
+    }
+
+    /// Any field.
+    fn long(&mut self) -> Result<Option<(u64, Value<'m>)>, NotWhole> {
         let (tag, kind) = key(varint(&mut self.0)?)?;
         let value = match kind {
             Kind::Number => Value::Number(varint(&mut self.0)?),
@@ -275,16 +286,34 @@ fn metadata<'m>(message: &'m [u8], pod: &mut Pod<'m>) -> Result<(), NotWhole> {
 /// One entry of a map of texts.
 fn entry<'m>(message: &'m [u8], texts: &mut Texts<'m>) -> Result<(), NotWhole> {
     let (mut key, mut text) = ("", "");
-    let mut fields = Fields(message);
-    while let Some((tag, value)) = fields.next()? {
-        match tag {
-            1 => key = value.text()?,
-            2 => text = value.text()?,
-            _ => {}
+    if let Some(short) = short_entry(message) {
+        (key, text) = short;
+    } else {
+        let mut fields = Fields(message);
+        while let Some((tag, value)) = fields.next()? {
+            match tag {
+                1 => key = value.text()?,
+                2 => text = value.text()?,
+                _ => {}
+            }
         }
     }
     texts.insert(Cow::Borrowed(key), Cow::Borrowed(text));
     Ok(())
+}
+
+/// An entry whose texts are shorter than 128 bytes, as nearly all are: it is checked to be UTF-8 at once.
+fn short_entry(message: &[u8]) -> Option<(&str, &str)> {
+    let whole = std::str::from_utf8(message).ok()?;
+    let [0x0a, length, ..] = *message else {
+        return None;
+    };
+    let (key, rest) = whole.get(2..)?.split_at_checked(usize::from(length))?;
+    let [0x12, length, ..] = *rest.as_bytes() else {
+        return None;
+    };
+    let text = rest.get(2..)?;
+    (text.len() == usize::from(length)).then_some((key, text))
 }
 
 type Ports<'m> = Vec<crate::model::ContainerPort<'m>>;

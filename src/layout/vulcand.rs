@@ -123,9 +123,14 @@ impl Tree {
             let Ok(key) = String::from_utf8(key) else {
                 continue;
             };
-            let segments = key[skip..].split('/').collect::<Vec<_>>();
-            match *segments.as_slice() {
-                [backend, "backend"] if !backend.is_empty() => {
+            let Some((backend, rest)) = key[skip..].split_once('/') else {
+                continue;
+            };
+            if backend.is_empty() {
+                continue;
+            }
+            match (rest, rest.strip_prefix("servers/")) {
+                ("backend", _) => {
                     let definition = match defines(&value) {
                         Ok(()) => Definition::Valid { key: key.clone() },
                         Err(why) => Definition::Broken {
@@ -135,7 +140,15 @@ impl Tree {
                     };
                     tree.backend(backend).definition = definition;
                 }
-                [backend, "servers", id] if !backend.is_empty() && !id.is_empty() => {
+                // An empty directory of etcd v2.
+                ("", _) | (_, Some("")) => {
+                    tree.backend(backend);
+                }
+                (_, Some(id)) if id.contains('/') => {
+                    tree.backend(backend);
+                    tree.stray.push((key, Fault::SlashInId));
+                }
+                (_, Some(id)) => {
                     let Value { url, mark, fault } = values.read(&value);
                     let id = id.to_owned();
                     if servers.backend != backend {
@@ -152,15 +165,7 @@ impl Tree {
                     };
                     servers.entries.push((id, entry));
                 }
-                [backend, ""] | [backend, "servers", ""] if !backend.is_empty() => {
-                    // An empty directory of etcd v2.
-                    tree.backend(backend);
-                }
-                [backend, "servers", _, ..] if !backend.is_empty() => {
-                    tree.backend(backend);
-                    tree.stray.push((key, Fault::SlashInId));
-                }
-                _ => {}
+                (_, None) => {}
             }
         }
         tree.add(&mut servers);
@@ -245,12 +250,34 @@ struct Value {
 /// The fields of a server's value that matter here, read as vulcand reads them: `URL` in any case, the
 /// last one wins, unknown fields are ignored. Our own are byte-exact, and ignored when they are no
 /// strings.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Fields<'v> {
     url: Option<Cow<'v, str>>,
     owner: Option<Cow<'v, str>>,
     scope: Option<Cow<'v, str>>,
     pod: Option<Cow<'v, str>>,
+}
+
+impl<'v> Fields<'v> {
+    /// Reads what [`write`] writes, as long as nothing in it is escaped: nearly all that there is to read.
+    fn plain(value: &'v [u8]) -> Option<Self> {
+        let value = std::str::from_utf8(value).ok()?;
+        let special = |c: u8| c < b' ' || c == b'\\';
+        if value.bytes().any(special) {
+            return None;
+        }
+        let (url, rest) = value.strip_prefix(r#"{"URL":""#)?.split_once('"')?;
+        let (owner, rest) = rest.strip_prefix(r#","Owner":""#)?.split_once('"')?;
+        let (scope, rest) = rest.strip_prefix(r#","Scope":""#)?.split_once('"')?;
+        let (pod, rest) = rest.strip_prefix(r#","Pod":""#)?.split_once('"')?;
+        let text = |text| Some(Cow::Borrowed(text));
+        (rest == "}").then_some(Self {
+            url: text(url),
+            owner: text(owner),
+            scope: text(scope),
+            pod: text(pod),
+        })
+    }
 }
 
 /// A string, borrowed where it has no escapes.
@@ -323,12 +350,13 @@ impl Values {
         if value.trim_ascii() == b"null" {
             return fault(Fault::Null);
         }
+        let fields = Fields::plain(value).map_or_else(|| serde_json::from_slice(value), Ok);
         let Ok(Fields {
             url,
             owner,
             scope,
             pod,
-        }) = serde_json::from_slice::<Fields>(value)
+        }) = fields
         else {
             return fault(Fault::Malformed);
         };
@@ -384,6 +412,8 @@ pub(super) fn write(url: &ServerUrl, mark: &Mark) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::layout::entry;
 
@@ -444,6 +474,28 @@ mod tests {
             (read.url, read.mark, read.fault),
             (Some(url), Some(mark), None)
         );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_read_the_short_way_is_read_so_the_long_way(
+            texts in prop::array::uniform4(r#"[a-z0-9/:. \"\\,{}é\n]{0,6}"#),
+            (at, byte) in (any::<prop::sample::Index>(), any::<u8>()),
+            changed: bool,
+        ) {
+            let [url, owner, scope, pod] = &texts;
+            let value = format!(r#"{{"URL":"{url}","Owner":"{owner}","Scope":"{scope}","Pod":"{pod}"}}"#);
+            let mut value = value.into_bytes();
+            if changed {
+                let at = at.index(value.len());
+                value[at] = byte;
+            }
+            if let Some(fields) = Fields::plain(&value) {
+                prop_assert_eq!(Some(fields), serde_json::from_slice(&value).ok());
+            }
+        }
     }
 
     #[test]

@@ -29,13 +29,16 @@ pub enum InvalidId {
 /// that as part of a key it cannot add a path segment, nor be hidden or redirected by etcd v2.
 fn check_id(text: &str) -> Result<(), InvalidId> {
     let mut characters = text.chars();
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || b"._:[]-".contains(&c);
     match characters.next() {
         None => return Err(InvalidId::Empty),
         Some(first) if first.is_ascii_alphanumeric() || first == '[' => {}
         Some(first) => return Err(InvalidId::Character(first)),
     }
-    let strange = |c: &char| !c.is_ascii_alphanumeric() && !"._:[]-".contains(*c);
-    match characters.find(strange) {
+    if text.len() <= ID_MAX && text.bytes().all(allowed) {
+        return Ok(());
+    }
+    match characters.find(|c| !u8::try_from(*c).is_ok_and(allowed)) {
         Some(strange) => Err(InvalidId::Character(strange)),
         None if text.len() > ID_MAX => Err(InvalidId::TooLong),
         None => Ok(()),
