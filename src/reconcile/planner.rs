@@ -633,12 +633,14 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// The order of changes: by backend; within one its definition, puts, deletes; then by id.
+/// The order of changes: by backend; within one its definition, creates, updates, deletes; then by id.
+/// An update may give up an address that a create brings back under another id.
 fn order(change: &Change) -> (&str, u8, Option<&str>) {
     let step = match (&change.server, &change.action) {
         (None, _) => 0,
-        (_, Action::Create { .. } | Action::Update { .. }) => 1,
-        (_, Action::Delete { .. }) => 2,
+        (_, Action::Create { .. }) => 1,
+        (_, Action::Update { .. }) => 2,
+        (_, Action::Delete { .. }) => 3,
     };
     (&change.backend, step, change.server.as_deref())
 }

@@ -349,6 +349,17 @@ fn puts_come_before_deletes() {
 }
 
 #[test]
+fn creates_come_before_updates() {
+    // What pod 1's entry gives up is pod 2's, whose own key is yet to come.
+    let of_1 = value("prod", "c1", "shop/web-1", "http://10.0.0.2:8080");
+    let world = world().backend("web").entry("web/servers/10.0.0.1", &of_1);
+    world.pods(web([1, 2])).is("
+        + web/10.0.0.2: pod shop/web-2 is ready
+        ~ web/10.0.0.1: pod shop/web-1 is ready; changed: its address
+    ");
+}
+
+#[test]
 fn terminating_but_ready_is_deleted() {
     let mut pods = web(1..=3);
     pods[0].terminating = true;
@@ -853,8 +864,8 @@ fn adopting_what_has_no_mark() {
     };
     assert_eq!(by_hand().counts(), [1, 0, 0, 0, 0]);
     by_hand().rules(|rules| rules.adopt.unmarked = true).is("
-        ~ web/10.0.0.1: pod shop/web-1 is ready; adopted: it had no mark
         + web/10.0.0.2: pod shop/web-2 is ready
+        ~ web/10.0.0.1: pod shop/web-1 is ready; adopted: it had no mark
         - web/second: its URL stays here as 10.0.0.2");
 }
 
