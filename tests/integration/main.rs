@@ -8,6 +8,7 @@
 mod kube;
 mod main_job;
 mod manifest;
+mod model;
 mod operations;
 mod reach;
 mod recipes;
