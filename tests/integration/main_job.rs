@@ -121,7 +121,7 @@ fn one_run_makes_it_right_in_one_transaction() {
     let signs = answer.out.lines().filter_map(|line| line.chars().next());
     assert_eq!(
         signs.take(6).collect::<String>(),
-        "~++---",
+        "++~---",
         "puts come before deletes"
     );
     let planned = dry.out.lines().filter(|line| {

@@ -2,4 +2,5 @@
 
 mod in_process;
 mod judge;
+mod whole;
 mod world;
