@@ -1,7 +1,7 @@
 //! The model's own truth: pods, jobs, and what every entry of the store is; and the steps that change it.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use proptest::prelude::*;
 
@@ -413,7 +413,7 @@ impl Flags {
             }
         }
         if let Some(allow) = self.allow {
-            arguments += &format!(" --allow-deletes {allow}");
+            write!(arguments, " --allow-deletes {allow}").expect("a text takes all");
         }
         arguments
     }
@@ -787,7 +787,7 @@ impl World {
     pub fn shown(&self) -> String {
         let mut text = String::from("pods:\n");
         for pod in &self.pods {
-            text += &format!("  {pod:?}\n");
+            writeln!(text, "  {pod:?}").expect("a text takes all");
         }
         text + &shown(&self.state)
     }
