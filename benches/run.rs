@@ -474,9 +474,9 @@ impl Bench {
                 self.median("smallest", Cost::cpu) * 1e3,
             ),
             (
-                "CPU of the JSON fallback, to a bare download's",
+                "CPU of the JSON fallback, to a bare download of the same pages",
                 4.0,
-                self.ratio("JSON, 10k", "bare, 10k", Cost::cpu),
+                self.ratio("JSON, 10k", "bare JSON, 10k", Cost::cpu),
             ),
         ] {
             let met = if measured <= most { "met" } else { "missed" };
