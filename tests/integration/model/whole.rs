@@ -47,7 +47,7 @@ impl Served {
         let pods = if emptied { &[][..] } else { &self.pods };
         let mut reply = list(pods, request, 2);
         let last = !String::from_utf8_lossy(&reply.body).contains("\"continue\"");
-        match self.broken.map(|how| how % 5) {
+        match self.broken.map(|how| how % 6) {
             Some(0) => return Reply::new(302, "text/plain", "").header("Location", "http://x/"),
             Some(1) => return Reply::new(200, "text/html", "<html>sign in</html>"),
             Some(2) => reply.cut = Some(reply.body.len() / 2),
@@ -56,6 +56,7 @@ impl Served {
                 reply.cut = Some(reply.body.len() - 2);
                 reply.framing = Framing::Neither;
             }
+            Some(5) => return Reply::recorded("errors/403-other-namespace"),
             Some(4) if last => return Reply::recorded("errors/404-unknown-path"),
             _ => {}
         }
@@ -277,6 +278,21 @@ impl<'s> Site<'s> {
         Err(format!("the store is not what was written: {differ:?}"))
     }
 
+    /// The namespaces that were listed without the job's selector since so many requests, and whether
+    /// that was answered.
+    fn second_looks(&self, asked: usize, job: &Job, fault: Fault) -> BTreeMap<String, bool> {
+        let requests = self.stage.api.requests();
+        let second = requests[asked..]
+            .iter()
+            .filter(|request| job.tier.is_some() && !request.query.contains_key("labelSelector"));
+        let second = second.filter_map(|request| {
+            let rest = request.path.strip_prefix("/api/v1/namespaces/")?;
+            let answered = fault != Fault::SecondRefused;
+            Some((rest.strip_suffix("/pods")?.to_owned(), answered))
+        });
+        second.collect()
+    }
+
     /// One run, judged. Its report, if it has one.
     fn run(&mut self, job: Job, flags: Flags, fault: Fault) -> Told<Option<Value>> {
         let flags = Flags {
@@ -342,15 +358,6 @@ impl<'s> Site<'s> {
         if (matches!(fault, Fault::List(_)) || undefined) && !(failed && ops.is_empty()) {
             return Err(format!("it did not fail, or it wrote: {ops:?}{}", said()));
         }
-        let requests = self.stage.api.requests();
-        let second = requests[asked..]
-            .iter()
-            .filter(|request| job.tier.is_some() && !request.query.contains_key("labelSelector"));
-        let second = second.filter_map(|request| {
-            let rest = request.path.strip_prefix("/api/v1/namespaces/")?;
-            let answered = fault != Fault::SecondRefused;
-            Some((rest.strip_suffix("/pods")?.to_owned(), answered))
-        });
         let run = Run {
             proxy: self.case.proxy,
             prefix: &self.world.prefix,
@@ -359,7 +366,7 @@ impl<'s> Site<'s> {
             completed_listed: false,
             pods: &pods,
             emptied,
-            second: second.collect(),
+            second: self.second_looks(asked, &job, fault),
             read: &self.world.state,
         };
         let after = run.judge(&ops, calm && !failed);
