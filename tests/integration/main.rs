@@ -5,6 +5,7 @@
     reason = "modules of one test binary: nothing is exported"
 )]
 
+mod fuzz;
 mod kube;
 mod main_job;
 mod manifest;
