@@ -1,10 +1,13 @@
 //! The fuzz targets of `fuzz/`, run on mutated seeds within bounds. The seeds come from the fixtures.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
+
+use crate::support::api::{Api, Reply};
 
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
@@ -431,4 +434,126 @@ fn store_files() {
 #[test]
 fn hostile_texts() {
     smoke("hostile_text", 300);
+}
+
+/// Runs the program where it gets no more than so many MiB of memory, and demands this exit code.
+/// Answers what it said.
+#[track_caller]
+fn within(mebibytes: u32, code: i32, what: &str, arguments: &[&str]) -> String {
+    let kibibytes = (mebibytes * 1024).to_string();
+    let output = std::process::Command::new("sh")
+        .args(["-c", r#"ulimit -v "$0" && exec "$@""#, &kibibytes])
+        .arg(env!("CARGO_BIN_EXE_vulcanized"))
+        .args([
+            "--owner",
+            "prod",
+            "--cluster",
+            "c1",
+            "--dry-run",
+            "--create-backends",
+        ])
+        .args(arguments)
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .output()
+        .expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let beginning = said.chars().take(500).collect::<String>();
+    assert_eq!(output.status.code(), Some(code), "{what}: {beginning}");
+    said
+}
+
+/// Inputs far larger than any real one, and such as grow when they are read: memory stays within a
+/// small multiple of what came in.
+#[test]
+fn large_and_growing_inputs_are_bounded() {
+    const MEBI: usize = 1 << 20;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("it is written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let none = folder.path().join("none.json");
+    let none = none.to_str().expect("UTF-8");
+    let page = |more: &str, label: &str| {
+        format!(
+            r#"{{"kind":"PodList","metadata":{{"resourceVersion":"7"}},"items":[{{"kind":"Pod","metadata":{{"namespace":"shop","name":"web","labels":{{"app":"{label}"}}{more}}},"spec":{{"containers":[{{"ports":[{{"containerPort":80}}]}}]}},"status":{{"phase":"Running","podIP":"10.0.0.1","conditions":[{{"type":"Ready","status":"True"}}]}}}}]}}"#
+        )
+    };
+    let deep = |size: usize| {
+        let nested = "[".repeat(size / 2) + &"]".repeat(size / 2);
+        page(&format!(r#","managedFields":{nested}"#), "web")
+    };
+    let label = page("", &"a/".repeat(5 * MEBI));
+
+    // From a file, which is held as a whole.
+    let pods = file("deep.json", &deep(100 * MEBI));
+    within(400, 0, "nesting", &["--pods", &pods, "--store-file", none]);
+    fs::remove_file(pods).expect("it was there");
+    let pods = file("label.json", &label);
+    let said = within(
+        300,
+        0,
+        "a label",
+        &["-v", "--pods", &pods, "--store-file", none],
+    );
+    assert!(said.contains("no backend id: `a/a/"), "{said}");
+    assert!(said.len() < 1000, "{} bytes", said.len());
+
+    // From the API server.
+    for (what, body) in [("nesting", deep(100 * MEBI)), ("a label", label)] {
+        let api = Api::start(move |_, _| Reply::new(200, "application/json", body.clone()));
+        let kubeconfig = api.plain_kubeconfig();
+        let kubeconfig = kubeconfig.path().to_str().expect("UTF-8");
+        let arguments = [
+            "--kubeconfig",
+            kubeconfig,
+            "-n",
+            "shop",
+            "--store-file",
+            none,
+        ];
+        within(400, 0, what, &arguments);
+    }
+
+    // Keys and values of a store.
+    let long = "k".repeat(10 * MEBI);
+    let store = file(
+        "store.json",
+        &format!(
+            r#"{{"/vulcand/backends/web/backend":"{{\"Type\":\"http\"}}","/vulcand/backends/{long}/backend":"{{}}","/vulcand/backends/web/servers/{long}":"{long}"}}"#
+        ),
+    );
+    let pods = file("web.json", &page("", "web"));
+    within(
+        400,
+        0,
+        "long keys",
+        &["--pods", &pods, "--store-file", &store],
+    );
+
+    // A kubeconfig that doubles with each line.
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..30 {
+        let before = format!("*a{}", level - 1);
+        let ten = vec![before; 10].join(", ");
+        writeln!(bomb, "a{level}: &a{level} [{ten}]").expect("to memory");
+    }
+    bomb += "clusters: [{name: c, cluster: {extensions: [{name: e, extension: *a29}]}}]\n";
+    let kubeconfig = file("bomb", &bomb);
+    within(
+        300,
+        1,
+        "aliases",
+        &["--kubeconfig", &kubeconfig, "--store-file", none],
+    );
+    let nested = format!("clusters: {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let kubeconfig = file("nested", &nested);
+    within(
+        300,
+        1,
+        "nesting",
+        &["--kubeconfig", &kubeconfig, "--store-file", none],
+    );
 }
