@@ -1,13 +1,14 @@
 //! A model of the world around the program, and what it must never do in it: random stories of pods,
-//! jobs, hands and faults, told to the real core with the real file store. The model keeps its own truth
-//! and its own reading of the rules of proof; it asks the program for neither.
+//! jobs, hands and faults, told to the real core with the real file store (20,000), and to the program
+//! itself with real etcds (250). The model keeps its own truth and its own reading of the rules of proof;
+//! it asks the program for neither.
 //!
-//! Ten bugs were made in the program on purpose, one at a time. `stories` are both tests of
-//! `in_process`, `unit` the tests of `reconcile::tests`, of which one is named.
+//! Twelve bugs were made in the program on purpose, one at a time. `stories` are both tests of
+//! `in_process`, `whole` those of `whole`, `unit` the tests of `reconcile::tests`, of which one is named.
 //!
 //! | bug | failed |
 //! |---|---|
-//! | deletes go first | stories; unit: `puts_come_before_deletes` |
+//! | deletes go first | stories; whole; unit: `puts_come_before_deletes` |
 //! | `deletionTimestamp` ignored | stories; unit: `terminating_but_ready_is_deleted` |
 //! | comparisons skipped | stories; `reconcile::batch::tests::whole_backends_are_packed_together` |
 //! | delete by prefix, in the file store | stories |
@@ -17,9 +18,10 @@
 //! | URLs compared as bytes | stories; unit: `completed_with_its_address_reused` |
 //! | marks ignored | stories; unit: `what_others_wrote_is_never_touched` |
 //! | undefined backend evicts | stories; unit: `a_frozen_backend_keeps_what_is_not_proved_dead` |
+//! | 403 treated as an empty list | whole; `kube::every_recorded_error` |
+//! | pods listed before the store | `main_job::a_server_registered_after_our_pods_were_listed_is_not_deleted` |
 //!
-//! What is decided outside of the core cannot be seen from here: the order of the two listings, and what
-//! the API server's refusals mean.
+//! The last one no story sees: it takes a pod that comes between the two listings of one run.
 
 mod in_process;
 mod judge;
