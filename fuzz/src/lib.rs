@@ -448,7 +448,8 @@ fn check_run(
             owners: BTreeSet::new(),
         },
         share_backends: options & 32 != 0,
-        create_backends: options & 64 != 0,
+        // A usage error with Traefik.
+        create_backends: options & 64 != 0 && matches!(layout, Layout::Vulcand(_)),
         strict_ready: options & 128 != 0,
         allow_empty: false,
         allow_deletes: (options & 3 == 3).then_some(1000),
