@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::TestCaseError;
 use vulcanized::deadline::Deadline;
 use vulcanized::layout::traefik::Traefik;
 use vulcanized::layout::vulcand::Vulcand;
@@ -535,7 +535,10 @@ impl<'c> Site<'c> {
             }
         }
         let last = self.calm(job, Flags::default())?;
-        let more = last.map_or(Vec::new(), |last| last.plan.changes);
+        let mut more = last.map_or(Vec::new(), |last| last.plan.changes);
+        // A known limit: of two servers that left the selection the second look may prove one gone and
+        // keep the other, which is not ready. Alone, that one needs no second look any more, and goes.
+        more.retain(|change| job.tier.is_none() || change.proof != Proof::NotSelected);
         if more.is_empty() {
             Ok(())
         } else {
@@ -603,13 +606,9 @@ pub fn stories(cases: u32, length: usize) {
         tempfile::tempdir()
     };
     let folder = folder.expect("a temporary folder");
-    let config = Config {
-        failure_persistence: None,
-        max_shrink_iters: 20_000,
-        ..Config::with_cases(cases)
-    };
     let met = Met::default();
-    let told = TestRunner::new(config).run(&case(length), |case| tell(&case, folder.path(), &met));
+    let told =
+        super::runner(cases, 20_000).run(&case(length), |case| tell(&case, folder.path(), &met));
     if let Err(failure) = told {
         panic!("{failure}");
     }

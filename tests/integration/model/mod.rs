@@ -27,3 +27,21 @@ mod in_process;
 mod judge;
 mod whole;
 mod world;
+
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+/// Tells the same stories each time, so that what failed fails again; others with another
+/// `VULCANIZED_MODEL_SEED`, a number. The seed is printed.
+#[expect(clippy::print_stdout, reason = "a test says its seed")]
+fn runner(cases: u32, max_shrink_iters: u32) -> TestRunner {
+    let seed = std::env::var("VULCANIZED_MODEL_SEED").ok();
+    let seed = seed.map_or(1, |text| text.parse::<u64>().expect("a number"));
+    println!("VULCANIZED_MODEL_SEED={seed}");
+    let config = Config {
+        failure_persistence: None,
+        max_shrink_iters,
+        ..Config::with_cases(cases)
+    };
+    let seed = [seed.to_le_bytes(); 4].concat();
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed))
+}

@@ -923,6 +923,30 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What chance alone hardly brings about: most of a backend leaves the selection, and the look without
+/// it is refused.
+fn refused_look() -> Vec<Step> {
+    let come = |slot, app, ip| {
+        let host = false;
+        Step::Pod(slot, Fate::Come { app, ip, host })
+    };
+    let run = |fault| Step::Run {
+        job: 1,
+        flags: Flags::default(),
+        fault,
+        chunk: 3,
+    };
+    vec![
+        come(0, 0, 0),
+        come(1, 0, 1),
+        come(2, 2, 2),
+        run(Fault::None),
+        Step::Pod(0, Fate::Tier(false)),
+        Step::Pod(1, Fate::Tier(false)),
+        run(Fault::SecondRefused),
+    ]
+}
+
 /// A story: some pods come, a job runs, and then anything goes.
 pub fn case(length: usize) -> impl Strategy<Value = Case> {
     let comes = (0..9_u8, 0..4_u8, 0..5_u8).prop_map(|(slot, app, ip)| {
@@ -947,7 +971,10 @@ pub fn case(length: usize) -> impl Strategy<Value = Case> {
         proxy,
         any::<bool>(),
         prop_oneof![2 => Just(0b111_1111_u8), 1 => 0..128_u8],
-        prop::collection::vec(comes, 0..7),
+        prop_oneof![
+            19 => prop::collection::vec(comes, 0..7),
+            1 => Just(refused_look()),
+        ],
         first,
         prop::collection::vec(step(), 0..length),
         any_job(),
