@@ -344,7 +344,10 @@ impl Run<'_> {
             }
         }
         let weak = |fate: &Fate| matches!(fate, Fate::Alive | Fate::Unseen);
-        let going = fates.values().filter(|fate| weak(fate)).count() + living.len();
+        // A run that only adds lets nothing go.
+        let deletes = !self.flags.upsert_only;
+        let unproved = fates.values().filter(|fate| deletes && weak(fate)).count();
+        let going = unproved + living.len();
         let most = going >= 2 && going * 2 > owned;
         let ready = left.iter().any(|(key, record)| {
             record.url.is_some() && !matches!(fates.get(key), Some(Fate::NotReady | Fate::Proved))
