@@ -425,7 +425,7 @@ fn v2_events_are_those_that_vulcand_sees() {
             .iter()
             .map(|(action, _)| action.as_str())
             .collect::<Vec<_>>();
-        assert_eq!(actions, ["set", "create", "create", "delete"]);
+        assert_eq!(actions, ["create", "create", "set", "delete"]);
         pods.on(&etcd.url(), "--etcd-api 2").exits(0);
         assert_eq!(last(&etcd), before + 4, "the second run writes nothing");
     }
