@@ -153,20 +153,7 @@ fn the_events_of_a_run_come_puts_first() {
         0,
     );
     // History is asked for by a watch that is ended from outside.
-    let mut watch = std::process::Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .args([
-            "--endpoints",
-            &etcd.url(),
-            "watch",
-            "--prefix",
-            "/vulcand/",
-            "--rev",
-            &from,
-        ])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("etcdctl");
+    let mut watch = etcd.watch("/vulcand/", &from);
     let out = std::io::BufReader::new(watch.stdout.take().expect("stdout"));
     let lines = std::io::BufRead::lines(out).map(|line| line.expect("a line"));
     let events = lines

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout};
 use std::sync::{Arc, Mutex};
 
 use proptest::test_runner::TestCaseError;
@@ -73,20 +73,7 @@ struct Watch {
 
 impl Watch {
     fn start(etcd: &Etcd) -> Self {
-        let mut child = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args([
-                "--endpoints",
-                &etcd.url(),
-                "watch",
-                "--prefix",
-                "",
-                "--rev",
-                "1",
-            ])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("etcdctl");
+        let mut child = etcd.watch("", "1");
         let lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
         Self {
             child,

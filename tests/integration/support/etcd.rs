@@ -430,6 +430,24 @@ impl Etcd {
         }
     }
 
+    /// Prints all that is written under `prefix` from a revision on (v3), until it is ended.
+    pub fn watch(&self, prefix: &str, from: &str) -> Child {
+        Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args([
+                "--endpoints",
+                &self.url(),
+                "watch",
+                "--prefix",
+                prefix,
+                "--rev",
+                from,
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("etcdctl: {error}; run tests/setup"))
+    }
+
     /// The store's revision (v3): it grows with each write.
     pub fn revision(&self) -> u64 {
         let answer = self.call("kv/range", &json!({"key": BASE64.encode("\0")}));
