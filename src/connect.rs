@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use crate::cli::{Namespaces, Password, Source, StoreConfig, namespaces_mix};
 use crate::deadline::Deadline;
 use crate::kube;
-use crate::model::Pod;
+use crate::model::{BackendId, Pod};
 use crate::reconcile::desired::Mapping;
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::report::Etcdctl;
@@ -155,13 +155,16 @@ impl<'c> Pods<'c> {
     /// A list that failed, or was not whole; [`NamespacesMix`].
     pub fn list(&mut self) -> anyhow::Result<Lists> {
         let mut namespace = Rc::<str>::default();
+        let mut backend = None::<BackendId>;
         let mut map = |pod: Pod<'_>| {
             let mut seen = self.mapping.map(pod);
-            // Pods come in order: their namespace is kept once.
-            if seen.name.namespace == namespace {
-                seen.name.namespace = Rc::clone(&namespace);
-            } else {
-                namespace = Rc::clone(&seen.name.namespace);
+            // Pods come in order: what they have in common is kept once.
+            share(&mut namespace, &mut seen.name.namespace);
+            for want in &mut seen.wants {
+                share(
+                    backend.get_or_insert_with(|| want.backend.clone()),
+                    &mut want.backend,
+                );
             }
             seen
         };
@@ -234,5 +237,14 @@ impl<'c> Pods<'c> {
             lists.again.insert(namespace.clone(), answer);
         }
         Ok(())
+    }
+}
+
+/// Makes one of two values that are the same, as a copy costs nothing; else keeps the new one for the next.
+fn share<T: Clone + PartialEq>(last: &mut T, new: &mut T) {
+    if new == last {
+        new.clone_from(last);
+    } else {
+        last.clone_from(new);
     }
 }

@@ -6,6 +6,8 @@ mod server;
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use smallvec::SmallVec;
+
 pub use server::*;
 
 /// A pod, reduced to what decides whether and how it is published. Its texts may be borrowed from the
@@ -29,7 +31,7 @@ pub struct Pod<'p> {
     /// Whether the pod uses its node's network, and so its node's address.
     pub host_network: bool,
     /// `status.podIPs` (else `status.podIP` alone), the primary one first.
-    pub ips: Vec<IpAddr>,
+    pub ips: SmallVec<[IpAddr; 1]>,
     /// Declared container ports: those of the main containers, in order, then those of the sidecars
     /// (init containers with `restartPolicy: Always`).
     pub ports: Vec<ContainerPort<'p>>,

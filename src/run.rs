@@ -232,7 +232,7 @@ impl Work {
             let backend = observed.backends.get(&change.backend);
             let value = change.server.as_ref().map(|server| {
                 backend
-                    .and_then(|backend| backend.servers.get(server))
+                    .and_then(|backend| backend.servers.get(&**server))
                     .map(|entry| &*entry.value)
             });
             match (&change.action, value) {

@@ -287,14 +287,14 @@ fn usual_pods<'p>() -> Vec<Pod<'p>> {
         labels: [("app", "web")].into_iter().collect(),
         phase: Phase::Running,
         ready: true,
-        ips: vec![ip("10.0.0.1"), ip("fd00::1")],
+        ips: vec![ip("10.0.0.1"), ip("fd00::1")].into(),
         ports: vec![port("http", 80), port("admin", 9090)],
         ..Pod::default()
     };
     let mut pods = vec![ready; 5];
     for (index, pod) in pods.iter_mut().enumerate().skip(1) {
         pod.name = format!("web-{}", index + 1).into();
-        pod.ips = vec![ip(&format!("10.0.0.{}", index + 1))];
+        pod.ips = vec![ip(&format!("10.0.0.{}", index + 1))].into();
     }
     pods[1].ready = false;
     pods[2].terminating = true;
@@ -348,7 +348,7 @@ fn check_seen(mapping: &Mapping, pod: &Pod, seen: &SeenPod) {
         // What is written is read back as what it is.
         let entries = [(key.into_bytes(), value.into_bytes())].into();
         let observed = observe(&mapping.layout, &entries);
-        let entry = &observed.backends[&*want.backend].servers[&*id];
+        let entry = &observed.backends[&*want.backend].servers[&id.as_ref().into()];
         assert_eq!(entry.url, Some(want.url.clone()));
         assert_eq!(entry.mark, Some(mark));
         assert_eq!(entry.fault, None);
@@ -500,10 +500,13 @@ fn check_plan(layout: &Layout, observed: &Observed, plan: &Plan, rules: &Rules) 
     let mut keys = BTreeSet::new();
     for change in &plan.changes {
         assert!(keys.insert(&change.key), "{} twice", change.key);
-        let entry = change
-            .server
-            .as_ref()
-            .and_then(|server| observed.backends.get(&change.backend)?.servers.get(server));
+        let entry = change.server.as_ref().and_then(|server| {
+            observed
+                .backends
+                .get(&change.backend)?
+                .servers
+                .get(&**server)
+        });
         match (&change.action, &change.server) {
             (Action::Create { after }, server) => {
                 check_id(&change.backend);
@@ -528,7 +531,7 @@ fn check_plan(layout: &Layout, observed: &Observed, plan: &Plan, rules: &Rules) 
 fn check_ours(entry: Option<&vulcanized::layout::Entry>, rules: &Rules, key: &str) {
     let entry = entry.unwrap_or_else(|| panic!("{key} is not in the store"));
     // Traefik takes other spellings of the segments too: it is the key that was read.
-    assert_eq!(entry.key, key);
+    assert_eq!(&*entry.key, key);
     let ours = match &entry.mark {
         Some(mark) => *mark.owner == rules.owner && (*mark.scope == *"c1" || rules.adopt.scope),
         None => rules.adopt.unmarked,

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use anyhow::{anyhow, bail};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use smallvec::SmallVec;
 
 use super::protobuf::{Fields, MAGIC, NotWhole};
 use crate::model::{self, Texts};
@@ -308,7 +309,7 @@ impl<'j> Pod<'j> {
         let mut ips = pod_ips
             .iter()
             .filter_map(|ip| ip.ip.parse().ok())
-            .collect::<Vec<IpAddr>>();
+            .collect::<SmallVec<[IpAddr; 1]>>();
         if ips.is_empty() {
             ips.extend(pod_ip.parse::<IpAddr>());
         }

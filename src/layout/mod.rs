@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use litemap::LiteMap;
+
 use crate::model::{
     BackendId, Denied, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
 };
@@ -53,8 +55,8 @@ pub struct Sibling {
 pub struct Backend {
     /// Whether the proxy knows it.
     pub definition: Definition,
-    /// Its servers, by the id in their key.
-    pub servers: BTreeMap<String, Entry>,
+    /// Its servers, by the id in their key. One vector: there may be a hundred thousand.
+    pub servers: LiteMap<Box<str>, Entry>,
 }
 
 /// Whether and where a backend is defined.
@@ -88,9 +90,9 @@ pub enum Definition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The whole key.
-    pub key: String,
+    pub key: Box<str>,
     /// The value, byte for byte.
-    pub value: Vec<u8>,
+    pub value: Box<[u8]>,
     /// The store revision that last wrote it.
     pub revision: u64,
     /// Its URL, if it has a valid one.

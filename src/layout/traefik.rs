@@ -3,7 +3,6 @@
 //! id: `<owner>.<cluster>.<namespace>.<server id>`. What is said of Traefik here was seen on 3.7.15.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Slot;
 use std::net::IpAddr;
 
 use super::{Backend, Definition, Entry, Fault, ObserveError, Observed, Sibling, backend};
@@ -211,7 +210,7 @@ impl Tree {
             }
         }
         for ((service, id), key) in std::mem::take(&mut tree.without_url) {
-            if !tree.backend(&service).servers.contains_key(&id) {
+            if !tree.backend(&service).servers.contains_key(&*id) {
                 tree.stray.push((key, Fault::BadUrl));
             }
         }
@@ -280,14 +279,13 @@ impl Tree {
             url: ServerUrl::parse(text),
             mark: mark(id),
             fault: (!is_served(text)).then_some(Fault::BadUrl),
-            key: key.to_owned(),
-            value,
+            key: key.into(),
+            value: value.into(),
             revision,
         };
         // A second spelling of one key (`…/url/`) adds nothing.
-        if let Slot::Vacant(slot) = self.backend(service).servers.entry(id.to_owned()) {
-            slot.insert(entry);
-        }
+        let servers = &mut self.backend(service).servers;
+        let _ = servers.try_insert(id.into(), entry);
     }
 
     /// Adds what the routers say: which services are defined by being named.
@@ -465,8 +463,11 @@ mod tests {
             ("web/loadBalancer/servers/a/url/", "http://10.0.0.2:80"),
         ];
         let observed = observe_keys(&twice);
-        let server = &observed.backends["web"].servers["a"];
-        assert!(server.key.ends_with("/url") && server.value == url.as_bytes());
+        let server = observed.backends["web"]
+            .servers
+            .get("a")
+            .expect("it is there");
+        assert!(server.key.ends_with("/url") && *server.value == *url.as_bytes());
     }
 
     #[test]

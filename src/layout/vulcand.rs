@@ -150,14 +150,14 @@ impl Tree {
                 }
                 (_, Some(id)) => {
                     let Value { url, mark, fault } = values.read(&value);
-                    let id = id.to_owned();
+                    let id = id.into();
                     if servers.backend != backend {
                         tree.add(&mut servers);
                         backend.clone_into(&mut servers.backend);
                     }
                     let entry = Entry {
-                        key,
-                        value,
+                        key: key.into(),
+                        value: value.into(),
                         revision,
                         url,
                         mark,
@@ -190,10 +190,11 @@ impl Tree {
         if entries.len() > 0 {
             let all = &mut self.backend(&servers.backend).servers;
             if all.is_empty() {
-                // A map made at once has full nodes; one by one, in order, they stay half empty.
                 *all = entries.collect();
             } else {
-                all.extend(entries);
+                for (id, entry) in entries {
+                    all.insert(id, entry);
+                }
             }
         }
     }
@@ -203,7 +204,7 @@ impl Tree {
 #[derive(Default)]
 struct Servers {
     backend: String,
-    entries: Vec<(String, Entry)>,
+    entries: Vec<(Box<str>, Entry)>,
 }
 
 /// Whether a `backend` key's value is a definition that vulcand takes.

@@ -46,20 +46,20 @@ fn check_id(text: &str) -> Result<(), InvalidId> {
 }
 
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident($text:ty)) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-        pub struct $name(Box<str>);
+        pub struct $name($text);
 
         impl $name {
             /// Checks `text` and makes it an id.
             ///
             /// # Errors
             /// [`InvalidId`] when it is none.
-            pub fn new(text: impl Into<Box<str>>) -> Result<Self, InvalidId> {
-                let text = text.into();
-                check_id(&text)?;
-                Ok(Self(text))
+            pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidId> {
+                let text = text.as_ref();
+                check_id(text)?;
+                Ok(Self(text.into()))
             }
         }
 
@@ -86,12 +86,12 @@ macro_rules! id {
 
 id! {
     /// The id of a backend (vulcand) or service (Traefik): `[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]*`, at
-    /// most 253 bytes.
-    BackendId
+    /// most 253 bytes. Pods of one backend share it.
+    BackendId(Rc<str>)
 }
 id! {
     /// The id of a server within its backend: the same alphabet as [`BackendId`].
-    ServerId
+    ServerId(Box<str>)
 }
 
 /// How a server is spoken to.

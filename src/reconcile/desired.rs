@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
+use smallvec::SmallVec;
+
 use crate::layout::Layout;
 use crate::model::{
     BackendId, ContainerPort, InvalidId, Phase, Pod, PodName, Scheme, ServerId, ServerUrl,
@@ -87,13 +89,13 @@ pub struct SeenPod {
     /// Its full name.
     pub name: PodName,
     /// All its addresses.
-    pub ips: Vec<IpAddr>,
+    pub ips: SmallVec<[IpAddr; 1]>,
     /// Whether those are its node's addresses.
     pub host_network: bool,
     /// Whether it may get traffic.
     pub state: State,
     /// The servers it wants to be.
-    pub wants: Vec<Want>,
+    pub wants: SmallVec<[Want; 1]>,
     /// Why it is left out, or one of the backends it names.
     pub skipped: Vec<Reason>,
 }
@@ -235,9 +237,9 @@ fn short(text: &str) -> Cow<'_, str> {
 impl Mapping {
     /// Decides what becomes of a pod. The pod is dropped: what is kept is small.
     #[must_use]
-    pub fn map(&self, mut pod: Pod) -> SeenPod {
+    pub fn map(&self, pod: Pod) -> SeenPod {
         let state = State::of(&pod);
-        let mut wants = Vec::new();
+        let mut wants = SmallVec::new();
         let mut skipped = Vec::new();
         match state {
             State::NotReady => skipped.push(Reason::NotReady),
@@ -246,8 +248,6 @@ impl Mapping {
             State::Terminating => skipped.push(Reason::Terminating),
             State::Live => self.wants(&pod, &mut wants, &mut skipped),
         }
-        // Only a live pod's servers are wanted, and only an address is ever compared with.
-        pod.ips.shrink_to_fit();
         SeenPod {
             name: PodName {
                 namespace: pod.namespace.as_ref().into(),
@@ -261,7 +261,7 @@ impl Mapping {
         }
     }
 
-    fn wants(&self, pod: &Pod, wants: &mut Vec<Want>, skipped: &mut Vec<Reason>) {
+    fn wants(&self, pod: &Pod, wants: &mut SmallVec<[Want; 1]>, skipped: &mut Vec<Reason>) {
         if self
             .annotation(pod, "ignore")
             .is_some_and(|(_, value)| value == "true")
@@ -452,7 +452,7 @@ mod tests {
             annotations: annotations.collect(),
             phase: Phase::Running,
             ready: true,
-            ips: vec![
+            ips: smallvec::smallvec![
                 "10.0.0.1".parse().expect("an address"),
                 "fd00::1".parse().expect("one"),
             ],

@@ -140,7 +140,7 @@ pub(super) fn find(
         found.extend(entries.filter_map(|entry| {
             let fault = entry.fault?;
             Some(Finding::Fault {
-                key: entry.key.clone(),
+                key: entry.key.to_string(),
                 fault,
             })
         }));
@@ -207,7 +207,7 @@ fn strangers(observed: &Observed, lists: &Lists, rules: &Rules) -> Vec<Finding> 
             {
                 found.push(Finding::Stranger {
                     backend: id.clone(),
-                    key: entry.key.clone(),
+                    key: entry.key.to_string(),
                     ip,
                     pod: pod.name.clone(),
                 });

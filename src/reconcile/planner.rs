@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::rc::Rc;
 
 use crate::layout::{Backend, Definition, Entry, Layout, Observed};
 use crate::model::{Mark, PodName, ServerUrl};
-use crate::reconcile::desired::{SeenPod, Want};
 use crate::reconcile::evidence::{Evidence, Lists};
 use crate::reconcile::findings;
 use crate::reconcile::plan::{
@@ -71,30 +71,26 @@ pub fn plan(
         .map(String::as_str)
         .chain(desired.keys().copied());
     let ids = ids.collect::<BTreeSet<_>>();
-    let nothing = BTreeMap::new();
     for id in &ids {
-        planner.backend(id, desired.get(id).unwrap_or(&nothing), &ids);
+        planner.backend(id, desired.get(id).map_or(&[], Vec::as_slice), &ids);
     }
     let mut plan = planner.finish();
     plan.findings = findings::find(observed, lists, rules, layout, &plan);
     Ok(plan)
 }
 
-/// A server wanted by a pod, placed by the layout.
+/// A server that a pod wants to be, and the id that it would have in its backend.
 struct Wanted<'l> {
+    id: Cow<'l, str>,
     pod: &'l PodName,
     url: &'l ServerUrl,
 }
 
-/// The wanted servers of one backend, by the id in their key.
-type WantedServers<'l> = BTreeMap<Cow<'l, str>, Wanted<'l>>;
-
-/// A server that a pod wants to be, and the backend and the id that it would have there.
-struct Candidate<'l> {
-    backend: &'l str,
-    id: Cow<'l, str>,
-    pod: &'l SeenPod,
-    want: &'l Want,
+/// An entry of a backend.
+struct Found<'o> {
+    id: &'o str,
+    entry: &'o Entry,
+    whose: Whose<'o>,
 }
 
 /// Whose an entry is.
@@ -128,9 +124,10 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// Gathers what the pods want, and settles who gets a key that several want.
-    fn desired(&mut self, lists: &'a Lists) -> BTreeMap<&'a str, WantedServers<'a>> {
-        let mut candidates = Vec::new();
+    /// Gathers what the pods want, per backend in order of the ids there, and settles who gets a key that
+    /// several want.
+    fn desired(&mut self, lists: &'a Lists) -> BTreeMap<&'a str, Vec<Wanted<'a>>> {
+        let mut desired = BTreeMap::<&str, Vec<Wanted>>::new();
         for pod in lists.pods() {
             self.plan.counts.pods += 1;
             self.plan.counts.published += usize::from(!pod.wants.is_empty());
@@ -138,69 +135,50 @@ impl<'a> Planner<'a> {
                 self.plan.skipped.push((pod.name.clone(), reason.clone()));
             }
             for want in &pod.wants {
-                candidates.push(Candidate {
-                    backend: &want.backend,
+                desired.entry(&*want.backend).or_default().push(Wanted {
                     id: self.layout.id(&want.server, &self.mark(&pod.name)),
-                    pod,
-                    want,
+                    pod: &pod.name,
+                    url: &want.url,
                 });
             }
         }
         self.plan.skipped.sort();
-        candidates.sort_by(|a, b| (a.backend, &a.id).cmp(&(b.backend, &b.id)));
-        let mut desired = BTreeMap::<&str, WantedServers>::new();
-        let mut candidates = candidates.into_iter().peekable();
-        while let Some(first) = candidates.next() {
-            let same = |next: &Candidate| (next.backend, &next.id) == (first.backend, &first.id);
-            let mut others = Vec::new();
-            while let Some(other) = candidates.next_if(same) {
-                others.push(other);
+        for (backend, wanted) in &mut desired {
+            wanted.sort_by(|a, b| a.id.cmp(&b.id));
+            if wanted.windows(2).any(|pair| pair[0].id == pair[1].id) {
+                self.settle_duplicates(backend, wanted);
             }
-            let Candidate {
-                backend,
-                id,
-                pod,
-                want,
-            } = self.winner(first, others);
-            let wanted = Wanted {
-                pod: &pod.name,
-                url: &want.url,
-            };
-            desired.entry(backend).or_default().insert(id, wanted);
         }
         desired
     }
 
-    /// Settles which of several candidates for one key gets it. Those that wanted another URL there are
-    /// duplicates.
-    fn winner(&mut self, first: Candidate<'a>, mut all: Vec<Candidate<'a>>) -> Candidate<'a> {
-        if all.is_empty() {
-            return first;
-        }
-        all.insert(0, first);
-        let (backend, id) = (all[0].backend, all[0].id.clone());
+    /// Settles which of several pods gets a key that they all want. Those that wanted another URL there
+    /// are duplicates.
+    fn settle_duplicates(&mut self, backend: &str, all: &mut Vec<Wanted<'a>>) {
         let there = self.observed.backends.get(backend);
-        let there = there.and_then(|found| found.servers.get(&*id));
-        all.sort_by_key(|candidate| {
+        all.sort_by_cached_key(|wanted| {
+            let there = there.and_then(|found| found.servers.get(&*wanted.id));
             // The one already in the store keeps it; false sorts before true.
-            let same_url =
-                there.is_some_and(|entry| entry.url.as_ref() == Some(&candidate.want.url));
-            let mark = self.mark(&candidate.pod.name);
+            let same_url = there.is_some_and(|entry| entry.url.as_ref() == Some(wanted.url));
+            let mark = self.mark(wanted.pod);
             let same_mark = there.is_some_and(|entry| entry.mark.as_ref() == Some(&mark));
-            let port = candidate.want.url.port;
-            (!same_url, !same_mark, &candidate.pod.name, port)
+            let id = wanted.id.clone();
+            (id, !same_url, !same_mark, wanted.pod, wanted.url.port)
         });
-        let mut all = all.into_iter();
-        let winner = all.next().expect("there are several");
-        for loser in all.filter(|loser| loser.want.url != winner.want.url) {
-            self.plan.duplicates.push(Duplicate {
-                key: self.layout.key(&self.observed.prefix, backend, &id),
-                winner: winner.pod.name.clone(),
-                loser: loser.pod.name.clone(),
-                url: loser.want.url.clone(),
-            });
-        }
-        winner
+        let mut duplicates = Vec::new();
+        all.dedup_by(|loser, winner| {
+            let same = loser.id == winner.id;
+            if same && loser.url != winner.url {
+                duplicates.push(Duplicate {
+                    key: self.layout.key(&self.observed.prefix, backend, &winner.id),
+                    winner: winner.pod.clone(),
+                    loser: loser.pod.clone(),
+                    url: loser.url.clone(),
+                });
+            }
+            same
+        });
+        self.plan.duplicates.append(&mut duplicates);
     }
 
     /// The mark that an entry of ours carries for this pod.
@@ -238,22 +216,23 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans one backend.
-    fn backend(&mut self, id: &str, wanted: &WantedServers<'a>, all: &BTreeSet<&str>) {
+    fn backend(&mut self, id: &str, wanted: &[Wanted<'a>], all: &BTreeSet<&str>) {
         let none = Backend::default();
         let backend = self.observed.backends.get(id).unwrap_or(&none);
         // They matter only to what may be adopted.
-        let urls = wanted.values().filter(|_| self.rules.adopt.unmarked);
+        let urls = wanted.iter().filter(|_| self.rules.adopt.unmarked);
         let urls = urls.map(|wanted| wanted.url).collect::<BTreeSet<_>>();
-        let entries = backend
-            .servers
-            .iter()
-            .map(|(server, entry)| (server.as_str(), (entry, self.whose(entry, &urls))))
-            .collect::<BTreeMap<_, _>>();
-        for (entry, whose) in entries.values() {
+        let entries = backend.servers.iter().map(|(id, entry)| Found {
+            id,
+            entry,
+            whose: self.whose(entry, &urls),
+        });
+        let entries = entries.collect::<Vec<_>>();
+        for Found { entry, whose, .. } in &entries {
             match whose {
                 Whose::Ours | Whose::Adopted(_) => self.plan.counts.owned += 1,
                 Whose::OutOfScope(namespace) => self.plan.out_of_scope.push(OutOfScope {
-                    key: entry.key.clone(),
+                    key: entry.key.to_string(),
                     scope: entry
                         .mark
                         .as_ref()
@@ -264,10 +243,7 @@ impl<'a> Planner<'a> {
                 Whose::Other(_) | Whose::Unmarked => self.plan.counts.foreign += 1,
             }
         }
-        let owned = entries
-            .values()
-            .filter(|(_, whose)| whose.is_ours())
-            .count();
+        let owned = entries.iter().filter(|found| found.whose.is_ours()).count();
         let freeze = self.freeze(id, backend, &entries, wanted, all);
         let define = freeze.is_none()
             && !wanted.is_empty()
@@ -287,36 +263,33 @@ impl<'a> Planner<'a> {
             deletes: Vec::new(),
             held: Vec::new(),
             given_up: Vec::new(),
-            stays: BTreeMap::new(),
+            stays: Vec::new(),
             frozen_puts: 0,
             frozen_stays: 0,
         };
-        for (server, wanted) in wanted {
-            self.wanted(
-                &mut work,
-                server,
-                wanted,
-                entries.get(&**server),
-                freeze.as_ref(),
-            );
+        // Both are in order of their ids.
+        let mut unwanted = Vec::new();
+        let mut found = entries.iter().peekable();
+        for wanted in wanted {
+            unwanted.extend(iter::from_fn(|| {
+                found.next_if(|found| *found.id < *wanted.id)
+            }));
+            let there = found.next_if(|found| *found.id == *wanted.id);
+            self.wanted(&mut work, wanted, there, freeze.as_ref());
         }
-        work.settle_adopted();
+        unwanted.extend(found);
+        let stays = work.settle_adopted(&unwanted);
         let mut judged = Vec::new();
-        for (server, (entry, whose)) in &entries {
+        for Found { id, entry, whose } in unwanted {
             if !whose.is_ours() {
                 // Whatever stands there by somebody else's word counts as Ready, if it is a server at all.
-                work.ready += usize::from(!wanted.contains_key(*server) && entry.fault.is_none());
-            } else if !wanted.contains_key(*server) {
-                if self.rules.upsert_only {
-                    self.plan.counts.left_out += 1;
-                } else {
-                    let adopted = matches!(whose, Whose::Adopted(_));
-                    judged.push((
-                        *server,
-                        *entry,
-                        judge(&self.evidence, &work.stays, entry, adopted),
-                    ));
-                }
+                work.ready += usize::from(entry.fault.is_none());
+            } else if self.rules.upsert_only {
+                self.plan.counts.left_out += 1;
+            } else {
+                let adopted = matches!(whose, Whose::Adopted(_));
+                let verdict = judge(&self.evidence, &stays, entry, adopted);
+                judged.push((*id, *entry, verdict));
             }
         }
         self.settle(work, judged, freeze, !wanted.is_empty());
@@ -327,12 +300,12 @@ impl<'a> Planner<'a> {
         &self,
         id: &str,
         backend: &Backend,
-        entries: &BTreeMap<&str, (&Entry, Whose)>,
-        wanted: &WantedServers,
+        entries: &[Found],
+        wanted: &[Wanted],
         all: &BTreeSet<&str>,
     ) -> Option<Freeze> {
-        let owners = entries.values().filter_map(|(_, whose)| match whose {
-            Whose::Other(owner) => Some((*owner).to_owned()),
+        let owners = entries.iter().filter_map(|found| match found.whose {
+            Whose::Other(owner) => Some(owner.to_owned()),
             _ => None,
         });
         let owners = owners.collect::<BTreeSet<_>>();
@@ -369,12 +342,12 @@ impl<'a> Planner<'a> {
     fn wanted<'w>(
         &mut self,
         work: &mut Work<'w>,
-        server: &'w str,
         wanted: &'w Wanted<'_>,
-        there: Option<&(&'w Entry, Whose)>,
+        there: Option<&Found<'w>>,
         freeze: Option<&Freeze>,
     ) {
         let frozen = freeze.is_some();
+        let server = &*wanted.id;
         let mark = self.mark(wanted.pod);
         let after = || self.layout.value(wanted.url, &mark);
         let change = |key: &str, action, proof| Change {
@@ -391,16 +364,16 @@ impl<'a> Planner<'a> {
             None => {
                 let key = self.layout.key(&self.observed.prefix, work.id, server);
                 work.ready += 1;
-                work.stays.insert(wanted.url, server);
+                work.stays.push((wanted.url, server));
                 let change = change(&key, Action::Create { after: after() }, Proof::Ready);
                 work.puts.push(change);
             }
-            Some((entry, whose)) if whose.is_ours() => {
+            Some(Found { entry, whose, .. }) if whose.is_ours() => {
                 let same_url = entry.url.as_ref() == Some(wanted.url);
                 work.ready += 1;
                 if same_url && entry.mark.as_ref() == Some(&mark) {
                     self.plan.counts.unchanged += 1;
-                    work.stays.insert(wanted.url, server);
+                    work.stays.push((wanted.url, server));
                     return;
                 }
                 if frozen {
@@ -409,7 +382,7 @@ impl<'a> Planner<'a> {
                     return;
                 }
                 let action = Action::Update {
-                    before: entry.value.clone(),
+                    before: entry.value.to_vec(),
                     revision: entry.revision,
                     after: after(),
                 };
@@ -439,25 +412,25 @@ impl<'a> Planner<'a> {
                         server,
                     });
                 } else {
-                    work.stays.insert(wanted.url, server);
+                    work.stays.push((wanted.url, server));
                     work.puts.push(change);
                 }
             }
-            Some((entry, whose)) if entry.url.as_ref() == Some(wanted.url) => {
+            Some(Found { entry, whose, .. }) if entry.url.as_ref() == Some(wanted.url) => {
                 work.ready += 1;
                 match whose {
                     Whose::Unmarked => self.plan.counts.satisfied_unmarked += 1,
                     _ => self.plan.counts.satisfied_marked += 1,
                 }
             }
-            Some((entry, _)) => {
+            Some(Found { entry, .. }) => {
                 work.ready += usize::from(entry.fault.is_none());
                 self.plan.conflicts.push(Conflict {
                     backend: work.id.to_owned(),
-                    key: entry.key.clone(),
+                    key: entry.key.to_string(),
                     pod: wanted.pod.clone(),
                     wanted: wanted.url.clone(),
-                    value: entry.value.clone(),
+                    value: entry.value.to_vec(),
                     owner: entry.mark.as_ref().map(|mark| mark.owner.to_string()),
                 });
             }
@@ -533,7 +506,8 @@ impl<'a> Planner<'a> {
         } else {
             self.backends_kept += 1;
             let kept = not_ready.into_iter();
-            let kept = kept.map(|(id, entry)| (id.to_owned(), entry.key.clone(), entry_pod(entry)));
+            let kept =
+                kept.map(|(id, entry)| (id.to_owned(), entry.key.to_string(), entry_pod(entry)));
             self.plan.kept.push(Kept {
                 backend: work.id.to_owned(),
                 servers: kept.collect(),
@@ -667,7 +641,7 @@ struct Work<'w> {
     /// Updates of adopted entries that would give up another address: held, unless that stays.
     given_up: Vec<GivenUp<'w>>,
     /// URLs that will be in the backend under an entry of ours, whatever else happens, and its id.
-    stays: BTreeMap<&'w ServerUrl, &'w str>,
+    stays: Vec<(&'w ServerUrl, &'w str)>,
     /// Creates and updates left out because the backend is frozen.
     frozen_puts: usize,
     /// Entries of ours that stay because it is.
@@ -684,26 +658,30 @@ struct GivenUp<'w> {
     server: &'w str,
 }
 
-impl Work<'_> {
+impl<'w> Work<'w> {
     /// An adopted entry may give up its URL where that stays under another entry of ours; what it gets
-    /// instead stays as well then, and may free others.
-    fn settle_adopted(&mut self) {
+    /// instead stays as well then, and may free others. Returns all URLs that stay, if anybody asks.
+    fn settle_adopted(&mut self, unwanted: &[&Found]) -> BTreeMap<&'w ServerUrl, &'w str> {
+        if self.given_up.is_empty() && unwanted.is_empty() {
+            return BTreeMap::new();
+        }
+        let mut stays = self.stays.drain(..).collect::<BTreeMap<_, _>>();
         loop {
-            let stays = |adopted: &GivenUp| {
+            let free = self.given_up.iter().position(|adopted| {
                 let old = adopted.old;
-                old.is_some_and(|url| self.stays.contains_key(url))
-            };
-            let free = self.given_up.iter().position(stays);
+                old.is_some_and(|url| stays.contains_key(url))
+            });
             let Some(free) = free else { break };
             let GivenUp {
                 held, new, server, ..
             } = self.given_up.remove(free);
-            self.stays.insert(new, server);
+            stays.insert(new, server);
             self.puts.push(held.change);
         }
         let given_up = std::mem::take(&mut self.given_up);
         self.held
             .extend(given_up.into_iter().map(|adopted| adopted.held));
+        stays
     }
 }
 
@@ -711,10 +689,10 @@ fn delete(backend: &str, server: &str, entry: &Entry, proof: Proof) -> Change {
     Change {
         backend: backend.to_owned(),
         server: Some(server.to_owned()),
-        key: entry.key.clone(),
+        key: entry.key.to_string(),
         pod: entry_pod(entry),
         action: Action::Delete {
-            before: entry.value.clone(),
+            before: entry.value.to_vec(),
             revision: entry.revision,
         },
         proof,

@@ -111,7 +111,7 @@ fn pod(app: &str, n: u8) -> Pod {
         labels: [("app", app.to_owned())].into_iter().collect(),
         phase: Phase::Running,
         ready: true,
-        ips: vec![format!("10.0.0.{n}").parse().expect("an address")],
+        ips: smallvec::smallvec![format!("10.0.0.{n}").parse().expect("an address")],
         ports: vec![ContainerPort {
             name: None,
             number: 8080,
@@ -135,7 +135,7 @@ fn relabelled(mut pod: Pod) -> Pod {
 }
 
 fn at(mut pod: Pod, ip: &str) -> Pod {
-    pod.ips = vec![ip.parse().expect("an address")];
+    pod.ips = smallvec::smallvec![ip.parse().expect("an address")];
     pod
 }
 

@@ -312,7 +312,7 @@ fn hostile_pod() -> impl Strategy<Value = model::Pod<'static>> {
         annotations: [a, b, c].into_iter().flatten().collect(),
         phase: model::Phase::Running,
         ready: true,
-        ips: vec![IpAddr::from([10, ip[0], ip[1], ip[2]])],
+        ips: vec![IpAddr::from([10, ip[0], ip[1], ip[2]])].into(),
         ports: vec![model::ContainerPort {
             name: Some("http".into()),
             number: 8080,
@@ -379,7 +379,7 @@ proptest! {
             let entry = model::Entry { key: key.clone().into(), value: value.into(), revision: 1 };
             let ranges = vec![Ok(vec![entry]), Ok(vec![]), Ok(vec![])];
             let observed = layout().observe(model::Snapshot { revision: None, ranges }).expect("observed");
-            let server = &observed.backends[service].servers[id];
+            let server = &observed.backends[service].servers[&id.into()];
             let mark = layout().mark("prod", "c1", &PodName::parse("shop/web-1").expect("a name"));
             prop_assert_eq!(server.mark.as_ref(), Some(&mark));
             prop_assert_eq!(server.fault, None);

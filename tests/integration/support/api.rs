@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -169,6 +170,8 @@ impl Api {
                 }
                 let Ok(stream) = stream else { continue };
                 let _ = stream.set_nodelay(true);
+                // On loopback, one that paces what is sent makes times a matter of luck.
+                let _ = setsockopt(&stream, sockopt::TcpCongestion, &"reno".into());
                 let (seen, count) = (Arc::clone(&seen), Arc::clone(&count));
                 let (handler, tls) = (Arc::clone(&handler), tls.clone());
                 thread::spawn(move || {
