@@ -39,6 +39,8 @@ pub struct Api {
     /// The value of the header `Authorization`.
     authorization: Option<String>,
     deadline: Deadline,
+    /// What is read of a page goes here: new memory for each would cost more than decoding it.
+    buffer: Vec<u8>,
 }
 
 /// Which pods are listed.
@@ -77,6 +79,7 @@ impl Api {
             agent,
             authorization,
             deadline,
+            buffer: Vec::new(),
         })
     }
 
@@ -273,7 +276,7 @@ impl Api {
         }
     }
 
-    fn get(&self, url: &str, time: Duration, each: &mut Each) -> Result<Reply, Trouble> {
+    fn get(&mut self, url: &str, time: Duration, each: &mut Each) -> Result<Reply, Trouble> {
         debug!("GET {}", redacted(url));
         let trouble = |error: &ureq::Error| Trouble {
             refused: http::is_refused(error),
@@ -306,7 +309,7 @@ impl Api {
         let location = header("location");
         let mut body = response.body_mut().with_config().limit(LARGEST).reader();
         if status == 200 {
-            return match decode(&kind, &mut body, each) {
+            return match decode(&kind, &mut body, &mut self.buffer, each) {
                 Ok(page) => Ok(Reply::Page(Ok(page))),
                 Err(error) => match error.downcast::<io::Error>() {
                     Ok(error) => Err(trouble(&error.into())),
@@ -366,10 +369,15 @@ struct Trouble {
     text: String,
 }
 
-fn decode(kind: &str, body: &mut dyn Read, each: &mut Each) -> anyhow::Result<Page> {
+fn decode(
+    kind: &str,
+    body: &mut dyn Read,
+    buffer: &mut Vec<u8>,
+    each: &mut Each,
+) -> anyhow::Result<Page> {
     match kind.split(';').next().unwrap_or_default().trim() {
-        "application/vnd.kubernetes.protobuf" => protobuf::page(body, each),
-        "application/json" => wire::json(body, each),
+        "application/vnd.kubernetes.protobuf" => protobuf::page(body, buffer, each),
+        "application/json" => wire::json(body, buffer, each),
         other => bail!(
             "and `{}`, not pods: is this the API server?",
             escaped(other)

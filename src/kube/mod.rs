@@ -40,7 +40,7 @@ pub fn pods_from_protobuf(page: Vec<u8>) -> anyhow::Result<Vec<Pod<'static>>> {
 
 fn collected(mut page: &[u8], decode: wire::Decode) -> anyhow::Result<Vec<Pod<'static>>> {
     let mut pods = Vec::new();
-    decode(&mut page, &mut |pod| {
+    decode(&mut page, &mut Vec::new(), &mut |pod| {
         pods.push(pod.into_owned());
         Ok(())
     })?;

@@ -65,22 +65,15 @@ pub(super) struct Fields<'m>(pub(super) &'m [u8]);
 
 impl<'m> Fields<'m> {
     /// The next field's number and value; `None` at the end.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "it is most of what a run decodes, and its result is large"
+    )]
+    #[inline(always)]
     pub(super) fn next(&mut self) -> Result<Option<(u64, Value<'m>)>, NotWhole> {
-        match *self.0 {
-            [] => Ok(None),
-            // Nearly all: a field below 16, of less than 128 bytes.
-            [key @ 8..0x80, length @ ..0x80, ref rest @ ..] if key & 7 == 2 => {
-                let (taken, rest) = rest.split_at_checked(usize::from(length)).ok_or(NotWhole)?;
-                self.0 = rest;
-                Ok(Some((u64::from(key >> 3), Value::Bytes(taken))))
-            }
-            _ => self.long(),
+        if self.0.is_empty() {
+            return Ok(None);
         }
-    }
-
-    /// Any field.
-    fn long(&mut self) -> Result<Option<(u64, Value<'m>)>, NotWhole> {
         let (tag, kind) = key(varint(&mut self.0)?)?;
         let value = match kind {
             Kind::Number => Value::Number(varint(&mut self.0)?),
@@ -132,14 +125,20 @@ fn key(key: u64) -> Result<(u64, Kind), NotWhole> {
 #[inline]
 fn varint(bytes: &mut &[u8]) -> Result<u64, NotWhole> {
     match **bytes {
-        [byte, ref rest @ ..] if byte < 0x80 => {
+        [byte @ ..0x80, ref rest @ ..] => {
             *bytes = rest;
             Ok(u64::from(byte))
+        }
+        // Lengths of less than 16 KiB, and fields below 2048.
+        [low, high @ ..0x80, ref rest @ ..] => {
+            *bytes = rest;
+            Ok(u64::from(low & 0x7f) | u64::from(high) << 7)
         }
         _ => long_varint(bytes),
     }
 }
 
+#[cold]
 fn long_varint(bytes: &mut &[u8]) -> Result<u64, NotWhole> {
     let mut number = 0;
     for (index, byte) in bytes.iter().enumerate() {
@@ -158,8 +157,12 @@ fn long_varint(bytes: &mut &[u8]) -> Result<u64, NotWhole> {
 }
 
 /// Decodes a page as it is read, to its end, and hands over each pod.
-pub(super) fn page(input: &mut dyn Read, each: &mut Each) -> anyhow::Result<Page> {
-    let mut source = Source::new(input);
+pub(super) fn page(
+    input: &mut dyn Read,
+    buffer: &mut Vec<u8>,
+    each: &mut Each,
+) -> anyhow::Result<Page> {
+    let mut source = Source::new(input, buffer);
     if source.take(MAGIC.len() as u64)? != Some(MAGIC) {
         bail!("no Kubernetes protobuf message");
     }
@@ -420,7 +423,7 @@ enum Head {
 /// A message that is read piece by piece.
 struct Source<'r> {
     input: &'r mut dyn Read,
-    buffer: Vec<u8>,
+    buffer: &'r mut Vec<u8>,
     /// What is in the buffer and not yet taken.
     start: usize,
     end: usize,
@@ -429,10 +432,13 @@ struct Source<'r> {
 }
 
 impl<'r> Source<'r> {
-    fn new(input: &'r mut dyn Read) -> Self {
+    fn new(input: &'r mut dyn Read, buffer: &'r mut Vec<u8>) -> Self {
+        if buffer.len() < CHUNK {
+            buffer.resize(CHUNK, 0);
+        }
         Self {
             input,
-            buffer: vec![0; CHUNK],
+            buffer,
             start: 0,
             end: 0,
             taken: 0,

@@ -171,11 +171,15 @@ fn is_set<'de, D: Deserializer<'de>>(input: D) -> Result<bool, D::Error> {
 /// What is done with each pod of a page.
 pub(super) type Each<'e> = dyn FnMut(model::Pod<'_>) -> anyhow::Result<()> + 'e;
 
-/// Reads and decodes a page, and hands over each pod.
-pub(super) type Decode = fn(&mut dyn Read, &mut Each) -> anyhow::Result<Page>;
+/// Reads and decodes a page by way of a buffer, whatever that holds, and hands over each pod.
+pub(super) type Decode = fn(&mut dyn Read, &mut Vec<u8>, &mut Each) -> anyhow::Result<Page>;
 
 /// Reads and decodes a page in JSON, and hands over each pod.
-pub(super) fn json(input: &mut dyn Read, each: &mut Each) -> anyhow::Result<Page> {
+pub(super) fn json(
+    input: &mut dyn Read,
+    body: &mut Vec<u8>,
+    each: &mut Each,
+) -> anyhow::Result<Page> {
     #[derive(Deserialize)]
     struct Typed {
         #[serde(default)]
@@ -190,9 +194,9 @@ pub(super) fn json(input: &mut dyn Read, each: &mut Each) -> anyhow::Result<Page
         #[serde(borrow, deserialize_with = "or_default")]
         items: Vec<Pod<'j>>,
     }
-    let mut body = Vec::new();
-    input.read_to_end(&mut body)?;
-    match serde_json::from_slice(&body) {
+    body.clear();
+    input.read_to_end(body)?;
+    match serde_json::from_slice(body) {
         Ok(Whole {
             kind,
             metadata,
@@ -203,7 +207,7 @@ pub(super) fn json(input: &mut dyn Read, each: &mut Each) -> anyhow::Result<Page
             Ok(page)
         }
         Ok(Whole { kind, .. }) => bail!("wanted a PodList, got {}", named(&kind)),
-        Err(error) => match serde_json::from_slice::<Typed>(&body) {
+        Err(error) => match serde_json::from_slice::<Typed>(body) {
             Ok(Typed { kind }) if kind != "PodList" => {
                 bail!("wanted a PodList, got {}", named(&kind))
             }
@@ -385,7 +389,7 @@ mod tests {
         mut body: &[u8],
     ) -> anyhow::Result<(Page, Vec<model::Pod<'static>>)> {
         let mut pods = Vec::new();
-        let page = decode(&mut body, &mut |pod| {
+        let page = decode(&mut body, &mut vec![b'{'; 100_000], &mut |pod| {
             pods.push(pod.into_owned());
             Ok(())
         })?;

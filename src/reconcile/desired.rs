@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::layout::Layout;
 use crate::model::{
@@ -234,6 +234,30 @@ fn short(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// A pod's annotations that are for us: what is behind the prefix, and the text.
+struct Own<'p> {
+    prefix: &'p str,
+    texts: SmallVec<[(&'p str, &'p str); 4]>,
+}
+
+impl<'p> Own<'p> {
+    fn new(prefix: &'p str, pod: &'p Pod<'_>) -> Self {
+        let texts = pod.annotations.iter();
+        let texts = texts.filter_map(|(key, text)| Some((key.strip_prefix(prefix)?, text)));
+        Self {
+            prefix,
+            texts: texts.collect(),
+        }
+    }
+
+    /// The whole name of one of them, and its text. The last one of a name counts.
+    fn get(&self, name: &str) -> Option<(String, &'p str)> {
+        let mut latest = self.texts.iter().rev();
+        let (_, text) = latest.find(|(own, _)| *own == name)?;
+        Some((format!("{}{name}", self.prefix), *text))
+    }
+}
+
 impl Mapping {
     /// Decides what becomes of a pod. The pod is dropped: what is kept is small.
     #[must_use]
@@ -262,44 +286,36 @@ impl Mapping {
     }
 
     fn wants(&self, pod: &Pod, wants: &mut SmallVec<[Want; 1]>, skipped: &mut Vec<Reason>) {
-        if self
-            .annotation(pod, "ignore")
-            .is_some_and(|(_, value)| value == "true")
-        {
+        let own = Own::new(&self.annotation_prefix, pod);
+        if own.get("ignore").is_some_and(|(_, value)| value == "true") {
             skipped.push(Reason::Ignored);
             return;
         }
-        let names = match self.backend_names(pod) {
+        let names = match self.backend_names(pod, &own) {
             Ok(names) => names,
             Err(reason) => return skipped.push(reason),
         };
         for (name, port) in names {
-            match self.want(pod, name, port) {
+            match self.want(pod, &own, name, port) {
                 Ok(want) => wants.push(want),
                 Err(reason) => skipped.push(reason),
             }
         }
     }
 
-    /// The text of one of our annotations, and the name of it.
-    fn annotation<'p>(&self, pod: &'p Pod<'_>, name: &str) -> Option<(String, &'p str)> {
-        let is_it = |key: &str| key.strip_prefix(&*self.annotation_prefix) == Some(name);
-        let (key, value) = pod.annotations.iter().rev().find(|(key, _)| is_it(key))?;
-        Some((key.to_owned(), value))
-    }
-
     /// The backends a pod names, each with its own port if it gives one there.
     fn backend_names<'p>(
         &self,
         pod: &'p Pod<'_>,
-    ) -> Result<Vec<(&'p str, Option<PortRef>)>, Reason> {
-        let Some((key, value)) = self.annotation(pod, "backend") else {
+        own: &Own<'p>,
+    ) -> Result<SmallVec<[(&'p str, Option<PortRef>); 1]>, Reason> {
+        let Some((key, value)) = own.get("backend") else {
             let label = self
                 .backend_labels
                 .iter()
                 .find_map(|key| pod.labels.get(key));
             return match label {
-                Some(name) => Ok(vec![(name, None)]),
+                Some(name) => Ok(smallvec![(name, None)]),
                 None => Err(Reason::NoBackend),
             };
         };
@@ -324,9 +340,15 @@ impl Mapping {
             .collect()
     }
 
-    fn want(&self, pod: &Pod, name: &str, port: Option<PortRef>) -> Result<Want, Reason> {
-        let port = self.port(pod, port)?;
-        let scheme = match self.annotation(pod, "scheme") {
+    fn want(
+        &self,
+        pod: &Pod,
+        own: &Own,
+        name: &str,
+        port: Option<PortRef>,
+    ) -> Result<Want, Reason> {
+        let port = self.port(pod, own, port)?;
+        let scheme = match own.get("scheme") {
             None => self.scheme,
             Some((key, value)) => Scheme::parse(value).ok_or_else(|| {
                 Reason::BadAnnotation(key, format!("`{value}` is neither http nor https"))
@@ -375,9 +397,9 @@ impl Mapping {
     }
 
     /// The port beside the backend's name beats the annotation, which beats the flag.
-    fn port(&self, pod: &Pod, own: Option<PortRef>) -> Result<u16, Reason> {
-        let named = match (own, self.annotation(pod, "port")) {
-            (Some(own), _) => Some(own),
+    fn port(&self, pod: &Pod, own: &Own, beside: Option<PortRef>) -> Result<u16, Reason> {
+        let named = match (beside, own.get("port")) {
+            (Some(beside), _) => Some(beside),
             (None, Some((key, value))) => {
                 Some(PortRef::parse(value).map_err(|why| Reason::BadAnnotation(key, why))?)
             }
@@ -452,7 +474,7 @@ mod tests {
             annotations: annotations.collect(),
             phase: Phase::Running,
             ready: true,
-            ips: smallvec::smallvec![
+            ips: smallvec![
                 "10.0.0.1".parse().expect("an address"),
                 "fd00::1".parse().expect("one"),
             ],
