@@ -2,8 +2,8 @@
 //! and a real etcd on a memory disk. What it costs is compared with a bare download of the same pages by
 //! the same client, and with bare transactions by the same client, also as processes.
 //!
-//! `cargo bench --bench run -- 5` does five rounds; `-- serve 10000` only starts the servers, for a profiler,
-//! prints how the program finds them, and waits for the end of its input.
+//! `cargo bench --bench run -- 5` does five rounds; `-- serve 10000` or `-- serve 10000 json` only starts the
+//! servers, for a profiler, prints how the program finds them, and waits for the end of its input.
 
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 #![expect(
@@ -55,7 +55,12 @@ fn main() {
             download(url, ca, pages.parse().expect("a number"), accept, encoding);
         }
         ["--puts", url, number] => puts(url, number.parse().expect("a number")),
-        ["serve", number, ..] => serve(number.parse().expect("a number")),
+        ["serve", number, encoding @ ..] => {
+            serve(
+                number.parse().expect("a number"),
+                encoding.first() == Some(&"json"),
+            );
+        }
         arguments => {
             let rounds = arguments.iter().find_map(|text| text.parse().ok());
             compare(rounds.unwrap_or(5));
@@ -491,9 +496,10 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Starts the servers, and waits.
-fn serve(number: usize) {
+fn serve(number: usize, json: bool) {
     let mut bench = Bench::start();
     bench.serve(number);
+    bench.served.json.store(json, Ordering::Relaxed);
     bench.program("set up", "identity", "/p", &[]);
     println!(
         "{} {}",

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::net::IpAddr;
 
 use anyhow::{anyhow, bail};
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use smallvec::SmallVec;
 
@@ -91,7 +91,7 @@ struct PodSpec<'j> {
 #[serde(default, rename_all = "camelCase")]
 struct Container<'j> {
     #[serde(borrow, deserialize_with = "or_default")]
-    ports: Vec<ContainerPort<'j>>,
+    ports: SmallVec<[ContainerPort<'j>; 2]>,
     #[serde(borrow)]
     restart_policy: Cow<'j, str>,
 }
@@ -113,11 +113,11 @@ struct PodStatus<'j> {
     #[serde(borrow)]
     phase: Cow<'j, str>,
     #[serde(borrow, deserialize_with = "or_default")]
-    conditions: Vec<Condition<'j>>,
+    conditions: SmallVec<[Condition<'j>; 6]>,
     #[serde(borrow, rename = "podIP")]
     pod_ip: Cow<'j, str>,
     #[serde(borrow, rename = "podIPs", deserialize_with = "or_default")]
-    pod_ips: Vec<PodIp<'j>>,
+    pod_ips: SmallVec<[PodIp<'j>; 2]>,
 }
 
 #[derive(Default, Deserialize)]
@@ -185,34 +185,116 @@ pub(super) fn json(
         #[serde(default)]
         kind: String,
     }
-    #[derive(Deserialize)]
-    struct Whole<'j> {
-        #[serde(default)]
-        kind: String,
-        #[serde(default)]
-        metadata: Option<ListMeta>,
-        #[serde(borrow, deserialize_with = "or_default")]
-        items: Vec<Pod<'j>>,
-    }
     body.clear();
     input.read_to_end(body)?;
-    match serde_json::from_slice(body) {
-        Ok(Whole {
-            kind,
-            metadata,
-            items,
-        }) if kind == "PodList" => {
-            let page = Page::new(metadata.unwrap_or_default())?;
-            items.into_iter().try_for_each(|pod| each(pod.convert()?))?;
-            Ok(page)
+    let mut list = List {
+        each,
+        refused: None,
+    };
+    let mut input = serde_json::Deserializer::from_slice(body);
+    let page = list.deserialize(&mut input);
+    let page = page.and_then(|page| input.end().map(|()| page));
+    let error = match page {
+        Ok((kind, metadata)) if kind == "PodList" => {
+            return Page::new(metadata.unwrap_or_default());
         }
-        Ok(Whole { kind, .. }) => bail!("wanted a PodList, got {}", named(&kind)),
-        Err(error) => match serde_json::from_slice::<Typed>(body) {
-            Ok(Typed { kind }) if kind != "PodList" => {
-                bail!("wanted a PodList, got {}", named(&kind))
+        Ok((kind, _)) => bail!("wanted a PodList, got {}", named(&kind)),
+        Err(error) => error,
+    };
+    match (serde_json::from_slice::<Typed>(body), list.refused) {
+        (Ok(Typed { kind }), _) if kind != "PodList" => {
+            bail!("wanted a PodList, got {}", named(&kind))
+        }
+        (_, Some(refused)) => Err(refused),
+        (_, None) => Err(anyhow!("a pod list that is not whole or not JSON: {error}")),
+    }
+}
+
+/// Decodes a list: each pod is handed over at once, and need not be kept beside all others of its page.
+struct List<'l, 'e> {
+    each: &'l mut Each<'e>,
+    /// Why a pod was not taken.
+    refused: Option<anyhow::Error>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut List<'_, '_> {
+    /// The kind, and what the list says of itself.
+    type Value = (String, Option<ListMeta>);
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<Self::Value, D::Error> {
+        input.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut List<'_, '_> {
+    type Value = (String, Option<ListMeta>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "lowercase")]
+        enum Field {
+            Kind,
+            Metadata,
+            Items,
+            #[serde(other)]
+            Other,
+        }
+        let (mut kind, mut metadata, mut items) = (None, None, None);
+        while let Some(field) = map.next_key()? {
+            let twice = match field {
+                Field::Kind => kind.replace(map.next_value()?).is_some(),
+                Field::Metadata => metadata.replace(map.next_value()?).is_some(),
+                Field::Items => items.replace(map.next_value_seed(Items(self))?).is_some(),
+                Field::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                    false
+                }
+            };
+            if twice {
+                return Err(A::Error::custom("a field that is there twice"));
             }
-            _ => Err(anyhow!("a pod list that is not whole or not JSON: {error}")),
-        },
+        }
+        match items {
+            Some(()) => Ok((kind.unwrap_or_default(), metadata.flatten())),
+            None => Err(A::Error::missing_field("items")),
+        }
+    }
+}
+
+/// The pods of a list, or `null`.
+struct Items<'i, 'l, 'e>(&'i mut List<'l, 'e>);
+
+impl<'de> DeserializeSeed<'de> for Items<'_, '_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<(), D::Error> {
+        input.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_, '_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of pods")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut pods: A) -> Result<(), A::Error> {
+        while let Some(pod) = pods.next_element::<Pod>()? {
+            if let Err(error) = pod.convert().and_then(&mut *self.0.each) {
+                self.0.refused = Some(error);
+                return Err(A::Error::custom("a pod that is not taken"));
+            }
+        }
+        Ok(())
     }
 }
 
