@@ -263,8 +263,9 @@ impl<'v> Fields<'v> {
     /// Reads what [`write`] writes, as long as nothing in it is escaped: nearly all that there is to read.
     fn plain(value: &'v [u8]) -> Option<Self> {
         let value = std::str::from_utf8(value).ok()?;
-        let special = |c: u8| c < b' ' || c == b'\\';
-        if value.bytes().any(special) {
+        // Counted, because a loop without a way out is done many bytes at a time.
+        let special = |c: &u8| *c < b' ' || *c == b'\\';
+        if value.bytes().filter(special).count() > 0 {
             return None;
         }
         let (url, rest) = value.strip_prefix(r#"{"URL":""#)?.split_once('"')?;

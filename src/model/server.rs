@@ -210,13 +210,16 @@ impl ServerUrl {
     /// Reads what [`ServerUrl`] prints of an IPv4 address, without the whole grammar of URLs: nearly all
     /// that a store holds.
     fn parse_plain(text: &str) -> Option<Self> {
-        let (scheme, authority) = text.split_once("://")?;
+        let (scheme, authority) = match text.strip_prefix("http://") {
+            Some(authority) => (Scheme::Http, authority),
+            None => (Scheme::Https, text.strip_prefix("https://")?),
+        };
         let (host, port) = authority.split_once(':')?;
         let ip = host.parse::<Ipv4Addr>().ok()?;
         let digits = port.bytes().all(|c| c.is_ascii_digit());
         let port = port.parse().ok().filter(|port| digits && *port > 0)?;
         Some(Self {
-            scheme: Scheme::parse(scheme)?,
+            scheme,
             host: Host::Ip(ip.into()),
             port,
         })

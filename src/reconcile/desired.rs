@@ -234,6 +234,9 @@ fn short(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Backends' names, each with the port beside it.
+type Names<'p> = SmallVec<[(&'p str, Option<PortRef>); 1]>;
+
 /// A pod's annotations that are for us: what is behind the prefix, and the text.
 struct Own<'p> {
     prefix: &'p str,
@@ -304,11 +307,7 @@ impl Mapping {
     }
 
     /// The backends a pod names, each with its own port if it gives one there.
-    fn backend_names<'p>(
-        &self,
-        pod: &'p Pod<'_>,
-        own: &Own<'p>,
-    ) -> Result<SmallVec<[(&'p str, Option<PortRef>); 1]>, Reason> {
+    fn backend_names<'p>(&self, pod: &'p Pod<'_>, own: &Own<'p>) -> Result<Names<'p>, Reason> {
         let Some((key, value)) = own.get("backend") else {
             let label = self
                 .backend_labels
