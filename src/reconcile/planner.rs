@@ -458,6 +458,8 @@ impl<'a> Planner<'a> {
             going,
             owned: work.owned,
         };
+        // A backend is not emptied either as long as a list can tell more.
+        let looks = most || work.ready == 0;
         let mut not_ready = Vec::new();
         for (server, entry, verdict) in judged {
             let mut held = |proof, rule| {
@@ -475,7 +477,7 @@ impl<'a> Planner<'a> {
                     held(proof, majority.clone());
                     work.ready += 1;
                 }
-                Verdict::Doubtful { namespace, refused } if most => match refused {
+                Verdict::Doubtful { namespace, refused } if looks => match refused {
                     Some(why) => {
                         let rule = Rule::Unproved {
                             going,

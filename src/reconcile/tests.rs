@@ -639,6 +639,36 @@ fn many_absent_under_a_selector_are_looked_for_without_it() {
 }
 
 #[test]
+fn the_last_one_under_a_selector_is_looked_for_without_it() {
+    let other = || relabelled(pod("web", 9));
+    let last = || {
+        world()
+            .selected()
+            .backend("web")
+            .ours("web", [1])
+            .pods([other()])
+    };
+    last()
+        .again([other()])
+        .is("- web/10.0.0.1: pod shop/web-1 is gone");
+    let empty = "the list that should show its pod has no pod at all";
+    last()
+        .again([])
+        .is(&format!("held web/10.0.0.1: {empty}\nalarm"));
+    let mut refused = last();
+    refused.again = Some(Err("403 forbidden".to_owned()));
+    let why = "1 of 1 servers would go, and the list that could prove it failed: 403 forbidden";
+    refused.is(&format!("held web/10.0.0.1: {why}\nalarm"));
+    let mut down = pod("web", 1);
+    down.ready = false;
+    let kept = last().again([down, other()]);
+    assert_eq!(kept.counts(), [0, 0, 0, 0, 1], "nobody else is there");
+    // Another one stays there: nobody needs to ask.
+    let two = last().ours("web", [2]).pods(web([2]));
+    two.is("- web/10.0.0.1: pod shop/web-1 is not among the selected pods");
+}
+
+#[test]
 fn relabelled_under_a_selector_and_alive_count_together() {
     // Two are not in the list, two are in it and want nothing: four of four without a proof.
     let world = world().selected().backend("web").ours("web", 1..=4);
@@ -1117,12 +1147,8 @@ mod properties {
             world.rules.allow_deletes = None;
             // A backend may be refused for bleeding with one that this very plan empties.
             let bleeds = plan.undefined.iter().any(|frozen| matches!(frozen.why, Freeze::Bleeds(_)));
-            // Of two servers that are not selected, one may be proved gone and the other held: the one
-            // that is left is a backend's only one, and alone it needs no second look.
-            let alone = world.selected && !plan.held.is_empty();
             if let Ok(again) = world.try_plan()
                 && !bleeds
-                && !alone
             {
                 prop_assert_eq!(again.changes, vec![], "the second plan is empty");
             }

@@ -535,10 +535,7 @@ impl<'c> Site<'c> {
             }
         }
         let last = self.calm(job, Flags::default())?;
-        let mut more = last.map_or(Vec::new(), |last| last.plan.changes);
-        // A known limit: of two servers that left the selection the second look may prove one gone and
-        // keep the other, which is not ready. Alone, that one needs no second look any more, and goes.
-        more.retain(|change| job.tier.is_none() || change.proof != Proof::NotSelected);
+        let more = last.map_or(Vec::new(), |last| last.plan.changes);
         if more.is_empty() {
             Ok(())
         } else {

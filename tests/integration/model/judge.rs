@@ -379,7 +379,9 @@ impl Run<'_> {
                     Fate::Proved => {}
                     _ if frozen => return ill("removed from a backend that loses nothing"),
                     _ if self.flags.upsert_only => {}
-                    Fate::Alive | Fate::Unseen if !most => {}
+                    Fate::Alive if !most => {}
+                    // The last ones are looked for without selectors first.
+                    Fate::Unseen if !most && ready => {}
                     Fate::NotReady if ready || self.flags.strict => {}
                     // What stays by a hold that is lifted counts as Ready in the plan.
                     Fate::NotReady if self.flags.allow.is_some() && going > 0 => {}

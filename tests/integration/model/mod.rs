@@ -3,7 +3,7 @@
 //! itself with real etcds (250). The model keeps its own truth and its own reading of the rules of proof;
 //! it asks the program for neither.
 //!
-//! Twelve bugs were made in the program on purpose, one at a time. `stories` are both tests of
+//! These bugs were made in the program on purpose, one at a time. `stories` are both tests of
 //! `in_process`, `whole` those of `whole`, `unit` the tests of `reconcile::tests`, of which one is named.
 //!
 //! | bug | failed |
@@ -15,6 +15,7 @@
 //! | creates held | stories; unit: `created_with_the_mark` |
 //! | scope ignored | stories; unit: `another_scope_or_namespace_is_not_ours` |
 //! | absent under a selector taken as proof | stories; unit: `few_absent_under_a_selector` |
+//! | the last one under a selector goes without a second look | stories; unit: `the_last_one_under_a_selector_is_looked_for_without_it` |
 //! | URLs compared as bytes | stories; unit: `completed_with_its_address_reused` |
 //! | marks ignored | stories; unit: `what_others_wrote_is_never_touched` |
 //! | undefined backend evicts | stories; unit: `a_frozen_backend_keeps_what_is_not_proved_dead` |

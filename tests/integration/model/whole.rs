@@ -404,10 +404,6 @@ impl<'s> Site<'s> {
                 return Err("something is held, though the printed flag was given".to_owned());
             }
         }
-        if job.tier.is_some() && !none(&first["kept"]) {
-            // As in this process: a single one goes without a second look.
-            self.run(job, Flags::default(), Fault::None)?;
-        }
         let last = self.run(job, Flags::default(), Fault::None)?;
         if last.is_some_and(|last| !none(&last["changes"])) {
             return Err("the next run still has something to do".to_owned());
