@@ -116,9 +116,9 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
     let mut rest = text;
     while let Some(start) = rest.find("://") {
         let (head, tail) = rest.split_at(start + 3);
-        let end = tail
-            .find(['/', '"', '\'', '?', '#', ' ', ',', '\\'])
-            .unwrap_or(tail.len());
+        // What a password may hold besides (a comma, say) does not end it.
+        let ends = |c: char| c.is_whitespace() || ['/', '"', '?', '#'].contains(&c);
+        let end = tail.find(ends).unwrap_or(tail.len());
         out.push_str(head);
         rest = match tail[..end].rfind('@') {
             Some(at) => {
@@ -590,6 +590,11 @@ mod tests {
             redacted("http://u:p@q@h http://v@h"),
             "http://***@h http://***@h"
         );
+        assert_eq!(
+            redacted(r"http://u:p,q'r\s@h,http://i"),
+            "http://***@h,http://i"
+        );
+        assert_eq!(redacted("http://h\nu@h"), "http://h\nu@h");
     }
 
     #[test]
