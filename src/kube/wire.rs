@@ -571,9 +571,22 @@ mod tests {
             r#"{"kind":"Status","metadata":{"resourceVersion":"1"}}"#,
             r#"{"kind":"PodList","metadata":{"resourceVersion":"1"}}"#,
             r#"{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":[{}]}"#,
+            r#"{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":[],"items":[]}"#,
+            r#"{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":[]}{}"#,
             "<html>",
         ] {
             assert!(pods(json, bad.as_bytes()).is_err(), "{bad}");
+        }
+        // Go writes an empty list so.
+        let null = r#"{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":null}"#;
+        assert_eq!(pods(json, null.as_bytes()).expect("a list"), []);
+        // What it is is said, wherever that stands, and not what is wrong with a pod of it.
+        for other in [
+            r#"{"kind":"NodeList","metadata":{"resourceVersion":"1"},"items":[{}]}"#,
+            r#"{"items":[{"metadata":{"name":"a"}}],"kind":"NodeList"}"#,
+        ] {
+            let error = pods(json, other.as_bytes()).expect_err("not pods");
+            assert_eq!(error.to_string(), "wanted a PodList, got a `NodeList`");
         }
         assert!(pods(protobuf, b"").is_err());
         assert!(pods(protobuf, MAGIC).is_err());
