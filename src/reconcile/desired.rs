@@ -1,7 +1,7 @@
 //! From a pod to the servers it should be: which pods count, and how each becomes servers.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use smallvec::{SmallVec, smallvec};
@@ -361,20 +361,22 @@ impl Mapping {
             Some(IpFamily::Ipv6) => "IPv6",
             Some(IpFamily::Ipv4) | None => "IPv4",
         }))?;
-        let value = |field: &Field| {
-            Some(match field {
-                Field::Namespace => Cow::Borrowed(&*pod.namespace),
-                Field::Name => Cow::Borrowed(name),
-                Field::Pod => Cow::Borrowed(&*pod.name),
-                Field::Ip => Cow::Owned(ip.to_string()),
-                Field::Port => Cow::Owned(port.to_string()),
-                Field::Label(key) => Cow::Borrowed(pod.labels.get(key)?),
-                Field::Annotation(key) => Cow::Borrowed(pod.annotations.get(key)?),
-            })
+        let write = |field: &Field, out: &mut String| {
+            let text = match field {
+                Field::Namespace => &*pod.namespace,
+                Field::Name => name,
+                Field::Pod => &*pod.name,
+                Field::Label(key) => pod.labels.get(key).unwrap_or_default(),
+                Field::Annotation(key) => pod.annotations.get(key).unwrap_or_default(),
+                // Writing to a string cannot fail.
+                Field::Ip => return write!(out, "{ip}").unwrap_or_default(),
+                Field::Port => return write!(out, "{port}").unwrap_or_default(),
+            };
+            out.push_str(text);
         };
         let render = |what: &'static str, template: &Template| {
             template
-                .render(value)
+                .render(write)
                 .map_err(|field| Reason::EmptyField(what, field.to_string()))
         };
         let bad = |what: &'static str, text: &str, why: &InvalidId| {

@@ -115,22 +115,22 @@ impl Template {
         )
     }
 
-    /// Fills in the template. `value` gives the text of a field, `None` where the pod has none.
+    /// Fills in the template. `write` appends the text of a field, if the pod has one.
     ///
     /// # Errors
     /// The field that has no text, or an empty one.
-    pub fn render<'t, 'v>(
-        &'t self,
-        value: impl Fn(&'t Field) -> Option<std::borrow::Cow<'v, str>>,
-    ) -> Result<String, &'t Field> {
+    pub fn render(&self, write: impl Fn(&Field, &mut String)) -> Result<String, &Field> {
         let mut out = String::with_capacity(self.source.len() + 16);
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.push_str(text),
-                Part::Field(field) => match value(field) {
-                    Some(text) if !text.is_empty() => out.push_str(&text),
-                    _ => return Err(field),
-                },
+                Part::Field(field) => {
+                    let before = out.len();
+                    write(field, &mut out);
+                    if out.len() == before {
+                        return Err(field);
+                    }
+                }
             }
         }
         Ok(out)
@@ -180,12 +180,11 @@ mod tests {
     fn an_empty_field_makes_no_id() {
         let template = Template::parse("{namespace}.{label:team}.svc").expect("a template");
         let with = |team: &'static str| {
-            template.render(move |field| {
-                Some(if *field == Field::Namespace {
-                    "shop".into()
-                } else {
-                    team.into()
-                })
+            template.render(move |field, out| {
+                out.push_str(match field {
+                    Field::Namespace => "shop",
+                    _ => team,
+                });
             })
         };
         assert_eq!(with("red"), Ok("shop.red.svc".to_owned()));
