@@ -3,16 +3,18 @@
 
 use std::fmt::{self, Write as _};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use ureq::config::Config;
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
-    TcpConnector, Transport, TransportAdapter,
+    TcpConnector, Transport, TransportAdapter, time,
 };
 use ureq::{Agent, Error, Proxy};
 
@@ -55,7 +57,28 @@ pub fn agent(options: Options) -> Agent {
                 config: tls,
                 server_name,
             });
-    Agent::with_parts(config, connector, DefaultResolver::default())
+    Agent::with_parts(config, connector, Addresses::default())
+}
+
+/// Looks names up. An address is none: it needs no thread that could be given up when time is up.
+#[derive(Debug, Default)]
+struct Addresses(DefaultResolver);
+
+impl Resolver for Addresses {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let after = match host.parse::<IpAddr>() {
+            Ok(_) => time::Duration::NotHappening,
+            Err(_) => timeout.after,
+        };
+        self.0
+            .resolve(uri, config, NextTimeout { after, ..timeout })
+    }
 }
 
 /// What went wrong with a request that took up to `time`, in words.
