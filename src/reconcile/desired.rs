@@ -117,10 +117,11 @@ pub enum State {
 
 impl State {
     fn of(pod: &Pod) -> Self {
-        if pod.terminating {
-            Self::Terminating
-        } else if matches!(pod.phase, Phase::Failed | Phase::Succeeded) {
+        // First of all: an address that is another pod's by now proves nothing, being deleted or not.
+        if matches!(pod.phase, Phase::Failed | Phase::Succeeded) {
             Self::Completed
+        } else if pod.terminating {
+            Self::Terminating
         } else if pod.ips.is_empty() {
             Self::NoAddress
         } else if pod.ready {
@@ -525,6 +526,11 @@ mod tests {
         assert_eq!(state(|pod| pod.ips.clear()), State::NoAddress);
         assert_eq!(state(|pod| pod.phase = Phase::Failed), State::Completed);
         assert_eq!(state(|pod| pod.phase = Phase::Succeeded), State::Completed);
+        let ended_and_deleted = |pod: &mut Pod| {
+            pod.phase = Phase::Succeeded;
+            pod.terminating = true;
+        };
+        assert_eq!(state(ended_and_deleted), State::Completed);
     }
 
     #[test]
