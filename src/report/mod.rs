@@ -116,9 +116,19 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
     let mut rest = text;
     while let Some(start) = rest.find("://") {
         let (head, tail) = rest.split_at(start + 3);
-        // What a password may hold besides (a comma, say) does not end it.
-        let ends = |c: char| c.is_whitespace() || ['/', '"', '?', '#'].contains(&c);
-        let end = tail.find(ends).unwrap_or(tail.len());
+        let url = tail.find(|c: char| c.is_whitespace() || c == '"');
+        let url = &tail[..url.unwrap_or(tail.len())];
+        let end = url.find(['/', '?', '#']).unwrap_or(url.len());
+        // A port is digits. What is none is a password that should have been written with `%2F`.
+        let is_port = |port: &str| port.bytes().all(|c| c.is_ascii_digit());
+        let end = match url[..end].rsplit_once(':') {
+            Some((host, port))
+                if !is_port(port) && !host.starts_with('[') && !host.contains('@') =>
+            {
+                url.len()
+            }
+            _ => end,
+        };
         out.push_str(head);
         rest = match tail[..end].rfind('@') {
             Some(at) => {
@@ -595,6 +605,21 @@ mod tests {
             "http://***@h,http://i"
         );
         assert_eq!(redacted("http://h\nu@h"), "http://h\nu@h");
+        assert_eq!(
+            redacted("at http://u:p/q?r#s@h:1/a x@y"),
+            "at http://***@h:1/a x@y"
+        );
+        for plain in [
+            "http://[fd00::1]/a@b",
+            "http://h:1/a@b",
+            "http://a:1,http://b:2/c@d",
+        ] {
+            assert_eq!(redacted(plain), plain);
+        }
+        assert_eq!(
+            redacted("http://u:p@[fd00::1]/a@b"),
+            "http://***@[fd00::1]/a@b"
+        );
     }
 
     #[test]
