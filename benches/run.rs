@@ -186,6 +186,7 @@ impl Served {
         let begin = Instant::now();
         let reply = self.page(request);
         if self.paced.load(Ordering::Relaxed) {
+            // Nothing is waited for: to be slow is what is asked of it.
             thread::sleep(PACE.saturating_sub(begin.elapsed()));
         }
         reply

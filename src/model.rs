@@ -77,8 +77,7 @@ impl<'p> Texts<'p> {
     }
 
     /// All of them, name and text.
-    #[must_use]
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, text)| (&**name, &**text))
     }
 

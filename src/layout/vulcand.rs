@@ -188,14 +188,7 @@ impl Tree {
     fn add(&mut self, servers: &mut Servers) {
         let entries = servers.entries.drain(..);
         if entries.len() > 0 {
-            let all = &mut self.backend(&servers.backend).servers;
-            if all.is_empty() {
-                *all = entries.collect();
-            } else {
-                for (id, entry) in entries {
-                    all.insert(id, entry);
-                }
-            }
+            self.backend(&servers.backend).servers.extend(entries);
         }
     }
 }
