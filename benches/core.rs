@@ -10,8 +10,8 @@ use pods::{Encoding, Pods};
 use vulcanized::kube::{pods_from_json, pods_from_protobuf};
 use vulcanized::layout::{Layout, Observed, vulcand::Vulcand};
 use vulcanized::model::{Entry, Pod, Scheme, Scope, Snapshot};
-use vulcanized::reconcile::desired::Mapping;
 use vulcanized::reconcile::evidence::{Coverage, List, Lists};
+use vulcanized::reconcile::map::Mapping;
 use vulcanized::reconcile::plan::{Action, Adopt, Plan, Rules, plan};
 use vulcanized::reconcile::template::Template;
 

@@ -29,11 +29,11 @@ use serde_json::json;
 use pods::{Encoding, Pods};
 use support::api::{Api, Listen, Reply, Request};
 use support::etcd::Etcd;
-use vulcanized::deadline::Deadline;
-use vulcanized::http;
 use vulcanized::model::{Op, Transaction};
-use vulcanized::store::{Applied, Store as _, dial, etcd3::Etcd3};
-use vulcanized::tls::Tls;
+use vulcanized::net::deadline::Deadline;
+use vulcanized::net::http;
+use vulcanized::net::tls::Tls;
+use vulcanized::store::{Applied, Store as _, endpoints, etcd3::Etcd3};
 
 #[path = "support/pods.rs"]
 mod pods;
@@ -142,7 +142,7 @@ fn download(url: &str, ca: &str, pages: usize, accept: &str, encoding: &str) {
 
 /// Writes so many keys as the program does, but without a guard.
 fn puts(url: &str, number: usize) {
-    let options = dial::Options {
+    let options = endpoints::Options {
         endpoints: vec![url.to_owned()],
         tls: Tls::default(),
         user: None,

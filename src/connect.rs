@@ -6,15 +6,15 @@ use std::rc::Rc;
 
 use anyhow::Context as _;
 
-use crate::cli::{Namespaces, Password, Source, StoreConfig, namespaces_mix};
-use crate::deadline::Deadline;
+use crate::config::{Namespaces, Password, Source, StoreConfig, namespaces_mix};
 use crate::kube;
 use crate::model::{BackendId, Pod};
-use crate::reconcile::desired::Mapping;
+use crate::net::deadline::Deadline;
+use crate::net::tls::{Identity, Tls};
 use crate::reconcile::evidence::{Coverage, List, Lists};
+use crate::reconcile::map::Mapping;
 use crate::report::Etcdctl;
-use crate::store::{Store, dial, etcd2::Etcd2, etcd3::Etcd3, file::File};
-use crate::tls::{Identity, Tls};
+use crate::store::{Store, endpoints, etcd2::Etcd2, etcd3::Etcd3, file::File};
 
 /// Several namespaces share one template that would mix their ids: a usage error found late, because
 /// only the pods of a file say of which namespaces they are.
@@ -56,7 +56,7 @@ pub fn store(
                             .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
                             .with_context(|| format!("`{}` is not UTF-8", path.display()))?,
                     };
-                    Some(dial::User {
+                    Some(endpoints::User {
                         name: name.clone(),
                         password,
                     })
@@ -67,7 +67,7 @@ pub fn store(
             let endpoints = endpoints.clone();
             (
                 api,
-                dial::Options {
+                endpoints::Options {
                     endpoints,
                     tls: Tls {
                         ca,

@@ -2,18 +2,17 @@
 //!
 //! One run lists the store, then the pods, decides, and prints or applies: see [`run`].
 
-pub mod cli;
+pub mod config;
 pub mod connect;
-pub mod deadline;
-pub mod http;
 pub mod kube;
 pub mod layout;
 pub mod logging;
 pub mod metrics;
 pub mod model;
+pub mod net;
 pub mod reconcile;
 pub mod report;
 pub mod run;
 pub mod signals;
 pub mod store;
-pub mod tls;
+pub mod text;

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use log::{Level, LevelFilter};
 use serde_json::json;
 
-use crate::cli::{LogFormat, Output};
-use crate::report::{escaped, escaped_json, redacted};
+use crate::config::{LogFormat, Output};
+use crate::text::{escaped, escaped_json, redacted};
 
 /// Starts logging: warnings, or more with `-v`, or what `RUST_LOG` says.
 pub fn start(output: Output, rust_log: Option<&str>) {

@@ -7,12 +7,12 @@ use std::time::SystemTime;
 use clap::Parser as _;
 use log::error;
 
-use vulcanized::cli::Cli;
+use vulcanized::config::Cli;
 use vulcanized::connect::NamespacesMix;
 use vulcanized::layout::ObserveError;
 use vulcanized::run::{self, Exit};
 use vulcanized::signals::Signals;
-use vulcanized::{logging, metrics, report};
+use vulcanized::{logging, metrics, text};
 
 fn main() -> ExitCode {
     // First of all: as PID 1 there is no default that would end the program.
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
             Exit::Changes => 4,
         },
         Err(failure) => {
-            error!("{}", report::redacted(&format!("{failure:#}")));
+            error!("{}", text::redacted(&format!("{failure:#}")));
             let usage = failure.is::<NamespacesMix>()
                 || matches!(failure.downcast_ref(), Some(ObserveError::Ambiguous(..)));
             if usage { 2 } else { 1 }

@@ -6,17 +6,18 @@ use std::mem;
 use anyhow::{Context as _, anyhow, bail};
 use log::{debug, info};
 
-use crate::cli::{Config, Format};
+use crate::config::{Config, Format};
 use crate::connect::{self, Pods};
-use crate::deadline::Deadline;
 use crate::layout::{Layout, Observed};
 use crate::model::Scope;
+use crate::net::deadline::Deadline;
 use crate::reconcile::batch::batches;
 use crate::reconcile::evidence::Lists;
 use crate::reconcile::plan::{Action, Change, NoBackends, Plan, Rules, plan};
 use crate::report::{self, Etcdctl, diff::Style};
 use crate::signals::Signals;
 use crate::store::{Applied, ApplyError, Store};
+use crate::text;
 
 /// How often a run plans anew because somebody else wrote meanwhile.
 const ATTEMPTS: usize = 3;
@@ -104,8 +105,8 @@ fn leave(listed: (Observed, Lists)) {
 
 fn rules(config: &Config, pods: &Pods) -> Rules {
     let (labels, fields) = match &config.source {
-        crate::cli::Source::Api { labels, fields, .. } => (labels.as_deref(), fields.as_deref()),
-        crate::cli::Source::File(_) => (None, None),
+        crate::config::Source::Api { labels, fields, .. } => (labels.as_deref(), fields.as_deref()),
+        crate::config::Source::File(_) => (None, None),
     };
     let cluster = config.cluster.clone().unwrap_or_else(|| pods.cluster());
     let changes = config.changes.clone();
@@ -129,7 +130,7 @@ fn observe(store: &mut dyn Store, layout: &Layout) -> anyhow::Result<Observed> {
     let failed = || {
         format!(
             "failed to list the store at {}",
-            report::redacted(&store.name())
+            text::redacted(&store.name())
         )
     };
     let observed = snapshot.and_then(|snapshot| Ok(layout.observe(snapshot)?));
@@ -289,7 +290,7 @@ fn say_skipped(plan: &Plan) {
         info!(
             "pod {} is left out: {}",
             pod,
-            report::escaped(&reason.to_string())
+            text::escaped(&reason.to_string())
         );
     }
 }
@@ -306,8 +307,8 @@ fn exit(config: &Config, plan: &Plan) -> Exit {
 
 fn style(config: &Config) -> Style {
     let etcdctl = match &config.store {
-        crate::cli::StoreConfig::Etcd { api, .. } => *api,
-        crate::cli::StoreConfig::File(_) => Etcdctl::V3,
+        crate::config::StoreConfig::Etcd { api, .. } => *api,
+        crate::config::StoreConfig::File(_) => Etcdctl::V3,
     };
     Style {
         color: config.output.color.unwrap_or(false),

@@ -10,10 +10,10 @@ use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::config::ExecConfig;
-use crate::deadline::Deadline;
-use crate::report::escaped;
-use crate::tls::Identity;
+use super::kubeconfig::ExecConfig;
+use crate::net::deadline::Deadline;
+use crate::net::tls::Identity;
+use crate::text::escaped;
 
 /// A plugin, ready to be run.
 pub(super) struct Exec {

@@ -11,14 +11,13 @@ use log::{debug, trace};
 use rustls::pki_types::ServerName;
 use ureq::Agent;
 
-use super::config::{Access, Auth, Options, access};
-use super::protobuf;
-use super::wire::{self, Each, Page};
-use crate::deadline::Deadline;
-use crate::http;
+use super::kubeconfig::{Access, Auth, Options, access};
+use super::wire::{self, Each, Page, protobuf};
 use crate::model::Pod;
-use crate::report::{escaped, redacted};
-use crate::tls::{Tls, certificates};
+use crate::net::deadline::Deadline;
+use crate::net::http;
+use crate::net::tls::{Tls, certificates};
+use crate::text::{escaped, redacted};
 
 /// Pods per page.
 const PAGE: usize = 500;

@@ -1,15 +1,12 @@
 //! Pods from a Kubernetes API server, or from a file that `kubectl` wrote.
 
-mod config;
 mod exec;
 pub mod file;
+mod kubeconfig;
 mod list;
-mod protobuf;
-#[cfg(test)]
-mod reference;
 mod wire;
 
-pub use config::Options;
+pub use kubeconfig::Options;
 pub use list::{Api, Error, Selection};
 
 use std::path::Path;
@@ -35,7 +32,7 @@ pub fn pods_from_json(page: &[u8]) -> anyhow::Result<Vec<Pod<'static>>> {
     reason = "what calls it has the page anyway"
 )]
 pub fn pods_from_protobuf(page: Vec<u8>) -> anyhow::Result<Vec<Pod<'static>>> {
-    collected(&page, protobuf::page)
+    collected(&page, wire::protobuf::page)
 }
 
 fn collected(mut page: &[u8], decode: wire::Decode) -> anyhow::Result<Vec<Pod<'static>>> {
@@ -58,5 +55,5 @@ pub fn check_kubeconfig(path: &Path) -> anyhow::Result<()> {
         explicit: true,
         ..Options::default()
     };
-    config::access(&options).map(drop)
+    kubeconfig::access(&options).map(drop)
 }

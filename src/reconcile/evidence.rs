@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use crate::reconcile::desired::{SeenPod, State};
+use crate::reconcile::map::{SeenPod, State};
 
 /// One complete list of pods.
 #[derive(Debug, Clone, Default)]

@@ -1,12 +1,12 @@
 //! What should be, what is, and what to do about it. No network, no files, no clock.
 
 pub mod batch;
-pub mod desired;
+mod classify;
 pub mod evidence;
 pub mod findings;
+pub mod map;
 pub mod plan;
 mod planner;
-mod proof;
 pub mod template;
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::model::{PodName, Scope, ServerUrl};
-use crate::reconcile::desired::Reason;
 use crate::reconcile::findings::Finding;
+use crate::reconcile::map::Reason;
 pub use crate::reconcile::planner::plan;
 
 /// What a run may do.

@@ -7,13 +7,13 @@ use std::rc::Rc;
 
 use crate::layout::{Backend, Definition, Entry, Layout, Observed};
 use crate::model::{Mark, PodName, ServerUrl};
+use crate::reconcile::classify::{Verdict, entry_pod, judge};
 use crate::reconcile::evidence::{Evidence, Lists};
 use crate::reconcile::findings;
 use crate::reconcile::plan::{
     Action, Change, Conflict, Duplicate, Freeze, Frozen, Held, Kept, NoBackends, OutOfScope, Plan,
     Proof, Rule, Rules,
 };
-use crate::reconcile::proof::{Verdict, entry_pod, judge};
 
 /// Decides. `observed` was listed before `lists`: otherwise what another run has just registered would
 /// look like something whose pod is gone.

@@ -5,9 +5,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{Etcdctl, Note, deletes_to_allow, escaped_json, held, notes, redacted, shown, why};
+use super::{Etcdctl, Note, deletes_to_allow, held, notes, why};
 use crate::model::PodName;
 use crate::reconcile::plan::{Action, Change, Plan};
+use crate::text::{escaped_json, redacted, shown};
 
 /// The version of the document's shape.
 const VERSION: u32 = 1;

@@ -11,12 +11,12 @@ use log::debug;
 use serde::Deserialize;
 use ureq::Agent;
 
-use super::dial::{ELECTION, Endpoint, Options, User, all_failed, prepare};
+use super::endpoints::{ELECTION, Endpoint, Options, User, all_failed, prepare};
 use super::{Applied, ApplyError, Store};
-use crate::deadline::Deadline;
-use crate::http;
 use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction};
-use crate::report::{escaped, redacted};
+use crate::net::deadline::Deadline;
+use crate::net::http;
+use crate::text::{escaped, redacted};
 
 /// The largest answer that is read, in bytes.
 const LARGEST: u64 = 256 << 20;

@@ -15,11 +15,11 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint as Origin, Uri};
 
-use super::dial::{ELECTION, Endpoint, Options, Seen, User, all_failed, dial, prepare, words};
+use super::endpoints::{ELECTION, Endpoint, Options, Seen, User, all_failed, dial, prepare, words};
 use super::{Applied, ApplyError, Store};
-use crate::deadline::Deadline;
 use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction};
-use crate::report::escaped;
+use crate::net::deadline::Deadline;
+use crate::text::escaped;
 
 /// Keys asked for at once, at first: halved when they are too large for one answer. More would cost
 /// memory, and save next to no time.

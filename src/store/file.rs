@@ -17,9 +17,9 @@ use serde::de::{self, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Applied, ApplyError, Store};
-use crate::deadline::Deadline;
 use crate::model::{Entry, Expect, Limits, Op, Snapshot, Transaction};
-use crate::report::escaped;
+use crate::net::deadline::Deadline;
+use crate::text::escaped;
 
 /// A store in a file: `{"key": "value", …}`, keys in order. It is created by the first change, locked
 /// from the first listing to the end of the run (the folder is: the file is replaced, never changed),

@@ -1,6 +1,6 @@
 //! Where the proxy's configuration is kept: etcd v3, etcd v2, or a file.
 
-pub mod dial;
+pub mod endpoints;
 pub mod etcd2;
 pub mod etcd3;
 pub mod file;

@@ -9,7 +9,7 @@ use proptest::sample::Index;
 
 use crate::support::api::{Api, Reply};
 
-#[path = "../../fuzz/src/lib.rs"]
+#[path = "../fuzz/src/lib.rs"]
 mod targets;
 
 type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
@@ -276,11 +276,11 @@ fn hostile_text() -> Vec<Vec<u8>> {
 /// Writes the seeds where `cargo fuzz` looks for them:
 /// `cargo test --test integration -- --ignored fuzz::seeds`.
 #[test]
-#[ignore = "writes fuzz/corpus"]
+#[ignore = "writes tests/fuzz/corpus"]
 fn seeds() {
     for (name, _, seeds) in TARGETS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("fuzz/corpus")
+            .join("tests/fuzz/corpus")
             .join(name);
         fs::create_dir_all(&folder).expect("a folder");
         for (index, seed) in seeds().iter().enumerate() {
@@ -291,7 +291,7 @@ fn seeds() {
 
 #[test]
 fn every_target_is_here() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/fuzz_targets");
     let name = |entry: std::io::Result<fs::DirEntry>| {
         let path = entry.expect("an entry").path();
         path.file_stem()

@@ -759,8 +759,8 @@ fn several_namespaces_all_or_none() {
 
 #[test]
 fn the_service_account_of_a_pod() {
-    use vulcanized::deadline::Deadline;
     use vulcanized::kube::{Options, Selection};
+    use vulcanized::net::deadline::Deadline;
     let api = Api::tls(for_token("of-the-pod"));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let write =

@@ -13,14 +13,14 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
-use vulcanized::deadline::Deadline;
 use vulcanized::model::{Expect, Guard, Op, Transaction};
-use vulcanized::store::dial::Options;
+use vulcanized::net::deadline::Deadline;
+use vulcanized::net::tls::Tls;
+use vulcanized::store::endpoints::Options;
 use vulcanized::store::etcd2::Etcd2;
 use vulcanized::store::etcd3::Etcd3;
 use vulcanized::store::file::File;
 use vulcanized::store::{Applied, Store};
-use vulcanized::tls::Tls;
 
 use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::certs::{Authority, Leaf};

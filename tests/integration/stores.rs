@@ -6,14 +6,14 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use vulcanized::deadline::Deadline;
 use vulcanized::model::{Entry, Expect, Guard, Op, Transaction};
-use vulcanized::store::dial::Options;
+use vulcanized::net::deadline::Deadline;
+use vulcanized::net::tls::Tls;
+use vulcanized::store::endpoints::Options;
 use vulcanized::store::etcd2::Etcd2;
 use vulcanized::store::etcd3::Etcd3;
 use vulcanized::store::file::File;
 use vulcanized::store::{Applied, ApplyError, Store};
-use vulcanized::tls::Tls;
 
 use crate::support::etcd::{Etcd, VERSIONS};
 

@@ -329,7 +329,7 @@ fn layout() -> Layout {
 
 /// The keys and values that a pod would get, under ids made of its labels.
 fn writes(pod: model::Pod) -> Vec<(String, String)> {
-    use vulcanized::reconcile::desired::Mapping;
+    use vulcanized::reconcile::map::Mapping;
     use vulcanized::reconcile::template::Template;
     let template = |text: &str| Template::parse(text).expect("a template");
     let mapping = Mapping {
@@ -348,7 +348,7 @@ fn writes(pod: model::Pod) -> Vec<(String, String)> {
     };
     let seen = mapping.map(pod);
     let name = seen.name.clone();
-    let write = |want: &vulcanized::reconcile::desired::Want| {
+    let write = |want: &vulcanized::reconcile::map::Want| {
         let mark = layout().mark("prod", "c1", &name);
         let id = layout().id(&want.server, &mark);
         let key = layout().key("traefik", &want.backend, &id);

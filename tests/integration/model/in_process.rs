@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::test_runner::TestCaseError;
-use vulcanized::deadline::Deadline;
 use vulcanized::layout::traefik::Traefik;
 use vulcanized::layout::vulcand::Vulcand;
 use vulcanized::layout::{Layout, Observed};
 use vulcanized::model::{self, ContainerPort, Limits, Op, Scheme, Scope, Transaction};
+use vulcanized::net::deadline::Deadline;
 use vulcanized::reconcile::batch::batches;
-use vulcanized::reconcile::desired::Mapping;
 use vulcanized::reconcile::evidence::{Coverage, List, Lists};
+use vulcanized::reconcile::map::Mapping;
 use vulcanized::reconcile::plan::{Action, Adopt, Plan, Proof, Rule, Rules, plan};
 use vulcanized::reconcile::template::Template;
 use vulcanized::report::deletes_to_allow;

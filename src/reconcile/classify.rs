@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::layout::Entry;
 use crate::model::{PodName, ServerUrl};
-use crate::reconcile::desired::State;
 use crate::reconcile::evidence::{Evidence, Whereabouts};
+use crate::reconcile::map::State;
 use crate::reconcile::plan::{Proof, Rule};
 
 /// What becomes of an entry of ours that is not wanted at its key.

@@ -14,8 +14,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
 use super::exec::Exec;
-use crate::report::redacted;
-use crate::tls::{Identity, Tls};
+use crate::net::tls::{Identity, Tls};
+use crate::text::redacted;
 
 /// Where a service account is mounted.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";

@@ -16,9 +16,9 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use crate::deadline::Deadline;
-use crate::report::{escaped, redacted};
-use crate::tls::{Tls, handshake_problem};
+use crate::net::deadline::Deadline;
+use crate::net::tls::{Tls, handshake_problem};
+use crate::text::{escaped, redacted};
 
 /// How long to wait for a cluster that has just lost its leader before all endpoints are asked again:
 /// it finds another within a second or two.

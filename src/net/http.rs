@@ -18,8 +18,8 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error, Proxy};
 
-use crate::report::escaped;
-use crate::tls::{handshake_problem, hung_up};
+use crate::net::tls::{handshake_problem, hung_up};
+use crate::text::escaped;
 
 /// What an agent needs to know of the server.
 pub struct Options {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use anyhow::bail;
 
-use super::wire::{Each, ListMeta, Page, check_names, named, port};
+use super::{Each, ListMeta, Page, check_names, named, port};
 use crate::model::{Phase, Pod, Texts};
 
 /// What a protobuf answer begins with.
@@ -157,7 +157,7 @@ fn long_varint(bytes: &mut &[u8]) -> Result<u64, NotWhole> {
 }
 
 /// Decodes a page as it is read, to its end, and hands over each pod.
-pub(super) fn page(
+pub(in crate::kube) fn page(
     input: &mut dyn Read,
     buffer: &mut Vec<u8>,
     each: &mut Each,

@@ -2,8 +2,8 @@
 
 use prost::Message as _;
 
+use super::port;
 use super::protobuf::MAGIC;
-use super::wire::port;
 use crate::model::{self, Phase};
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use log::Level;
-use vulcanized::cli::LogFormat;
-use vulcanized::deadline::Deadline;
+use vulcanized::config::LogFormat;
 use vulcanized::kube;
 use vulcanized::layout::{Layout, Observed, traefik::Traefik, vulcand::Vulcand};
 use vulcanized::logging;
@@ -17,13 +16,15 @@ use vulcanized::model::{
     ContainerPort, Entry, Expect, Guard, Host, Op, Phase, Pod, Scheme, Scope, ServerUrl, Snapshot,
     Transaction,
 };
-use vulcanized::reconcile::desired::{IpFamily, Mapping, PortRef, SeenPod};
+use vulcanized::net::deadline::Deadline;
 use vulcanized::reconcile::evidence::{Coverage, List, Lists};
+use vulcanized::reconcile::map::{IpFamily, Mapping, PortRef, SeenPod};
 use vulcanized::reconcile::plan::{Action, Adopt, Plan, Rules, plan};
 use vulcanized::reconcile::template::Template;
 use vulcanized::report::metrics::{self, Run};
 use vulcanized::report::{self, Etcdctl, diff::Style, notes};
 use vulcanized::store::{Applied, Store as _, file::File};
+use vulcanized::text;
 
 /// A page of pods in JSON, and the same bytes as `kubectl` would have written them.
 pub fn pods_json(data: &[u8]) {
@@ -81,7 +82,7 @@ pub fn mapping_of_pods(data: &[u8]) {
     };
     for text in [backend, server] {
         if let Err(error) = Template::parse(text) {
-            check_plain(&report::escaped(&error), &[]);
+            check_plain(&text::escaped(&error), &[]);
             return;
         }
     }
@@ -355,7 +356,7 @@ fn check_seen(mapping: &Mapping, pod: &Pod, seen: &SeenPod) {
     }
     for reason in &seen.skipped {
         let text = reason.to_string();
-        check_plain(&report::escaped(&text), &[]);
+        check_plain(&text::escaped(&text), &[]);
         assert!(text.len() < 2000, "a reason of {} bytes", text.len());
     }
 }

@@ -1,6 +1,10 @@
 //! Pods as the API sends them, in JSON and in protobuf: just the fields that are needed. What is not
 //! whole is an error, never a shorter list.
 
+pub(super) mod protobuf;
+#[cfg(test)]
+mod reference;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
@@ -11,9 +15,9 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde::{Deserialize, Deserializer};
 use smallvec::SmallVec;
 
-use super::protobuf::{Fields, MAGIC, NotWhole};
 use crate::model::{self, Texts};
-use crate::report::escaped;
+use crate::text::escaped;
+use protobuf::{Fields, MAGIC, NotWhole};
 
 /// What a page says beside its pods.
 #[derive(Debug)]
@@ -454,8 +458,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::protobuf::page as protobuf;
-    use super::super::reference;
+    use super::protobuf::page as protobuf;
     use super::*;
 
     fn recorded(name: &str) -> Vec<u8> {

@@ -15,7 +15,7 @@ use crate::layout::Layout;
 use crate::layout::traefik::Traefik;
 use crate::layout::vulcand::Vulcand;
 use crate::model::{Scheme, check_name};
-use crate::reconcile::desired::{IpFamily, Mapping, PortRef};
+use crate::reconcile::map::{IpFamily, Mapping, PortRef};
 use crate::reconcile::plan::Adopt;
 use crate::reconcile::template::Template;
 use crate::report::Etcdctl;

@@ -1,0 +1,161 @@
+//! Text for people and shells: escaping, redacting, quoting. Used by all, uses nothing.
+
+use std::borrow::Cow;
+
+/// Puts `text` into single quotes for `sh`.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Escapes what could steer a terminal or fool a reader: control characters, and those that turn the
+/// direction of text. Line ends are escaped too.
+#[must_use]
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    escaped_but(text, &[])
+}
+
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Escapes in JSON what JSON itself does not: of the characters that [`escaped`] escapes it writes
+/// many as they are. All of them stand in strings, but for the line ends between its parts.
+#[must_use]
+pub fn escaped_json(json: &str) -> Cow<'_, str> {
+    let steers = |c: char| c != '\n' && steers(c);
+    if !json.contains(steers) {
+        return Cow::Borrowed(json);
+    }
+    let escape = |c: char| {
+        if steers(c) {
+            format!("\\u{:04x}", u32::from(c))
+        } else {
+            c.to_string()
+        }
+    };
+    json.chars().map(escape).collect::<String>().into()
+}
+
+fn escaped_but<'t>(text: &'t str, spared: &[char]) -> Cow<'t, str> {
+    let steers = |c: char| steers(c) && !spared.contains(&c);
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| {
+        if steers(c) {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escape).collect::<String>().into()
+}
+
+/// A value for the eye: not UTF-8 is shown as such, control characters are escaped, line ends kept,
+/// and the password of a URL is left out.
+#[must_use]
+pub fn shown(value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    redacted(&escaped_but(&text, &['\n', '\t'])).into_owned()
+}
+
+/// Leaves `user:password@` out of each URL in `text`.
+#[must_use]
+pub fn redacted(text: &str) -> Cow<'_, str> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("://") {
+        let (head, tail) = rest.split_at(start + 3);
+        let url = tail.find(|c: char| c.is_whitespace() || c == '"');
+        let url = &tail[..url.unwrap_or(tail.len())];
+        let end = url.find(['/', '?', '#']).unwrap_or(url.len());
+        // A port is digits. What is none is a password that should have been written with `%2F`.
+        let is_port = |port: &str| port.bytes().all(|c| c.is_ascii_digit());
+        let end = match url[..end].rsplit_once(':') {
+            Some((host, port))
+                if !is_port(port) && !host.starts_with('[') && !host.contains('@') =>
+            {
+                url.len()
+            }
+            _ => end,
+        };
+        out.push_str(head);
+        rest = match tail[..end].rfind('@') {
+            Some(at) => {
+                out.push_str("***");
+                &tail[at..]
+            }
+            None => tail,
+        };
+    }
+    if out.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(rest);
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_escaped() {
+        assert_eq!(escaped("web-1 é"), "web-1 é");
+        assert_eq!(
+            escaped("a\u{1b}[31m\r\nb\u{202e}"),
+            "a\\u{1b}[31m\\r\\nb\\u{202e}"
+        );
+        assert_eq!(escaped("a\u{61c}\u{9b}"), "a\\u{61c}\\u{9b}");
+        assert_eq!(shown(b"{\n\"a\":\x1b}\xff"), "{\n\"a\":\\u{1b}}\u{fffd}");
+    }
+
+    #[test]
+    fn json_does_not_steer_a_terminal_either() {
+        let text = "é\u{1b}\u{7f}\u{9b}\u{61c}\u{202e}\n\t\"";
+        let json = serde_json::to_string_pretty(&[text]).expect("a string is JSON");
+        let escaped = escaped_json(&json);
+        let read = serde_json::from_str::<Vec<String>>(&escaped).expect("JSON stays JSON");
+        assert_eq!(read, [text]);
+        assert!(
+            !escaped.contains(|c: char| c != '\n' && steers(c)),
+            "{escaped}"
+        );
+        assert!(escaped.contains('é'));
+    }
+
+    #[test]
+    fn passwords_in_urls_are_left_out() {
+        assert_eq!(redacted("http://10.0.0.1:80/a@b"), "http://10.0.0.1:80/a@b");
+        assert_eq!(
+            redacted(r#"{"URL":"http://u:p@h:1"} s://x"#),
+            r#"{"URL":"http://***@h:1"} s://x"#
+        );
+        assert_eq!(
+            redacted("http://u:p@q@h http://v@h"),
+            "http://***@h http://***@h"
+        );
+        assert_eq!(
+            redacted(r"http://u:p,q'r\s@h,http://i"),
+            "http://***@h,http://i"
+        );
+        assert_eq!(redacted("http://h\nu@h"), "http://h\nu@h");
+        assert_eq!(
+            redacted("at http://u:p/q?r#s@h:1/a x@y"),
+            "at http://***@h:1/a x@y"
+        );
+        for plain in [
+            "http://[fd00::1]/a@b",
+            "http://h:1/a@b",
+            "http://a:1,http://b:2/c@d",
+        ] {
+            assert_eq!(redacted(plain), plain);
+        }
+        assert_eq!(
+            redacted("http://u:p@[fd00::1]/a@b"),
+            "http://***@[fd00::1]/a@b"
+        );
+    }
+}
