@@ -2,6 +2,7 @@
 //!
 //! One run lists the store, then the pods, decides, and prints or applies: see [`run`].
 
+pub mod apply;
 pub mod config;
 pub mod connect;
 pub mod kube;

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         .get_or_insert(stdout.is_terminal() && !dumb);
     logging::start(config.output, std::env::var("RUST_LOG").ok().as_deref());
     let mut out = io::BufWriter::new(stdout.lock());
-    let result = run::run(&config, &signals, &mut out);
+    let result = run::run(&config, &signals, &mut config.reporter(&mut out));
     // A closed stdout is no failure; whatever else there was has been said already.
     let _ = out.flush();
     let mut code = match &result {

@@ -14,11 +14,11 @@ use crate::kube;
 use crate::layout::Layout;
 use crate::layout::traefik::Traefik;
 use crate::layout::vulcand::Vulcand;
-use crate::model::{Scheme, check_name};
+use crate::model::{Scheme, Scope, check_name};
 use crate::reconcile::map::{IpFamily, Mapping, PortRef};
-use crate::reconcile::plan::Adopt;
+use crate::reconcile::plan::{Adopt, Rules};
 use crate::reconcile::template::Template;
-use crate::report::Etcdctl;
+use crate::report::{Etcdctl, Reporter, Style};
 
 /// Keeps an external load balancer pointed at the live pods of a Kubernetes cluster.
 ///
@@ -565,6 +565,17 @@ pub enum StoreConfig {
     File(PathBuf),
 }
 
+impl StoreConfig {
+    /// The version of `etcdctl` that suggested commands are for.
+    #[must_use]
+    pub fn etcdctl(&self) -> Etcdctl {
+        match self {
+            Self::Etcd { api, .. } => *api,
+            Self::File(_) => Etcdctl::V3,
+        }
+    }
+}
+
 /// Where a password is.
 pub enum Password {
     /// Here. Not printable on purpose.
@@ -731,6 +742,44 @@ impl Cli {
                 quiet: output.quiet,
             },
         })
+    }
+}
+
+impl Config {
+    /// What this run may do, in a cluster that names itself `cluster` unless `--cluster` names it.
+    #[must_use]
+    pub fn rules(&self, cluster: String) -> Rules {
+        let (labels, fields) = match &self.source {
+            Source::Api { labels, fields, .. } => (labels.as_deref(), fields.as_deref()),
+            Source::File(_) => (None, None),
+        };
+        let cluster = self.cluster.clone().unwrap_or(cluster);
+        let changes = self.changes.clone();
+        Rules {
+            owner: self.owner.clone(),
+            scope: Scope::new(cluster, labels, fields),
+            adopt: changes.adopt,
+            share_backends: changes.share_backends,
+            create_backends: changes.create_backends,
+            strict_ready: changes.strict_ready,
+            allow_empty: changes.allow_empty,
+            allow_deletes: changes.allow_deletes,
+            upsert_only: changes.upsert_only,
+        }
+    }
+
+    /// What writes this run's results to `out`.
+    pub fn reporter<'o>(&'o self, out: &'o mut dyn Write) -> Reporter<'o> {
+        Reporter {
+            out,
+            format: self.output.format,
+            style: Style {
+                color: self.output.color.unwrap_or(false),
+                etcdctl: self.store.etcdctl(),
+            },
+            quiet: self.output.quiet,
+            owner: &self.owner,
+        }
     }
 }
 

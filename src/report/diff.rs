@@ -5,20 +5,11 @@ use std::io::{self, Write};
 
 use similar::TextDiff;
 
-use super::{Etcdctl, Note, escaped, notes, shown, why};
+use super::{Note, Style, escaped, notes, shown, why};
 use crate::reconcile::plan::{Action, Change, Counts, Frozen, Plan};
 
 /// The widest line of ours, in columns.
 const WIDTH: usize = 80;
-
-/// How a plan is printed.
-#[derive(Debug, Clone, Copy)]
-pub struct Style {
-    /// With colour.
-    pub color: bool,
-    /// Which command line to suggest.
-    pub etcdctl: Etcdctl,
-}
 
 #[derive(Clone, Copy)]
 enum Ink {

@@ -1,14 +1,18 @@
 //! What is said of a plan: as a diff, as lines, as JSON. The same words everywhere.
 
+use crate::layout::{Layout, Observed};
 use crate::model::PodName;
 use crate::reconcile::findings::Finding;
 use crate::reconcile::plan::{Change, Conflict, Duplicate, Freeze, Frozen, Kept, OutOfScope, Plan};
-use crate::reconcile::plan::{Proof, Rule};
+use crate::reconcile::plan::{NoBackends, Proof, Rule};
 use crate::text::{escaped, quoted, shown};
 
 pub mod diff;
 pub mod json;
 pub mod metrics;
+mod reporter;
+
+pub use reporter::{Reporter, Style};
 
 /// Which `etcdctl` a suggested command is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -457,6 +461,37 @@ fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
         items,
         commands,
     }
+}
+
+/// Why a run stops where the store defines no backend at all, and the likeliest ways out.
+#[must_use]
+pub fn no_backends(
+    none: &NoBackends,
+    observed: &Observed,
+    layout: &Layout,
+    etcdctl: Etcdctl,
+) -> anyhow::Error {
+    let NoBackends {
+        prefix,
+        wanted,
+        example,
+    } = none;
+    let (place, way_out) = layout.nothing_defined(prefix);
+    let started_with = layout.started_with(prefix);
+    let define = puts(etcdctl, &layout.definition(prefix, example));
+    let define = define.join(" && ");
+    let sibling = match &observed.sibling {
+        Some(sibling) => format!(
+            "There are {} backends under `{}/`: is that the right `--prefix`? ",
+            sibling.backends, sibling.prefix
+        ),
+        None => String::new(),
+    };
+    anyhow::anyhow!(
+        "no backend is defined under `{place}`, and pods want {wanted}: is this the right store? \
+         {sibling}A proxy that keeps its keys elsewhere is told with `--prefix` (and the proxy must be \
+         started for the same one: `{started_with}`){way_out}: {define}"
+    )
 }
 
 /// The commands that set these keys; none of them if one is nothing to paste.

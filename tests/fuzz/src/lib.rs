@@ -22,7 +22,7 @@ use vulcanized::reconcile::map::{IpFamily, Mapping, PortRef, SeenPod};
 use vulcanized::reconcile::plan::{Action, Adopt, Plan, Rules, plan};
 use vulcanized::reconcile::template::Template;
 use vulcanized::report::metrics::{self, Run};
-use vulcanized::report::{self, Etcdctl, diff::Style, notes};
+use vulcanized::report::{self, Etcdctl, Style, notes};
 use vulcanized::store::{Applied, Store as _, file::File};
 use vulcanized::text;
 

@@ -1,0 +1,147 @@
+//! Applies a plan in batches, and knows how far a run got: lost answers, signals, failures.
+
+use std::mem;
+
+use anyhow::anyhow;
+use log::debug;
+
+use crate::layout::Observed;
+use crate::reconcile::batch::batches;
+use crate::reconcile::plan::{Action, Change, Plan};
+use crate::report::Reporter;
+use crate::signals::Signals;
+use crate::store::{Applied, ApplyError, Store};
+
+/// What a run has applied so far, over all its attempts.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Changes that are in the store.
+    pub applied: Vec<Change>,
+    /// Changes of the transaction whose answer was lost.
+    unknown: Vec<Change>,
+    /// How many changes there were to make: those applied before, and the latest plan's.
+    planned: usize,
+    /// Why the answer was lost.
+    lost: Option<anyhow::Error>,
+}
+
+/// How far a plan was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progressed {
+    /// All of it is in the store.
+    Done,
+    /// The store changed under the plan, or an answer was lost: list again.
+    Outdated,
+}
+
+impl Progress {
+    /// Applies a plan batch by batch. Each applied change is reported before the next batch is sent.
+    ///
+    /// # Errors
+    /// What failed, and how far the run got; a signal ends the run after the batch in flight.
+    pub fn apply(
+        &mut self,
+        store: &mut dyn Store,
+        plan: &Plan,
+        signals: &Signals,
+        reporter: &mut Reporter,
+    ) -> anyhow::Result<Progressed> {
+        self.planned = self.applied.len() + plan.changes.len();
+        signals.enter_apply();
+        for batch in batches(&plan.changes, store.limits()) {
+            if let Some(signal) = signals.pending() {
+                return Err(self.failed(anyhow!("ended by {signal}")));
+            }
+            let changes = &plan.changes[batch.changes];
+            debug!("applying {} changes", changes.len());
+            match store.apply(&batch.transaction) {
+                Ok(Applied::Whole) => self.done(changes, reporter)?,
+                Ok(Applied::Outdated) => return self.outdated(signals),
+                Err(ApplyError::Refused(cause)) => return Err(self.failed(cause)),
+                Err(ApplyError::Unknown(cause)) => {
+                    debug!("an answer was lost: {cause:#}");
+                    self.unknown = changes.to_vec();
+                    self.lost = Some(cause);
+                    return self.outdated(signals);
+                }
+            }
+        }
+        // A signal that came meanwhile changes nothing: the work is done.
+        let _ = signals.leave_apply();
+        Ok(Progressed::Done)
+    }
+
+    /// Leaves the plan for a new listing, unless a signal came meanwhile.
+    fn outdated(&mut self, signals: &Signals) -> anyhow::Result<Progressed> {
+        match signals.leave_apply() {
+            Some(signal) => Err(self.failed(anyhow!("ended by {signal}"))),
+            None => Ok(Progressed::Outdated),
+        }
+    }
+
+    /// Looks up in a new listing what became of the changes whose answer was lost.
+    ///
+    /// # Errors
+    /// Those of the reporter.
+    pub fn resolve_unknown(
+        &mut self,
+        observed: &Observed,
+        reporter: &mut Reporter,
+    ) -> anyhow::Result<()> {
+        let unknown = mem::take(&mut self.unknown);
+        let is_there = |change: &Change| {
+            let backend = observed.backends.get(&change.backend);
+            let value = change.server.as_ref().map(|server| {
+                backend
+                    .and_then(|backend| backend.servers.get(&**server))
+                    .map(|entry| &*entry.value)
+            });
+            match (&change.action, value) {
+                (Action::Create { after } | Action::Update { after, .. }, Some(value)) => {
+                    value == Some(after.as_bytes())
+                }
+                (Action::Delete { .. }, Some(value)) => value.is_none(),
+                (_, None) => true,
+            }
+        };
+        // A transaction is applied whole or not at all: one change tells of all.
+        if unknown.iter().all(is_there) {
+            self.done(&unknown, reporter)?;
+        }
+        self.lost = None;
+        Ok(())
+    }
+
+    fn done(&mut self, changes: &[Change], reporter: &mut Reporter) -> anyhow::Result<()> {
+        self.applied.extend_from_slice(changes);
+        reporter.applied(changes)
+    }
+
+    /// Why the run gave up after its last attempt.
+    #[must_use]
+    pub fn gave_up(&mut self, attempts: usize) -> anyhow::Error {
+        let why = if self.unknown.is_empty() {
+            "the store changed under the plan"
+        } else {
+            "the answer was lost"
+        };
+        self.failed(anyhow!("{why} {attempts} times: try again later"))
+    }
+
+    /// Adds to a failure how far the run got.
+    #[must_use]
+    pub fn failed(&mut self, cause: anyhow::Error) -> anyhow::Error {
+        let (applied, planned, unknown) = (self.applied.len(), self.planned, self.unknown.len());
+        let lost = self
+            .lost
+            .take()
+            .map_or(String::new(), |lost| format!(" ({lost:#})"));
+        match (planned, unknown) {
+            (0, _) => cause,
+            (_, 0) => cause.context(format!("applied {applied} of {planned} changes")),
+            _ => cause.context(format!(
+                "applied {applied} of {planned} changes, {unknown} more unknown{lost}"
+            )),
+        }
+    }
+}

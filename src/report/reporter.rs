@@ -1,0 +1,92 @@
+//! The one owner of stdout: format, style and quiet are chosen once.
+
+use std::io::{self, Write};
+
+use anyhow::bail;
+
+use super::{Etcdctl, diff, json};
+use crate::config::Format;
+use crate::reconcile::plan::{Change, Plan};
+
+/// How a plan is printed.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    /// With colour.
+    pub color: bool,
+    /// Which command line to suggest.
+    pub etcdctl: Etcdctl,
+}
+
+/// Writes what a run decides and does to stdout.
+pub struct Reporter<'o> {
+    /// Where to.
+    pub out: &'o mut dyn Write,
+    /// What is printed.
+    pub format: Format,
+    /// How.
+    pub style: Style,
+    /// Print nothing when in sync.
+    pub quiet: bool,
+    /// The run's owner.
+    pub owner: &'o str,
+}
+
+impl Reporter<'_> {
+    /// Prints the plan of a dry run: exactly what would be applied.
+    ///
+    /// # Errors
+    /// A stdout that cannot be written to; a closed one is none.
+    pub fn plan(&mut self, plan: &Plan) -> anyhow::Result<()> {
+        let Self { format, style, .. } = *self;
+        let out = &mut *self.out;
+        written(match format {
+            Format::Diff => diff::dry_run(out, plan, style),
+            Format::Json => {
+                let changes = &plan.changes;
+                json::print(out, self.owner, plan, changes, false, style.etcdctl)
+            }
+            Format::Summary => diff::one_line(out, plan, plan.changes.iter(), false),
+        })
+    }
+
+    /// Prints changes that have just been applied.
+    ///
+    /// # Errors
+    /// As for [`Reporter::plan`].
+    pub fn applied(&mut self, changes: &[Change]) -> anyhow::Result<()> {
+        if self.format == Format::Diff {
+            for change in changes {
+                written(diff::applied(self.out, change, self.style))?;
+            }
+        }
+        // Flushed before anything else can go wrong.
+        written(self.out.flush())
+    }
+
+    /// Prints what a run came to, after its last change.
+    ///
+    /// # Errors
+    /// As for [`Reporter::plan`].
+    pub fn finished(&mut self, plan: &Plan, applied: &[Change]) -> anyhow::Result<()> {
+        if self.quiet && applied.is_empty() && !plan.alarms() {
+            return Ok(());
+        }
+        let Self { format, style, .. } = *self;
+        let out = &mut *self.out;
+        written(match format {
+            Format::Diff => diff::tail(out, plan, applied.iter(), true, style),
+            Format::Json => json::print(out, self.owner, plan, applied, true, style.etcdctl),
+            Format::Summary => diff::one_line(out, plan, applied.iter(), true),
+        })
+    }
+}
+
+/// A closed stdout is no failure: its reader has seen enough.
+fn written(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            bail!("failed to write to stdout: {error}")
+        }
+        _ => Ok(()),
+    }
+}
