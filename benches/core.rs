@@ -8,7 +8,7 @@ use divan::Bencher;
 
 use pods::{Encoding, Pods};
 use vulcanized::kube::{pods_from_json, pods_from_protobuf};
-use vulcanized::layout::{Layout, Observed, vulcand::Vulcand};
+use vulcanized::layout::{self, Observed};
 use vulcanized::model::{Entry, Pod, Scheme, Scope, Snapshot};
 use vulcanized::reconcile::evidence::{Coverage, List, Lists};
 use vulcanized::reconcile::map::Mapping;
@@ -75,7 +75,7 @@ fn plan_in_sync(bencher: Bencher) {
 /// For `callgrind --toggle-collect`: whatever is inlined, this is not.
 #[inline(never)]
 fn in_sync(world: &World, observed: &Observed, lists: &Lists) -> Plan {
-    plan(observed, lists, &world.rules, &world.mapping.layout).expect("a plan")
+    plan(observed, lists, &world.rules, &*world.mapping.layout).expect("a plan")
 }
 
 struct World {
@@ -98,10 +98,14 @@ impl World {
                 scheme: Scheme::Http,
                 ip_family: None,
                 server_id: template("{ip}"),
-                layout: Layout::Vulcand(Vulcand {
-                    prefix: None,
-                    one_spelling: true,
-                }),
+                layout: layout::open(
+                    "vulcand",
+                    layout::Options {
+                        prefix: None,
+                        etcd_v2: true,
+                    },
+                )
+                .expect("vulcand's"),
             },
             rules: Rules {
                 owner: "bench".to_owned(),

@@ -91,7 +91,7 @@ fn list_and_decide(
     progress: &mut Progress,
     reporter: &mut Reporter,
 ) -> anyhow::Result<Plan> {
-    let observed = observe(store, &config.layout)?;
+    let observed = observe(store, &*config.layout)?;
     progress.resolve_unknown(&observed, reporter)?;
     let mut lists = pods.list()?;
     let mut plan = decide(&observed, &lists, rules, config)?;
@@ -106,7 +106,7 @@ fn list_and_decide(
     Ok(plan)
 }
 
-fn observe(store: &mut dyn Store, layout: &Layout) -> anyhow::Result<Observed> {
+fn observe(store: &mut dyn Store, layout: &dyn Layout) -> anyhow::Result<Observed> {
     let ranges = layout.ranges();
     let ranges = ranges.iter().map(String::as_str).collect::<Vec<_>>();
     let snapshot = store.list(&ranges);
@@ -125,10 +125,10 @@ fn decide(
     rules: &Rules,
     config: &Config,
 ) -> anyhow::Result<Plan> {
-    let plan = plan(observed, lists, rules, &config.layout);
+    let plan = plan(observed, lists, rules, &*config.layout);
     plan.map_err(|none| {
         let etcdctl = config.store.etcdctl();
-        report::no_backends(&none, observed, &config.layout, etcdctl)
+        report::no_backends(&none, observed, &*config.layout, etcdctl)
     })
 }
 

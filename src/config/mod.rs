@@ -4,16 +4,15 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
-use clap::builder::FalseyValueParser;
+use clap::builder::{FalseyValueParser, PossibleValuesParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, ValueEnum};
 
 use crate::kube;
-use crate::layout::Layout;
-use crate::layout::traefik::Traefik;
-use crate::layout::vulcand::Vulcand;
+use crate::layout::{self, LAYOUTS, Layout, Undefined, Unsupported};
 use crate::model::{Scheme, Scope, check_name};
 use crate::reconcile::map::{IpFamily, Mapping, PortRef};
 use crate::reconcile::plan::{Adopt, Rules};
@@ -279,7 +278,8 @@ struct StoreArgs {
         hide_env_values = true,
         default_value = "vulcand"
     )]
-    layout: LayoutArg,
+    #[arg(value_parser = PossibleValuesParser::new(LAYOUTS.iter().map(|(name, _)| *name)))]
+    layout: String,
     /// Prefix of all keys; without it `traefik`, or whichever of `/vulcand` and `vulcand` is used
     #[arg(
         long,
@@ -442,12 +442,6 @@ enum ApiArg {
     V2,
 }
 
-#[derive(ValueEnum, Debug, Clone, Copy)]
-enum LayoutArg {
-    Vulcand,
-    Traefik,
-}
-
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 enum PolicyArg {
     /// Creates, updates and deletes
@@ -503,7 +497,7 @@ pub struct Config {
     /// Where servers go.
     pub store: StoreConfig,
     /// How they are written.
-    pub layout: Layout,
+    pub layout: Rc<dyn Layout>,
     /// What may be changed.
     pub changes: Changes,
     /// Print the plan and write nothing.
@@ -674,21 +668,19 @@ impl Cli {
             pods,
         } = kubernetes;
         let (store, layout) = store.store(env)?;
-        if matches!(layout, Layout::Traefik(_)) {
-            if changes.create_backends {
-                return Err(usage(
-                    "`--create-backends` does not apply to Traefik: a service is defined by a router \
-                     that names it, and its rule is yours to write",
-                ));
-            }
-            if owner.bytes().all(|c| c.is_ascii_digit()) {
-                return Err(usage(
-                    "`--owner` needs a letter here: it begins the ids of Traefik's servers, and one of \
-                     nothing but digits could be taken for an address",
-                ));
-            }
+        if changes.create_backends && layout.undefined() == Undefined::Unrouted {
+            return Err(usage(
+                "`--create-backends` does not apply to Traefik: a service is defined by a router \
+                 that names it, and its rule is yours to write",
+            ));
         }
-        let mapping = mapping.mapping(layout.clone());
+        if !layout.takes_owner(&owner) {
+            return Err(usage(
+                "`--owner` needs a letter here: it begins the ids of Traefik's servers, and one of \
+                 nothing but digits could be taken for an address",
+            ));
+        }
+        let mapping = mapping.mapping(Rc::clone(&layout));
         let source = match pods {
             Some(file) => Source::File(file),
             None => Source::Api {
@@ -821,7 +813,7 @@ impl ChangesArgs {
 }
 
 impl MappingArgs {
-    fn mapping(self, layout: Layout) -> Mapping {
+    fn mapping(self, layout: Rc<dyn Layout>) -> Mapping {
         let Self {
             backend_label,
             backend,
@@ -854,7 +846,7 @@ impl StoreArgs {
     fn store(
         self,
         env: &dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<(StoreConfig, Layout), clap::Error> {
+    ) -> Result<(StoreConfig, Rc<dyn Layout>), clap::Error> {
         let Self {
             etcd,
             etcd_api,
@@ -877,26 +869,20 @@ impl StoreArgs {
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
         };
-        let v2 = etcd_api == ApiArg::V2 && store_file.is_none();
-        let layout = match layout {
-            LayoutArg::Vulcand => Layout::Vulcand(Vulcand {
-                prefix,
-                one_spelling: v2,
-            }),
-            LayoutArg::Traefik if v2 => {
-                return Err(usage(
-                    "Traefik reads etcd v3 only: `--etcd-api 2` does not go with it",
-                ));
-            }
-            LayoutArg::Traefik => match prefix {
-                Some(prefix) if prefix.starts_with('/') => {
-                    return Err(usage(
-                        "Traefik cannot read a prefix that begins with a slash",
-                    ));
-                }
-                prefix => Layout::Traefik(Traefik { prefix }),
-            },
+        let options = layout::Options {
+            prefix,
+            etcd_v2: etcd_api == ApiArg::V2 && store_file.is_none(),
         };
+        let layout = layout::open(&layout, options).map_err(|unsupported| {
+            usage(match unsupported {
+                Unsupported::EtcdV2 => {
+                    "Traefik reads etcd v3 only: `--etcd-api 2` does not go with it"
+                }
+                Unsupported::LeadingSlash => {
+                    "Traefik cannot read a prefix that begins with a slash"
+                }
+            })
+        })?;
         if let Some(file) = store_file {
             return Ok((StoreConfig::File(file), layout));
         }

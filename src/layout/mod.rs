@@ -1,7 +1,9 @@
-//! How a proxy wants its servers written: keys and values on one side, servers on the other.
+//! How a proxy's servers are written: keys and values on one side, servers on the other. What people
+//! read about it is in [`crate::report`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 
 use litemap::LiteMap;
@@ -10,23 +12,142 @@ use crate::model::{
     BackendId, Denied, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
 };
 
-pub mod traefik;
-pub mod vulcand;
+#[cfg(test)]
+mod toy;
+mod traefik;
+mod vulcand;
 
-use traefik::Traefik;
-use vulcand::Vulcand;
+/// All layouts, by the name that `--layout` takes, the default one first. A new layout is a module of
+/// this folder and a line here.
+pub const LAYOUTS: &[(&str, Open)] = &[
+    ("vulcand", vulcand::open),
+    ("traefik", traefik::open),
+    #[cfg(test)]
+    ("toy", toy::open),
+];
+
+/// Makes a layout.
+pub type Open = fn(Options) -> Result<Rc<dyn Layout>, Unsupported>;
+
+/// What a layout depends on.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The prefix of all keys, without a slash at its end; `None` is the layout's default.
+    pub prefix: Option<String>,
+    /// Whether the store is etcd's v2 API.
+    pub etcd_v2: bool,
+}
+
+/// Why a layout cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsupported {
+    /// The proxy does not read etcd's v2 API.
+    EtcdV2,
+    /// The proxy cannot read keys below a prefix that begins with a slash.
+    LeadingSlash,
+}
+
+/// The layout of this name.
+///
+/// # Errors
+/// [`Unsupported`].
+///
+/// # Panics
+/// If [`LAYOUTS`] has no such name.
+pub fn open(name: &str, options: Options) -> Result<Rc<dyn Layout>, Unsupported> {
+    let found = LAYOUTS.iter().find(|(layout, _)| *layout == name);
+    let (_, open) = found.expect("a name of LAYOUTS");
+    open(options)
+}
 
 /// The layout of one proxy's configuration.
-#[derive(Debug, Clone)]
-pub enum Layout {
-    /// vulcand's, on etcd v2 and v3.
-    Vulcand(Vulcand),
-    /// Traefik's, on etcd v3.
-    Traefik(Traefik),
+pub trait Layout: fmt::Debug {
+    /// The key ranges to list, as byte prefixes.
+    fn ranges(&self) -> Vec<String>;
+
+    /// Reads what the store answered for [`Layout::ranges`].
+    ///
+    /// # Errors
+    /// [`ObserveError`].
+    fn observe(&self, snapshot: Snapshot) -> Result<Observed, ObserveError>;
+
+    /// The key of a server.
+    fn key(&self, prefix: &str, backend: &str, id: &str) -> String;
+
+    /// The value of a server.
+    fn value(&self, url: &ServerUrl, mark: &Mark) -> String;
+
+    /// The keys and values that define a backend with nothing but defaults, the one that makes it
+    /// defined last.
+    fn definition(&self, prefix: &str, backend: &str) -> Vec<(String, String)>;
+
+    /// What the proxy makes of a backend that is not defined.
+    fn undefined(&self) -> Undefined;
+
+    /// The key prefix of everything that may define a backend.
+    fn definitions(&self, prefix: &str) -> String;
+
+    /// The proxy's own option that makes it read this prefix.
+    fn root_option(&self, prefix: &str) -> String;
+
+    /// A scope, as far as entries of this layout carry it.
+    fn scope(&self, scope: &Scope) -> String {
+        scope.to_string()
+    }
+
+    /// The mark that an entry of this layout carries for a pod.
+    fn mark(&self, owner: Rc<str>, scope: Rc<str>, pod: &PodName) -> Mark {
+        Mark {
+            owner,
+            scope,
+            namespace: pod.namespace.clone(),
+            pod: Some(pod.name.clone()),
+        }
+    }
+
+    /// Whether an owner of this name can be told from an entry that has no mark.
+    fn takes_owner(&self, _owner: &str) -> bool {
+        true
+    }
+
+    /// The id under which a server stands in its backend.
+    fn id<'s>(&self, server: &'s str, _mark: &Mark) -> Cow<'s, str> {
+        Cow::Borrowed(server)
+    }
+
+    /// Makes an id of a backend.
+    ///
+    /// # Errors
+    /// [`InvalidId`]: the proxy could not read it.
+    fn backend_id(&self, text: &str) -> Result<BackendId, InvalidId> {
+        BackendId::new(text)
+    }
+
+    /// Makes an id of a server.
+    ///
+    /// # Errors
+    /// [`InvalidId`]: the proxy could not read it.
+    fn server_id(&self, text: &str) -> Result<ServerId, InvalidId> {
+        ServerId::new(text)
+    }
+
+    /// Whether two backends with these ids get each other's servers (one id begins the other).
+    fn bleeds(&self, _shorter: &str, _longer: &str) -> bool {
+        false
+    }
+}
+
+/// What a proxy makes of a backend that is not defined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undefined {
+    /// Its servers can hang or stop the proxy at its next start; one key defines it.
+    Stops,
+    /// It gets no requests; a route that names it defines it.
+    Unrouted,
 }
 
 /// The proxy's configuration as a listing found it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
     /// The store's revision, if it has one.
     pub revision: Option<u64>,
@@ -126,56 +247,6 @@ pub enum Fault {
     NoRouter,
 }
 
-impl Fault {
-    /// What it does to the proxy, and the way out.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Null => "a value `null` crashes the proxy, at each start again. Remove it:",
-            Self::Malformed => {
-                "a value that is no server: the proxy stops or fails on it. Remove it:"
-            }
-            Self::NoUrl => {
-                "a server without a valid URL: after a restart of the proxy every request to its \
-                 backend fails. Remove it:"
-            }
-            Self::SlashInId => {
-                "a slash in a server's id: ignored on etcd v3, and the whole backend broken on v2. \
-                 Remove it."
-            }
-            Self::BareDirectory => {
-                "a directory of a backend without a definition: on etcd v2 the proxy does not start. \
-                 Define the backend or remove the directory."
-            }
-            Self::Freezes => {
-                "a key or value that Traefik 3.7 cannot read: it stays at its last good configuration \
-                 until this is gone. Remove it:"
-            }
-            Self::BadUrl => {
-                "a server without a valid URL: its share of the requests fails, or Traefik disables its \
-                 whole service (404). Remove it:"
-            }
-            Self::TwoSpellings => {
-                "services whose names differ in case only are one to Traefik, under one of the names: \
-                 routers that name another answer 404. Give it one spelling."
-            }
-            Self::NoRouter => {
-                "servers, and no router at all: when the last service key goes Traefik keeps serving \
-                 the old servers. Define a router first."
-            }
-        }
-    }
-
-    /// Whether removing its key is the way out.
-    #[must_use]
-    pub fn is_removed(self) -> bool {
-        match self {
-            Self::Null | Self::Malformed | Self::NoUrl | Self::Freezes | Self::BadUrl => true,
-            Self::SlashInId | Self::BareDirectory | Self::NoRouter | Self::TwoSpellings => false,
-        }
-    }
-}
-
 /// Why a listing could not be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObserveError {
@@ -190,180 +261,6 @@ pub enum ObserveError {
 impl From<&Denied> for ObserveError {
     fn from(denied: &Denied) -> Self {
         Self::Denied(denied.0.clone())
-    }
-}
-
-impl Layout {
-    /// The key ranges to list, as byte prefixes.
-    #[must_use]
-    pub fn ranges(&self) -> Vec<String> {
-        match self {
-            Self::Vulcand(layout) => layout.ranges(),
-            Self::Traefik(layout) => layout.ranges(),
-        }
-    }
-
-    /// Reads what the store answered for [`Layout::ranges`].
-    ///
-    /// # Errors
-    /// [`ObserveError`].
-    pub fn observe(&self, snapshot: Snapshot) -> Result<Observed, ObserveError> {
-        match self {
-            Self::Vulcand(layout) => layout.observe(snapshot),
-            Self::Traefik(layout) => layout.observe(snapshot),
-        }
-    }
-
-    /// A scope, as far as entries of this layout carry it.
-    #[must_use]
-    pub fn scope(&self, scope: &Scope) -> String {
-        match self {
-            Self::Vulcand(_) => scope.to_string(),
-            Self::Traefik(_) => scope.cluster.clone(),
-        }
-    }
-
-    /// The id under which a server stands in its backend.
-    #[must_use]
-    pub fn id<'s>(&self, server: &'s str, mark: &Mark) -> Cow<'s, str> {
-        match self {
-            Self::Vulcand(_) => Cow::Borrowed(server),
-            Self::Traefik(_) => Cow::Owned(traefik::id(server, mark)),
-        }
-    }
-
-    /// The mark that an entry of this layout carries for a pod.
-    #[must_use]
-    pub fn mark(
-        &self,
-        owner: impl Into<Rc<str>>,
-        scope: impl Into<Rc<str>>,
-        pod: &PodName,
-    ) -> Mark {
-        let name = match self {
-            Self::Vulcand(_) => Some(pod.name.clone()),
-            Self::Traefik(_) => None,
-        };
-        Mark {
-            owner: owner.into(),
-            scope: scope.into(),
-            namespace: pod.namespace.clone(),
-            pod: name,
-        }
-    }
-
-    /// Makes an id of a backend.
-    ///
-    /// # Errors
-    /// [`InvalidId`]: the proxy could not read it.
-    pub fn backend_id(&self, text: &str) -> Result<BackendId, InvalidId> {
-        match self {
-            Self::Vulcand(_) => BackendId::new(text),
-            Self::Traefik(_) if text.bytes().all(|c| c.is_ascii_digit()) && !text.is_empty() => {
-                Err(InvalidId::OnlyDigits)
-            }
-            Self::Traefik(_) => BackendId::new(text.to_ascii_lowercase()),
-        }
-    }
-
-    /// Makes an id of a server.
-    ///
-    /// # Errors
-    /// [`InvalidId`]: the proxy could not read it.
-    pub fn server_id(&self, text: &str) -> Result<ServerId, InvalidId> {
-        match self {
-            Self::Vulcand(_) => ServerId::new(text),
-            Self::Traefik(_) => ServerId::new(text.to_ascii_lowercase()),
-        }
-    }
-
-    /// The key of a server.
-    #[must_use]
-    pub fn key(&self, prefix: &str, backend: &str, id: &str) -> String {
-        match self {
-            Self::Vulcand(_) => vulcand::server_key(prefix, backend, id),
-            Self::Traefik(_) => traefik::server_key(prefix, backend, id),
-        }
-    }
-
-    /// The value of a server.
-    #[must_use]
-    pub fn value(&self, url: &ServerUrl, mark: &Mark) -> String {
-        match self {
-            Self::Vulcand(_) => vulcand::write(url, mark),
-            Self::Traefik(_) => url.to_string(),
-        }
-    }
-
-    /// The keys and values that define a backend with nothing but defaults, the one that makes it
-    /// defined last.
-    #[must_use]
-    pub fn definition(&self, prefix: &str, backend: &str) -> Vec<(String, String)> {
-        match self {
-            Self::Vulcand(_) => vec![vulcand::definition(prefix, backend)],
-            Self::Traefik(_) => traefik::definition(prefix, backend),
-        }
-    }
-
-    /// Why a backend needs a definition, and how it gets one, in words.
-    #[must_use]
-    pub fn undefined(&self) -> (&'static str, &'static str) {
-        match self {
-            Self::Vulcand(_) => (
-                "the proxy does not know it, and servers without a definition can hang or stop it at \
-                 its next start",
-                "Define it, or give `--create-backends`:",
-            ),
-            Self::Traefik(_) => (
-                "no router names it, and it has no key of its own beside servers, so the proxy sends it \
-                 nothing",
-                "Define a router, with a rule of yours:",
-            ),
-        }
-    }
-
-    /// The keys and values that mend a definition the proxy does not take, where that is ours to say.
-    #[must_use]
-    pub fn mend(&self, prefix: &str, backend: &str) -> Vec<(String, String)> {
-        match self {
-            Self::Vulcand(_) => self.definition(prefix, backend),
-            Self::Traefik(_) => Vec::new(),
-        }
-    }
-
-    /// For a store that defines no backend: where they would be, what to check beside the prefix, and
-    /// what to do, in words that end where the commands follow.
-    #[must_use]
-    pub fn nothing_defined(&self, prefix: &str) -> (String, &'static str) {
-        match self {
-            Self::Vulcand(_) => (
-                format!("{prefix}/backends/"),
-                ", one on etcd's other API with `--etcd-api`. If the store is new, give \
-                 `--create-backends` or define the backends",
-            ),
-            Self::Traefik(_) => (
-                format!("{prefix}/http/"),
-                ". If the store is new, define routers that name the services",
-            ),
-        }
-    }
-
-    /// How the proxy is started so that it reads this prefix.
-    #[must_use]
-    pub fn started_with(&self, prefix: &str) -> String {
-        match self {
-            Self::Vulcand(_) => format!("-etcdKey={prefix}"),
-            Self::Traefik(_) => format!("--providers.etcd.rootkey={prefix}"),
-        }
-    }
-
-    /// Whether two backends with these ids get each other's servers (one id begins the other).
-    #[must_use]
-    pub fn bleeds(&self, shorter: &str, longer: &str) -> bool {
-        match self {
-            Self::Vulcand(_) => shorter.len() < longer.len() && longer.starts_with(shorter),
-            Self::Traefik(_) => false,
-        }
     }
 }
 

@@ -2,11 +2,18 @@
 //! values in plain text. One key that it does not know freezes the whole provider, so the mark is in the
 //! id: `<owner>.<cluster>.<namespace>.<server id>`. What is said of Traefik here was seen on 3.7.15.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 
-use super::{Backend, Definition, Entry, Fault, ObserveError, Observed, Sibling, backend};
-use crate::model::{self, Mark, ServerUrl, Snapshot, check_name};
+use super::{
+    Backend, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Sibling, Undefined,
+    Unsupported, backend,
+};
+use crate::model::{
+    self, BackendId, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot, check_name,
+};
 
 /// The prefix when none is given: Traefik's own.
 const DEFAULT_PREFIX: &str = "traefik";
@@ -44,17 +51,34 @@ const ROUTER: [&str; 10] = [
 
 /// Traefik's layout under one prefix.
 #[derive(Debug, Clone)]
-pub struct Traefik {
+struct Traefik {
     /// The prefix (Traefik's `rootkey`), without a slash at either end.
-    pub prefix: Option<String>,
+    prefix: Option<String>,
+}
+
+/// Traefik's layout: it reads etcd v3 only, and no keys that begin with a slash.
+///
+/// # Errors
+/// [`Unsupported`].
+pub(super) fn open(options: Options) -> Result<Rc<dyn Layout>, Unsupported> {
+    let Options { prefix, etcd_v2 } = options;
+    if etcd_v2 {
+        return Err(Unsupported::EtcdV2);
+    }
+    if prefix.as_deref().is_some_and(|text| text.starts_with('/')) {
+        return Err(Unsupported::LeadingSlash);
+    }
+    Ok(Rc::new(Traefik { prefix }))
 }
 
 impl Traefik {
     fn prefix(&self) -> &str {
         self.prefix.as_deref().unwrap_or(DEFAULT_PREFIX)
     }
+}
 
-    pub(super) fn ranges(&self) -> Vec<String> {
+impl Layout for Traefik {
+    fn ranges(&self) -> Vec<String> {
         let prefix = self.prefix();
         vec![
             services(prefix),
@@ -63,7 +87,7 @@ impl Traefik {
         ]
     }
 
-    pub(super) fn observe(&self, snapshot: Snapshot) -> Result<Observed, ObserveError> {
+    fn observe(&self, snapshot: Snapshot) -> Result<Observed, ObserveError> {
         let Snapshot { revision, ranges } = snapshot;
         let prefix = self.prefix().to_owned();
         let mut ranges = ranges.into_iter();
@@ -91,6 +115,79 @@ impl Traefik {
             stray,
         })
     }
+
+    fn key(&self, prefix: &str, backend: &str, id: &str) -> String {
+        format!(
+            "{}{backend}/loadBalancer/servers/{id}/url",
+            services(prefix)
+        )
+    }
+
+    fn value(&self, url: &ServerUrl, _mark: &Mark) -> String {
+        url.to_string()
+    }
+
+    /// A router that names the service.
+    fn definition(&self, prefix: &str, backend: &str) -> Vec<(String, String)> {
+        // A router of the service's own name may be there and send its requests elsewhere.
+        let router = format!("{}to-{backend}", routers(prefix));
+        vec![
+            (
+                format!("{router}/rule"),
+                format!("Host(`{backend}.example.com`)"),
+            ),
+            (format!("{router}/entryPoints/0"), "web".to_owned()),
+            (format!("{router}/service"), backend.to_owned()),
+        ]
+    }
+
+    fn undefined(&self) -> Undefined {
+        Undefined::Unrouted
+    }
+
+    fn definitions(&self, prefix: &str) -> String {
+        format!("{prefix}/http/")
+    }
+
+    fn root_option(&self, prefix: &str) -> String {
+        format!("--providers.etcd.rootkey={prefix}")
+    }
+
+    /// The cluster: the id has no room for selectors.
+    fn scope(&self, scope: &Scope) -> String {
+        scope.cluster.clone()
+    }
+
+    fn mark(&self, owner: Rc<str>, scope: Rc<str>, pod: &PodName) -> Mark {
+        Mark {
+            owner,
+            scope,
+            namespace: pod.namespace.clone(),
+            pod: None,
+        }
+    }
+
+    /// It begins the id, and one of nothing but digits could begin an address.
+    fn takes_owner(&self, owner: &str) -> bool {
+        !owner.bytes().all(|c| c.is_ascii_digit())
+    }
+
+    /// The mark, then the server's own id, in lower case as Traefik wants it.
+    fn id<'s>(&self, server: &'s str, mark: &Mark) -> Cow<'s, str> {
+        Cow::Owned(id(server, mark))
+    }
+
+    fn backend_id(&self, text: &str) -> Result<BackendId, InvalidId> {
+        if text.bytes().all(|c| c.is_ascii_digit()) && !text.is_empty() {
+            Err(InvalidId::OnlyDigits)
+        } else {
+            BackendId::new(text.to_ascii_lowercase())
+        }
+    }
+
+    fn server_id(&self, text: &str) -> Result<ServerId, InvalidId> {
+        ServerId::new(text.to_ascii_lowercase())
+    }
 }
 
 fn services(prefix: &str) -> String {
@@ -101,12 +198,8 @@ fn routers(prefix: &str) -> String {
     format!("{prefix}/http/routers/")
 }
 
-pub(super) fn server_key(prefix: &str, service: &str, id: &str) -> String {
-    format!("{prefix}/http/services/{service}/loadBalancer/servers/{id}/url")
-}
-
 /// The id of a server: its mark, then its own id, in lower case as Traefik wants it.
-pub(super) fn id(server: &str, mark: &Mark) -> String {
+fn id(server: &str, mark: &Mark) -> String {
     let Mark {
         owner,
         scope,
@@ -114,20 +207,6 @@ pub(super) fn id(server: &str, mark: &Mark) -> String {
         pod: _,
     } = mark;
     format!("{owner}.{scope}.{namespace}.{server}").to_ascii_lowercase()
-}
-
-/// The keys and values that define a service: a router that names it.
-pub(super) fn definition(prefix: &str, service: &str) -> Vec<(String, String)> {
-    // A router of the service's own name may be there and send its requests elsewhere.
-    let router = format!("{}to-{service}", routers(prefix));
-    vec![
-        (
-            format!("{router}/rule"),
-            format!("Host(`{service}.example.com`)"),
-        ),
-        (format!("{router}/entryPoints/0"), "web".to_owned()),
-        (format!("{router}/service"), service.to_owned()),
-    ]
 }
 
 /// The mark in an id, if it has one. An address has dots too, and is none.

@@ -9,7 +9,10 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Backend, Definition, Entry, Fault, ObserveError, Observed, Sibling, backend};
+use super::{
+    Backend, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Sibling, Undefined,
+    Unsupported, backend,
+};
 use crate::model::{self, Mark, PodName, ServerUrl, Snapshot};
 
 /// The prefix when none is given and neither spelling holds backends.
@@ -17,11 +20,20 @@ const DEFAULT_PREFIX: &str = "/vulcand";
 
 /// vulcand's layout under one prefix, or under the one that holds backends.
 #[derive(Debug, Clone)]
-pub struct Vulcand {
+struct Vulcand {
     /// The prefix, without a slash at its end; `None` looks at `/vulcand` and `vulcand`.
-    pub prefix: Option<String>,
+    prefix: Option<String>,
     /// Whether `/vulcand` and `vulcand` are one node in this store (etcd v2), not two.
-    pub one_spelling: bool,
+    one_spelling: bool,
+}
+
+/// vulcand's layout: it reads etcd v2 and v3.
+#[expect(clippy::unnecessary_wraps, reason = "of the type `Open`")]
+pub(super) fn open(options: Options) -> Result<Rc<dyn Layout>, Unsupported> {
+    Ok(Rc::new(Vulcand {
+        prefix: options.prefix,
+        one_spelling: options.etcd_v2,
+    }))
 }
 
 impl Vulcand {
@@ -37,12 +49,14 @@ impl Vulcand {
         }
         prefixes
     }
+}
 
-    pub(super) fn ranges(&self) -> Vec<String> {
+impl Layout for Vulcand {
+    fn ranges(&self) -> Vec<String> {
         self.prefixes().iter().map(|prefix| range(prefix)).collect()
     }
 
-    pub(super) fn observe(&self, snapshot: Snapshot) -> Result<Observed, ObserveError> {
+    fn observe(&self, snapshot: Snapshot) -> Result<Observed, ObserveError> {
         let Snapshot { revision, ranges } = snapshot;
         let prefixes = self.prefixes();
         let holds =
@@ -84,21 +98,39 @@ impl Vulcand {
             stray,
         })
     }
+
+    fn key(&self, prefix: &str, backend: &str, id: &str) -> String {
+        format!("{prefix}/backends/{backend}/servers/{id}")
+    }
+
+    fn value(&self, url: &ServerUrl, mark: &Mark) -> String {
+        write(url, mark)
+    }
+
+    fn definition(&self, prefix: &str, backend: &str) -> Vec<(String, String)> {
+        let key = format!("{prefix}/backends/{backend}/backend");
+        vec![(key, r#"{"Type":"http"}"#.to_owned())]
+    }
+
+    fn undefined(&self) -> Undefined {
+        Undefined::Stops
+    }
+
+    fn definitions(&self, prefix: &str) -> String {
+        range(prefix)
+    }
+
+    fn root_option(&self, prefix: &str) -> String {
+        format!("-etcdKey={prefix}")
+    }
+
+    fn bleeds(&self, shorter: &str, longer: &str) -> bool {
+        shorter.len() < longer.len() && longer.starts_with(shorter)
+    }
 }
 
 fn range(prefix: &str) -> String {
     format!("{prefix}/backends/")
-}
-
-pub(super) fn server_key(prefix: &str, backend: &str, id: &str) -> String {
-    format!("{prefix}/backends/{backend}/servers/{id}")
-}
-
-pub(super) fn definition(prefix: &str, backend: &str) -> (String, String) {
-    (
-        format!("{prefix}/backends/{backend}/backend"),
-        r#"{"Type":"http"}"#.to_owned(),
-    )
 }
 
 #[derive(Default)]
@@ -381,7 +413,7 @@ fn kept(last: &mut Rc<str>, text: &str) -> Rc<str> {
     Rc::clone(last)
 }
 
-pub(super) fn write(url: &ServerUrl, mark: &Mark) -> String {
+fn write(url: &ServerUrl, mark: &Mark) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Server<'s> {

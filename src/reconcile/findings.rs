@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::layout::{Definition, Fault, Layout, Observed};
+use crate::layout::{Definition, Fault, Layout, Observed, Undefined};
 use crate::model::{PodName, ServerUrl};
 use crate::reconcile::evidence::{Evidence, Lists};
 use crate::reconcile::plan::{Plan, Rules};
@@ -19,8 +19,8 @@ pub enum Finding {
         servers: usize,
         /// The keys and values that would define it.
         define: Vec<(String, String)>,
-        /// Why it needs a definition.
-        why: &'static str,
+        /// What the proxy makes of it.
+        effect: Undefined,
     },
     /// A backend whose definition the proxy does not take.
     BrokenDefinition {
@@ -49,8 +49,8 @@ pub enum Finding {
         prefix: String,
         /// The other spelling.
         sibling: String,
-        /// How the proxy is started for the prefix of this run.
-        started_with: String,
+        /// The proxy's option for the prefix of this run.
+        root_option: String,
         /// How many backends are there.
         backends: usize,
     },
@@ -78,7 +78,7 @@ pub(super) fn find(
     observed: &Observed,
     lists: &Lists,
     rules: &Rules,
-    layout: &Layout,
+    layout: &dyn Layout,
     plan: &Plan,
 ) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -86,7 +86,7 @@ pub(super) fn find(
         found.push(Finding::Sibling {
             prefix: observed.prefix.clone(),
             sibling: sibling.prefix.clone(),
-            started_with: layout.started_with(&observed.prefix),
+            root_option: layout.root_option(&observed.prefix),
             backends: sibling.backends,
         });
     }
@@ -114,14 +114,11 @@ pub(super) fn find(
                         .iter()
                         .any(|c| c.backend == *id && c.server.is_none()) =>
             {
-                let define = layout.definition(&observed.prefix, id);
-                let (why, _) = layout.undefined();
-                let servers = backend.servers.len();
                 found.push(Finding::Undefined {
                     backend: id.clone(),
-                    servers,
-                    define,
-                    why,
+                    servers: backend.servers.len(),
+                    define: layout.definition(&observed.prefix, id),
+                    effect: layout.undefined(),
                 });
             }
             Definition::Absent | Definition::Valid { .. } => {}

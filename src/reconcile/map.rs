@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use smallvec::{SmallVec, smallvec};
 
@@ -34,7 +35,7 @@ pub struct Mapping {
     /// Makes the server's id.
     pub server_id: Template,
     /// Which ids the proxy can read.
-    pub layout: Layout,
+    pub layout: Rc<dyn Layout>,
 }
 
 /// A port, by name or by number.
@@ -446,7 +447,7 @@ fn only<'p>(mut ports: impl Iterator<Item = &'p ContainerPort<'p>>) -> Option<Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::vulcand::Vulcand;
+    use crate::layout;
     use crate::model::Texts;
 
     fn mapping() -> Mapping {
@@ -458,10 +459,7 @@ mod tests {
             scheme: Scheme::Http,
             ip_family: None,
             server_id: Template::parse("{ip}").expect("a template"),
-            layout: Layout::Vulcand(Vulcand {
-                prefix: None,
-                one_spelling: false,
-            }),
+            layout: layout::open("vulcand", layout::Options::default()).expect("vulcand's"),
         }
     }
 

@@ -13,6 +13,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use crate::layout::Undefined;
 use crate::model::{PodName, Scope, ServerUrl};
 use crate::reconcile::findings::Finding;
 use crate::reconcile::map::Reason;
@@ -301,15 +302,12 @@ pub struct Frozen {
 /// Why a backend is frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Freeze {
-    /// It has no definition; the keys and values that would define it, and in words why it needs them
-    /// and what to do.
+    /// It has no definition.
     Undefined {
-        /// Keys and values.
+        /// The keys and values that would define it.
         define: Vec<(String, String)>,
-        /// Why it needs a definition.
-        why: &'static str,
-        /// What to do.
-        way_out: &'static str,
+        /// What the proxy makes of it.
+        effect: Undefined,
     },
     /// Its definition is not valid.
     Broken {

@@ -24,7 +24,7 @@ pub fn plan(
     observed: &Observed,
     lists: &Lists,
     rules: &Rules,
-    layout: &Layout,
+    layout: &dyn Layout,
 ) -> Result<Plan, NoBackends> {
     let scope = layout.scope(&rules.scope);
     let mut planner = Planner {
@@ -114,7 +114,7 @@ struct Planner<'a> {
     observed: &'a Observed,
     evidence: Evidence<'a>,
     rules: &'a Rules,
-    layout: &'a Layout,
+    layout: &'a dyn Layout,
     /// The rules' owner, and the scope as entries carry it.
     owner: Rc<str>,
     scope: Rc<str>,
@@ -310,19 +310,18 @@ impl<'a> Planner<'a> {
         });
         let owners = owners.collect::<BTreeSet<_>>();
         match &backend.definition {
-            Definition::Broken { key: _, why } | Definition::OtherType { key: _, why } => {
-                Some(Freeze::Broken {
-                    why: why.clone(),
-                    mend: self.layout.mend(&self.observed.prefix, id),
-                })
-            }
+            Definition::Broken { key: _, why } => Some(Freeze::Broken {
+                why: why.clone(),
+                mend: self.layout.definition(&self.observed.prefix, id),
+            }),
+            Definition::OtherType { key: _, why } => Some(Freeze::Broken {
+                why: why.clone(),
+                mend: Vec::new(),
+            }),
             Definition::Absent if !self.rules.create_backends || wanted.is_empty() => {
-                let (why, way_out) = self.layout.undefined();
-                let define = self.layout.definition(&self.observed.prefix, id);
                 Some(Freeze::Undefined {
-                    define,
-                    why,
-                    way_out,
+                    define: self.layout.definition(&self.observed.prefix, id),
+                    effect: self.layout.undefined(),
                 })
             }
             Definition::Absent

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::layout::Layout;
-use crate::layout::vulcand::Vulcand;
+use crate::layout;
 use crate::model::{ContainerPort, Entry, Phase, Scheme, Scope, Snapshot, Texts};
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::reconcile::map::{Mapping, PortRef};
@@ -84,10 +83,7 @@ fn world() -> World {
             scheme: Scheme::Http,
             ip_family: None,
             server_id: Template::parse("{ip}").expect("a template"),
-            layout: Layout::Vulcand(Vulcand {
-                prefix: None,
-                one_spelling: false,
-            }),
+            layout: layout::open("vulcand", layout::Options::default()).expect("vulcand's"),
         },
         rules: Rules {
             owner: "prod".to_owned(),
@@ -206,10 +202,7 @@ impl World {
             revision: Some(9),
             ranges: vec![Ok(entries.collect()), Ok(vec![])],
         };
-        let layout = Layout::Vulcand(Vulcand {
-            prefix: None,
-            one_spelling: false,
-        });
+        let layout = &*self.mapping.layout;
         let observed = layout.observe(snapshot).expect("one spelling");
         let map = |pods: &[Pod]| {
             pods.iter()
@@ -226,7 +219,7 @@ impl World {
             selected: self.selected,
             ..Lists::default()
         };
-        let draft = plan(&observed, &lists, &self.rules, &layout)?;
+        let draft = plan(&observed, &lists, &self.rules, layout)?;
         if draft.doubts.is_empty() {
             return Ok(draft);
         }
@@ -238,7 +231,7 @@ impl World {
             });
             lists.again.insert(namespace, again);
         }
-        let plan = plan(&observed, &lists, &self.rules, &layout)?;
+        let plan = plan(&observed, &lists, &self.rules, layout)?;
         assert!(plan.doubts.is_empty(), "one second look is enough");
         Ok(plan)
     }

@@ -1,17 +1,17 @@
 //! What is said of a plan: as a diff, as lines, as JSON. The same words everywhere.
 
-use crate::layout::{Layout, Observed};
 use crate::model::PodName;
-use crate::reconcile::findings::Finding;
 use crate::reconcile::plan::{Change, Conflict, Duplicate, Freeze, Frozen, Kept, OutOfScope, Plan};
-use crate::reconcile::plan::{NoBackends, Proof, Rule};
+use crate::reconcile::plan::{Proof, Rule};
 use crate::text::{escaped, quoted, shown};
 
 pub mod diff;
+mod findings;
 pub mod json;
 pub mod metrics;
 mod reporter;
 
+pub use findings::no_backends;
 pub use reporter::{Reporter, Style};
 
 /// Which `etcdctl` a suggested command is for.
@@ -146,7 +146,7 @@ pub fn notes(plan: &Plan, applied: bool, etcdctl: Etcdctl) -> Vec<Note> {
     notes.extend(
         plan.findings
             .iter()
-            .map(|finding| finding_note(finding, etcdctl)),
+            .map(|finding| findings::note(finding, etcdctl)),
     );
     notes
 }
@@ -313,15 +313,15 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
     let backend = escaped(backend);
     let count = format!("{left_out} left out, {ours} of ours stay as they are");
     let (kind, text, commands) = match why {
-        Freeze::Undefined {
-            define,
-            why,
-            way_out,
-        } => (
-            "not defined",
-            format!("backend {backend}: {why} ({count}). {way_out}"),
-            puts(etcdctl, define),
-        ),
+        Freeze::Undefined { define, effect } => {
+            let why = findings::undefined(*effect);
+            let way_out = findings::define(*effect);
+            (
+                "not defined",
+                format!("backend {backend}: {why} ({count}). {way_out}"),
+                puts(etcdctl, define),
+            )
+        }
         Freeze::Broken { why, mend } => {
             let commands = puts(etcdctl, mend);
             let end = if commands.is_empty() { '.' } else { ':' };
@@ -365,133 +365,6 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
         items: Vec::new(),
         commands,
     }
-}
-
-fn finding_note(finding: &Finding, etcdctl: Etcdctl) -> Note {
-    let (text, items, commands) = match finding {
-        Finding::Undefined {
-            backend,
-            servers,
-            define,
-            why,
-        } => (
-            format!(
-                "backend {}: it has servers ({servers}) and no definition: {why}. Define it, or remove \
-                 its servers:",
-                escaped(backend)
-            ),
-            Vec::new(),
-            puts(etcdctl, define),
-        ),
-        Finding::BrokenDefinition { key, why } => (
-            format!(
-                "a definition the proxy does not take: {}. Mend it.",
-                escaped(why)
-            ),
-            vec![escaped(key).into_owned()],
-            Vec::new(),
-        ),
-        Finding::Fault { key, fault } => {
-            let command = if fault.is_removed() {
-                etcdctl.del(key)
-            } else {
-                None
-            };
-            let items = vec![escaped(key).into_owned()];
-            (
-                fault.text().to_owned(),
-                items,
-                command.into_iter().collect(),
-            )
-        }
-        Finding::Bleeds { shorter, longer } => (
-            format!(
-                "backend {} also gets the servers of {} at the proxy's next start, because its id \
-                 begins the other. Give ids a fixed ending, such as `.svc`.",
-                escaped(shorter),
-                escaped(longer)
-            ),
-            Vec::new(),
-            Vec::new(),
-        ),
-        Finding::Sibling {
-            prefix,
-            sibling,
-            backends,
-            started_with,
-        } => (
-            format!(
-                "backends under `{sibling}/` ({backends}), while this run works under `{prefix}/`: a \
-                 proxy reads only one of the two. Start it with `{started_with}`, or choose with \
-                 `--prefix`."
-            ),
-            Vec::new(),
-            Vec::new(),
-        ),
-        Finding::TwoOwners { ip, entries } => (
-            format!(
-                "address {ip} is in backends of two owners: one of them may send its traffic to a \
-                 stranger."
-            ),
-            entries
-                .iter()
-                .map(|(key, owner)| format!("{}  owner {}", escaped(key), escaped(owner)))
-                .collect(),
-            Vec::new(),
-        ),
-        Finding::Stranger {
-            backend,
-            key,
-            ip,
-            pod,
-        } => (
-            format!(
-                "backend {}: an entry without a mark at {ip}, which is now pod {}'s, of another \
-                 backend: its traffic reaches a stranger. Remove it:",
-                escaped(backend),
-                escaped(&pod.to_string())
-            ),
-            vec![escaped(key).into_owned()],
-            etcdctl.del(key).into_iter().collect(),
-        ),
-    };
-    Note {
-        kind: "finding",
-        text,
-        items,
-        commands,
-    }
-}
-
-/// Why a run stops where the store defines no backend at all, and the likeliest ways out.
-#[must_use]
-pub fn no_backends(
-    none: &NoBackends,
-    observed: &Observed,
-    layout: &Layout,
-    etcdctl: Etcdctl,
-) -> anyhow::Error {
-    let NoBackends {
-        prefix,
-        wanted,
-        example,
-    } = none;
-    let (place, way_out) = layout.nothing_defined(prefix);
-    let started_with = layout.started_with(prefix);
-    let define = puts(etcdctl, &layout.definition(prefix, example));
-    let define = define.join(" && ");
-    let sibling = match &observed.sibling {
-        Some(sibling) => format!(
-            "There are {} backends under `{}/`: is that the right `--prefix`? ",
-            sibling.backends, sibling.prefix
-        ),
-        None => String::new(),
-    };
-    anyhow::anyhow!(
-        "no backend is defined under `{place}`, and pods want {wanted}: is this the right store? \
-         {sibling}A proxy that keeps its keys elsewhere is told with `--prefix` (and the proxy must be \
-         started for the same one: `{started_with}`){way_out}: {define}"
-    )
 }
 
 /// The commands that set these keys; none of them if one is nothing to paste.

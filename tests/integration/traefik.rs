@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
@@ -323,8 +324,8 @@ fn hostile_pod() -> impl Strategy<Value = model::Pod<'static>> {
     })
 }
 
-fn layout() -> Layout {
-    Layout::Traefik(layout::traefik::Traefik { prefix: None })
+fn layout() -> Rc<dyn Layout> {
+    layout::open("traefik", layout::Options::default()).expect("on etcd v3")
 }
 
 /// The keys and values that a pod would get, under ids made of its labels.
@@ -349,7 +350,7 @@ fn writes(pod: model::Pod) -> Vec<(String, String)> {
     let seen = mapping.map(pod);
     let name = seen.name.clone();
     let write = |want: &vulcanized::reconcile::map::Want| {
-        let mark = layout().mark("prod", "c1", &name);
+        let mark = layout().mark("prod".into(), "c1".into(), &name);
         let id = layout().id(&want.server, &mark);
         let key = layout().key("traefik", &want.backend, &id);
         (key, layout().value(&want.url, &mark))
@@ -380,7 +381,7 @@ proptest! {
             let ranges = vec![Ok(vec![entry]), Ok(vec![]), Ok(vec![])];
             let observed = layout().observe(model::Snapshot { revision: None, ranges }).expect("observed");
             let server = &observed.backends[service].servers[&id.into()];
-            let mark = layout().mark("prod", "c1", &PodName::parse("shop/web-1").expect("a name"));
+            let mark = layout().mark("prod".into(), "c1".into(), &PodName::parse("shop/web-1").expect("a name"));
             prop_assert_eq!(server.mark.as_ref(), Some(&mark));
             prop_assert_eq!(server.fault, None);
             let stray = observed.stray.iter().map(|(_, fault)| *fault).collect::<Vec<_>>();

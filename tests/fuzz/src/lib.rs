@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use log::Level;
 use vulcanized::config::LogFormat;
 use vulcanized::kube;
-use vulcanized::layout::{Layout, Observed, traefik::Traefik, vulcand::Vulcand};
+use vulcanized::layout::{self, Layout, Observed, Undefined};
 use vulcanized::logging;
 use vulcanized::model::{
     ContainerPort, Entry, Expect, Guard, Host, Op, Phase, Pod, Scheme, Scope, ServerUrl, Snapshot,
@@ -66,7 +67,7 @@ pub fn store(data: &[u8]) {
     for layout in layouts() {
         let mapping = mapping("{name}", "{ip}", &layout, *options);
         let seen = usual_pods().into_iter().map(|pod| mapping.map(pod));
-        check_run(&layout, &entries, seen.collect(), *options);
+        check_run(&*layout, &entries, seen.collect(), *options);
     }
 }
 
@@ -113,7 +114,7 @@ pub fn store_file(data: &[u8]) {
     for layout in layouts() {
         let mapping = mapping("{name}", "{ip}", &layout, 0);
         let seen = usual_pods().into_iter().map(|pod| mapping.map(pod));
-        check_run(&layout, &all, seen.collect(), 0);
+        check_run(&*layout, &all, seen.collect(), 0);
     }
     let mut store = File::open(file.path().as_ref(), false, deadline).expect("its folder exists");
     if store.writable().is_err() {
@@ -186,8 +187,8 @@ pub fn hostile_text(data: &[u8]) {
                 json.to_string()
             };
             let url = ["http://10.0.0.1:80", "http://10.0.0.77:80", a][index % 3];
-            match &layout {
-                Layout::Vulcand(_) => {
+            match layout.undefined() {
+                Undefined::Stops => {
                     let backend = format!("/vulcand/backends/{a}");
                     put(format!("{backend}/backend"), format!(r#"{{"Type":"{b}"}}"#));
                     put(format!("{backend}/servers/{b}"), server(url, c, a));
@@ -196,7 +197,7 @@ pub fn hostile_text(data: &[u8]) {
                     put(format!("{web}/{b}"), server(url, b, c));
                     put(format!("{web}/{c}"), a.to_owned());
                 }
-                Layout::Traefik(_) => {
+                Undefined::Unrouted => {
                     let services = "traefik/http/services";
                     put(format!("traefik/http/routers/{a}/service"), b.to_owned());
                     let service = format!("{services}/{a}/loadBalancer");
@@ -210,7 +211,7 @@ pub fn hostile_text(data: &[u8]) {
         }
         let mapping = mapping("{name}", "{ip}", &layout, *options);
         let seen = pods.iter().map(|pod| mapping.map(pod.clone()));
-        check_run(&layout, &entries, seen.collect(), *options);
+        check_run(&*layout, &entries, seen.collect(), *options);
     }
     for text in &texts {
         check_log(text);
@@ -250,17 +251,17 @@ impl Scratch {
     }
 }
 
-fn layouts() -> [Layout; 2] {
-    [
-        Layout::Vulcand(Vulcand {
-            prefix: Some("/vulcand".to_owned()),
-            one_spelling: false,
-        }),
-        Layout::Traefik(Traefik { prefix: None }),
-    ]
+fn layouts() -> [Rc<dyn Layout>; 2] {
+    [("vulcand", "/vulcand"), ("traefik", "traefik")].map(|(name, prefix)| {
+        let options = layout::Options {
+            prefix: Some(prefix.to_owned()),
+            etcd_v2: false,
+        };
+        layout::open(name, options).expect("on etcd v3")
+    })
 }
 
-fn mapping(backend: &str, server: &str, layout: &Layout, options: u8) -> Mapping {
+fn mapping(backend: &str, server: &str, layout: &Rc<dyn Layout>, options: u8) -> Mapping {
     Mapping {
         annotation_prefix: "vulcanized.io/".to_owned(),
         backend_labels: vec!["app".to_owned(), "name".to_owned()],
@@ -269,7 +270,7 @@ fn mapping(backend: &str, server: &str, layout: &Layout, options: u8) -> Mapping
         scheme: Scheme::Http,
         ip_family: (options & 4 != 0).then_some(IpFamily::Ipv6),
         server_id: Template::parse(server).expect("a template"),
-        layout: layout.clone(),
+        layout: Rc::clone(layout),
     }
 }
 
@@ -323,9 +324,9 @@ fn check_pods(pods: &[Pod]) {
 /// A pod is published at its own address only, under keys of the layout's pattern, in its namespace's
 /// own backends where the template says so; and a reason is short and harmless.
 fn check_seen(mapping: &Mapping, pod: &Pod, seen: &SeenPod) {
-    let prefix = match &mapping.layout {
-        Layout::Vulcand(_) => "/vulcand",
-        Layout::Traefik(_) => "traefik",
+    let prefix = match mapping.layout.undefined() {
+        Undefined::Stops => "/vulcand",
+        Undefined::Unrouted => "traefik",
     };
     for want in &seen.wants {
         check_id(&want.backend);
@@ -341,14 +342,14 @@ fn check_seen(mapping: &Mapping, pod: &Pod, seen: &SeenPod) {
         assert!(pod.ips.iter().any(|own| own.to_canonical() == ip));
         let declared = |port: &ContainerPort| port.tcp && port.number == want.url.port;
         assert!(!pod.host_network || pod.ports.iter().any(declared));
-        let mark = mapping.layout.mark("prod", "c1", &seen.name);
+        let mark = mapping.layout.mark("prod".into(), "c1".into(), &seen.name);
         let id = mapping.layout.id(&want.server, &mark);
         let key = mapping.layout.key(prefix, &want.backend, &id);
         let value = mapping.layout.value(&want.url, &mark);
-        check_key(&mapping.layout, &key);
+        check_key(&*mapping.layout, &key);
         // What is written is read back as what it is.
         let entries = [(key.into_bytes(), value.into_bytes())].into();
-        let observed = observe(&mapping.layout, &entries);
+        let observed = observe(&*mapping.layout, &entries);
         let entry = &observed.backends[&*want.backend].servers[&id.as_ref().into()];
         assert_eq!(entry.url, Some(want.url.clone()));
         assert_eq!(entry.mark, Some(mark));
@@ -373,12 +374,12 @@ fn check_id(id: &str) {
 }
 
 /// A key of ours has the segments of a server, or of a definition, and no more.
-fn check_key(layout: &Layout, key: &str) {
+fn check_key(layout: &dyn Layout, key: &str) {
     let segments = key.split('/').collect::<Vec<_>>();
-    let ids = match (layout, segments.as_slice()) {
-        (Layout::Vulcand(_), ["", "vulcand", "backends", backend, "servers", id])
+    let ids = match (layout.undefined(), segments.as_slice()) {
+        (Undefined::Stops, ["", "vulcand", "backends", backend, "servers", id])
         | (
-            Layout::Traefik(_),
+            Undefined::Unrouted,
             [
                 "traefik",
                 "http",
@@ -390,9 +391,9 @@ fn check_key(layout: &Layout, key: &str) {
                 "url",
             ],
         ) => [*backend, *id],
-        (Layout::Vulcand(_), ["", "vulcand", "backends", backend, "backend"])
+        (Undefined::Stops, ["", "vulcand", "backends", backend, "backend"])
         | (
-            Layout::Traefik(_),
+            Undefined::Unrouted,
             ["traefik", "http", "routers", backend, "rule" | "service"]
             | ["traefik", "http", "routers", backend, "entryPoints", "0"],
         ) => [*backend; 2],
@@ -410,7 +411,7 @@ fn range(snapshot: &Snapshot, index: usize) -> BTreeMap<Vec<u8>, Vec<u8>> {
     entries.iter().map(pair).collect()
 }
 
-fn observe(layout: &Layout, entries: &BTreeMap<Vec<u8>, Vec<u8>>) -> Observed {
+fn observe(layout: &dyn Layout, entries: &BTreeMap<Vec<u8>, Vec<u8>>) -> Observed {
     let range = |prefix: String| {
         let own = entries
             .iter()
@@ -432,7 +433,7 @@ fn observe(layout: &Layout, entries: &BTreeMap<Vec<u8>, Vec<u8>>) -> Observed {
 /// A whole run over a store that is a map: what is planned touches ours only, what is printed is
 /// harmless, and when it was applied there is nothing left to do.
 fn check_run(
-    layout: &Layout,
+    layout: &dyn Layout,
     entries: &BTreeMap<Vec<u8>, Vec<u8>>,
     seen: Vec<SeenPod>,
     options: u8,
@@ -450,7 +451,7 @@ fn check_run(
         },
         share_backends: options & 32 != 0,
         // A usage error with Traefik.
-        create_backends: options & 64 != 0 && matches!(layout, Layout::Vulcand(_)),
+        create_backends: options & 64 != 0 && layout.undefined() == Undefined::Stops,
         strict_ready: options & 128 != 0,
         allow_empty: false,
         allow_deletes: (options & 3 == 3).then_some(1000),
@@ -497,7 +498,7 @@ fn check_run(
     }
 }
 
-fn check_plan(layout: &Layout, observed: &Observed, plan: &Plan, rules: &Rules) {
+fn check_plan(layout: &dyn Layout, observed: &Observed, plan: &Plan, rules: &Rules) {
     let mut keys = BTreeSet::new();
     for change in &plan.changes {
         assert!(keys.insert(&change.key), "{} twice", change.key);
@@ -541,13 +542,13 @@ fn check_ours(entry: Option<&vulcanized::layout::Entry>, rules: &Rules, key: &st
 }
 
 /// A server's value is a URL of an address, and in vulcand's layout JSON around it.
-fn check_value(layout: &Layout, value: &str) {
-    let url = match layout {
-        Layout::Vulcand(_) => {
+fn check_value(layout: &dyn Layout, value: &str) {
+    let url = match layout.undefined() {
+        Undefined::Stops => {
             let json = serde_json::from_str::<serde_json::Value>(value).expect("JSON");
             json["URL"].as_str().expect("a URL").to_owned()
         }
-        Layout::Traefik(_) => value.to_owned(),
+        Undefined::Unrouted => value.to_owned(),
     };
     let parsed = ServerUrl::parse(&url).expect("a URL");
     assert!(parsed.ip().is_some() && parsed.to_string() == url, "{url}");

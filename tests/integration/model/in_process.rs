@@ -4,12 +4,11 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use proptest::test_runner::TestCaseError;
-use vulcanized::layout::traefik::Traefik;
-use vulcanized::layout::vulcand::Vulcand;
-use vulcanized::layout::{Layout, Observed};
+use vulcanized::layout::{self, Layout, Observed};
 use vulcanized::model::{self, ContainerPort, Limits, Op, Scheme, Scope, Transaction};
 use vulcanized::net::deadline::Deadline;
 use vulcanized::reconcile::batch::batches;
@@ -97,14 +96,12 @@ impl Decided {
     }
 }
 
-fn layout(proxy: Proxy) -> Layout {
-    match proxy {
-        Proxy::Vulcand => Layout::Vulcand(Vulcand {
-            prefix: None,
-            one_spelling: false,
-        }),
-        Proxy::Traefik => Layout::Traefik(Traefik { prefix: None }),
-    }
+fn layout(proxy: Proxy) -> Rc<dyn Layout> {
+    let name = match proxy {
+        Proxy::Vulcand => "vulcand",
+        Proxy::Traefik => "traefik",
+    };
+    layout::open(name, layout::Options::default()).expect("on etcd v3")
 }
 
 fn mapping(proxy: Proxy, job: &Job) -> Mapping {
@@ -345,7 +342,7 @@ impl<'c> Site<'c> {
         meanwhile(self)?;
         let layout = layout(proxy);
         let rules = rules(&job, &flags);
-        let Ok(mut decision) = plan(&observed, &lists, &rules, &layout) else {
+        let Ok(mut decision) = plan(&observed, &lists, &rules, &*layout) else {
             let defined = decided.read.keys().any(|key| {
                 super::world::BACKENDS.iter().any(|backend| {
                     let of = self.case.proxy.definition_key(&self.world.prefix, backend);
@@ -373,7 +370,7 @@ impl<'c> Site<'c> {
                 lists.again.insert(namespace.clone(), answer);
                 decided.second.insert(namespace.clone(), !refused);
             }
-            let again = plan(&observed, &lists, &rules, &layout);
+            let again = plan(&observed, &lists, &rules, &*layout);
             decision = again.map_err(|error| error.to_string())?;
         }
         if !decision.held.is_empty() && !decision.alarms() {
