@@ -91,11 +91,9 @@ impl Progress {
         let unknown = mem::take(&mut self.unknown);
         let is_there = |change: &Change| {
             let backend = observed.backends.get(&change.backend);
-            let value = change.server.as_ref().map(|server| {
-                backend
-                    .and_then(|backend| backend.servers.get(&**server))
-                    .map(|entry| &*entry.value)
-            });
+            let server = change.server.as_ref();
+            let value =
+                server.map(|server| backend.and_then(|backend| backend.value(server, &change.key)));
             match (&change.action, value) {
                 (Action::Create { after } | Action::Update { after, .. }, Some(value)) => {
                     value == Some(after.as_bytes())

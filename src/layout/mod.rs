@@ -222,6 +222,20 @@ pub struct Entry {
     pub mark: Option<Mark>,
     /// What is wrong with it for the proxy.
     pub fault: Option<Fault>,
+    /// Further keys of this server, where the layout gives it several: it is deleted and renamed with
+    /// them.
+    pub others: Box<[Other]>,
+}
+
+/// A further key of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    /// The whole key.
+    pub key: Box<str>,
+    /// The value, byte for byte.
+    pub value: Box<[u8]>,
+    /// The store revision that last wrote it.
+    pub revision: u64,
 }
 
 /// What a key or value does to the proxy.
@@ -261,6 +275,29 @@ pub enum ObserveError {
 impl From<&Denied> for ObserveError {
     fn from(denied: &Denied) -> Self {
         Self::Denied(denied.0.clone())
+    }
+}
+
+impl Other {
+    fn new(key: &str, value: Vec<u8>, revision: u64) -> Self {
+        Self {
+            key: key.into(),
+            value: value.into(),
+            revision,
+        }
+    }
+}
+
+impl Backend {
+    /// The value of one key of a server.
+    #[must_use]
+    pub fn value(&self, server: &str, key: &str) -> Option<&[u8]> {
+        let entry = self.servers.get(server)?;
+        if *entry.key == *key {
+            return Some(&entry.value);
+        }
+        let other = entry.others.iter().find(|other| *other.key == *key)?;
+        Some(&other.value)
     }
 }
 

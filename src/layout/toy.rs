@@ -43,6 +43,7 @@ impl Layout for Toy {
                 url: ServerUrl::parse(&format!("http://{value}")),
                 mark: mark(server),
                 fault: None,
+                others: Box::default(),
                 key: key.as_str().into(),
                 value: found.value.into(),
                 revision: found.revision,

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::{
-    Backend, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Sibling, Undefined,
-    Unsupported, backend,
+    Backend, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Other, Sibling,
+    Undefined, Unsupported, backend,
 };
 use crate::model::{
     self, BackendId, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot, check_name,
@@ -271,8 +271,8 @@ fn segments<'k>(key: &'k str, range: &str) -> Vec<&'k str> {
 struct Tree {
     backends: BTreeMap<String, Backend>,
     stray: Vec<(String, Fault)>,
-    /// Servers that have something, but no URL (yet): the first key of each.
-    without_url: BTreeMap<(String, String), String>,
+    /// What servers have beside their URL, by service and id.
+    others: BTreeMap<(String, String), Vec<Other>>,
 }
 
 impl Tree {
@@ -288,9 +288,14 @@ impl Tree {
                 tree.add(service, fields, &key, entry.value, entry.revision);
             }
         }
-        for ((service, id), key) in std::mem::take(&mut tree.without_url) {
-            if !tree.backend(&service).servers.contains_key(&*id) {
-                tree.stray.push((key, Fault::BadUrl));
+        for ((service, id), others) in std::mem::take(&mut tree.others) {
+            match tree.backend(&service).servers.get_mut(&*id) {
+                Some(entry) => entry.others = others.into(),
+                None => {
+                    let first = others.into_iter().next();
+                    let key = first.expect("one at least").key.into_string();
+                    tree.stray.push((key, Fault::BadUrl));
+                }
             }
         }
         tree
@@ -302,7 +307,7 @@ impl Tree {
             [balancer, servers, id, url]
                 if is(balancer, "loadBalancer") && is(servers, "servers") && is(url, "url") =>
             {
-                return self.server(service, id, key, value, revision);
+                return self.server(service, id, Other::new(key, value, revision));
             }
             [balancer, servers, id, ref field @ ..]
                 if is(balancer, "loadBalancer") && is(servers, "servers") =>
@@ -313,9 +318,9 @@ impl Tree {
                     _ => true,
                 };
                 if !frozen {
-                    let server = (service.to_owned(), id.to_owned());
-                    let first = self.without_url.entry(server);
-                    first.or_insert_with(|| key.to_owned());
+                    let others = self.others.entry((service.to_owned(), id.to_owned()));
+                    let other = Other::new(key, value, revision);
+                    others.or_default().push(other);
                 }
                 frozen
             }
@@ -352,19 +357,28 @@ impl Tree {
         }
     }
 
-    fn server(&mut self, service: &str, id: &str, key: &str, value: Vec<u8>, revision: u64) {
+    fn server(&mut self, service: &str, id: &str, url: Other) {
+        if self.backend(service).servers.contains_key(id) {
+            // A second spelling of one key (`…/url/`) adds nothing, and goes with the first.
+            let others = self.others.entry((service.to_owned(), id.to_owned()));
+            return others.or_default().push(url);
+        }
+        let Other {
+            key,
+            value,
+            revision,
+        } = url;
         let text = std::str::from_utf8(&value).unwrap_or_default();
         let entry = Entry {
             url: ServerUrl::parse(text),
             mark: mark(id),
             fault: (!is_served(text)).then_some(Fault::BadUrl),
-            key: key.into(),
-            value: value.into(),
+            key,
+            value,
             revision,
+            others: Box::default(),
         };
-        // A second spelling of one key (`…/url/`) adds nothing.
-        let servers = &mut self.backend(service).servers;
-        let _ = servers.try_insert(id.into(), entry);
+        self.backend(service).servers.insert(id.into(), entry);
     }
 
     /// Adds what the routers say: which services are defined by being named.

@@ -194,6 +194,7 @@ impl Tree {
                         url,
                         mark,
                         fault,
+                        others: Box::default(),
                     };
                     servers.entries.push((id, entry));
                 }

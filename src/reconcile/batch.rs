@@ -69,7 +69,8 @@ impl Packer {
             transaction, start, ..
         } = std::mem::take(&mut self.open);
         if !transaction.ops.is_empty() {
-            debug_assert!(transaction.ops.len() <= self.limits.operations);
+            // A single change is not split.
+            debug_assert!(transaction.ops.len() <= self.limits.operations || next - start == 1);
             self.full.push(Batch {
                 transaction,
                 changes: start..next,
@@ -93,17 +94,23 @@ impl Open {
 
     /// Adds a change, without the guards that `before` has already.
     fn add_after(&mut self, change: &Change, before: &Self) {
-        let Change {
-            key,
-            action,
-            defined_by,
-            ..
-        } = change;
+        if let Some(definition) = &change.defined_by
+            && !before.guarded.contains(definition)
+        {
+            self.guard(definition, Expect::Present);
+        }
+        for (key, action) in change.writes() {
+            self.write(key, action);
+        }
+    }
+
+    fn write(&mut self, key: &str, action: &Action) {
+        let owned = || key.to_owned();
         let (expect, op) = match action {
             Action::Create { after } => (
                 Expect::Absent,
                 Op::Put {
-                    key: key.clone(),
+                    key: owned(),
                     value: after.clone(),
                 },
             ),
@@ -114,20 +121,15 @@ impl Open {
             } => (
                 Expect::Revision(*revision),
                 Op::Put {
-                    key: key.clone(),
+                    key: owned(),
                     value: after.clone(),
                 },
             ),
             Action::Delete {
                 revision,
                 before: _,
-            } => (Expect::Revision(*revision), Op::Delete { key: key.clone() }),
+            } => (Expect::Revision(*revision), Op::Delete { key: owned() }),
         };
-        if let Some(definition) = defined_by
-            && !before.guarded.contains(definition)
-        {
-            self.guard(definition, Expect::Present);
-        }
         self.guard(key, expect);
         self.bytes += match &op {
             Op::Put { key, value } => key.len() + value.len(),
@@ -170,7 +172,7 @@ impl Open {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::plan::Proof;
+    use crate::reconcile::plan::{Extra, Proof};
 
     const ETCD: Limits = Limits {
         operations: 128,
@@ -189,6 +191,7 @@ mod tests {
             },
             proof: Proof::Ready,
             defined_by: Some(format!("/b/{backend}/backend")),
+            extra: Vec::new(),
         }
     }
 
@@ -243,6 +246,29 @@ mod tests {
         };
         let changes = (0..20).map(|i| create("a", i)).collect::<Vec<_>>();
         assert!(sizes(&changes, limits).len() > 1);
+    }
+
+    #[test]
+    fn all_keys_of_a_server_are_one_transaction() {
+        let weight = |n| Extra {
+            key: format!("/b/a/{n:04}/weight"),
+            action: Action::Create {
+                after: "3".to_owned(),
+            },
+        };
+        let change = |n| Change {
+            extra: vec![weight(n)],
+            ..create("a", n)
+        };
+        let changes = (0..100).map(change).collect::<Vec<_>>();
+        let batches = batches(&changes, ETCD);
+        let sizes = batches.iter().map(|batch| {
+            let Transaction { guards, ops } = &batch.transaction;
+            (batch.changes.clone(), ops.len(), guards.len())
+        });
+        let sizes = sizes.collect::<Vec<_>>();
+        // The definition is a guard too.
+        assert_eq!(sizes, [(0..63, 126, 127), (63..100, 74, 75)]);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | not ours | no | never touched |
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::net::IpAddr;
 
 use crate::layout::Undefined;
@@ -117,7 +118,7 @@ pub struct Counts {
     pub left_out: usize,
 }
 
-/// One change of one key.
+/// One change of one server, or of a backend's definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// The backend.
@@ -134,6 +135,26 @@ pub struct Change {
     pub proof: Proof,
     /// For a put: the key that defines the backend, which must still be there.
     pub defined_by: Option<String>,
+    /// Further keys of the server that change with it, in the same transaction.
+    pub extra: Vec<Extra>,
+}
+
+/// A further key of a server that changes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extra {
+    /// The exact key.
+    pub key: String,
+    /// What is done.
+    pub action: Action,
+}
+
+impl Change {
+    /// All keys that change, in order, each with what is done to it.
+    pub fn writes(&self) -> impl Iterator<Item = (&str, &Action)> {
+        let extra = self.extra.iter();
+        iter::once((self.key.as_str(), &self.action))
+            .chain(extra.map(|Extra { key, action }| (key.as_str(), action)))
+    }
 }
 
 /// What is done to a key.

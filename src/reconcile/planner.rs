@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::rc::Rc;
 
-use crate::layout::{Backend, Definition, Entry, Layout, Observed};
+use crate::layout::{Backend, Definition, Entry, Layout, Observed, Other};
 use crate::model::{Mark, PodName, ServerUrl};
 use crate::reconcile::classify::{Verdict, entry_pod, judge};
 use crate::reconcile::evidence::{Evidence, Lists};
 use crate::reconcile::findings;
 use crate::reconcile::plan::{
-    Action, Change, Conflict, Duplicate, Freeze, Frozen, Held, Kept, NoBackends, OutOfScope, Plan,
-    Proof, Rule, Rules,
+    Action, Change, Conflict, Duplicate, Extra, Freeze, Frozen, Held, Kept, NoBackends, OutOfScope,
+    Plan, Proof, Rule, Rules,
 };
 
 /// Decides. `observed` was listed before `lists`: otherwise what another run has just registered would
@@ -357,6 +357,7 @@ impl<'a> Planner<'a> {
             action,
             proof,
             defined_by: work.defined_by.clone(),
+            extra: Vec::new(),
         };
         match there {
             None if frozen => work.frozen_puts += 1,
@@ -555,6 +556,7 @@ impl<'a> Planner<'a> {
                 action: Action::Create { after },
                 proof: Proof::Define,
                 defined_by: None,
+                extra: Vec::new(),
             });
         }
         self.plan.changes.append(&mut puts);
@@ -698,5 +700,16 @@ fn delete(backend: &str, server: &str, entry: &Entry, proof: Proof) -> Change {
         },
         proof,
         defined_by: None,
+        extra: entry.others.iter().map(delete_other).collect(),
+    }
+}
+
+fn delete_other(other: &Other) -> Extra {
+    Extra {
+        key: other.key.to_string(),
+        action: Action::Delete {
+            before: other.value.to_vec(),
+            revision: other.revision,
+        },
     }
 }

@@ -43,7 +43,7 @@ impl Style {
 /// Those of `out`.
 pub fn dry_run(out: &mut dyn Write, plan: &Plan, style: Style) -> io::Result<()> {
     for change in &plan.changes {
-        patch(out, change, style)?;
+        patches(out, change, style)?;
     }
     tail(out, plan, plan.changes.iter(), false, style)
 }
@@ -103,21 +103,29 @@ fn note(out: &mut dyn Write, note: &Note, kind: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn patch(out: &mut dyn Write, change: &Change, style: Style) -> io::Result<()> {
-    let key = escaped(&change.key);
-    let (before, after) = match &change.action {
-        Action::Create { after } => (None, Some(shown(after.as_bytes()))),
-        Action::Update { before, after, .. } => {
-            (Some(shown(before)), Some(shown(after.as_bytes())))
-        }
-        Action::Delete { before, .. } => (Some(shown(before)), None),
-    };
+/// Prints what is done and why, then a patch for each key.
+fn patches(out: &mut dyn Write, change: &Change, style: Style) -> io::Result<()> {
     let (word, ink) = match change.action {
         Action::Create { .. } => ("create", Ink::Green),
         Action::Update { .. } => ("update", Ink::Yellow),
         Action::Delete { .. } => ("delete", Ink::Red),
     };
     writeln!(out, "{}: {}", style.paint(ink, word), escaped(&why(change)))?;
+    for (key, action) in change.writes() {
+        patch(out, key, action, style)?;
+    }
+    Ok(())
+}
+
+fn patch(out: &mut dyn Write, key: &str, action: &Action, style: Style) -> io::Result<()> {
+    let key = escaped(key);
+    let (before, after) = match action {
+        Action::Create { after } => (None, Some(shown(after.as_bytes()))),
+        Action::Update { before, after, .. } => {
+            (Some(shown(before)), Some(shown(after.as_bytes())))
+        }
+        Action::Delete { before, .. } => (Some(shown(before)), None),
+    };
     let file = |value: &Option<String>| {
         if value.is_some() {
             key.as_ref()

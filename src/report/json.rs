@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Etcdctl, Note, deletes_to_allow, held, notes, why};
 use crate::model::PodName;
-use crate::reconcile::plan::{Action, Change, Plan};
+use crate::reconcile::plan::{Action, Change, Extra, Plan};
 use crate::text::{escaped_json, redacted, shown};
 
 /// The version of the document's shape.
@@ -47,6 +47,16 @@ struct JsonChange<'p> {
     before: Option<String>,
     after: Option<String>,
     proof: String,
+    /// Further keys of the server that change with it.
+    others: Vec<JsonWrite<'p>>,
+}
+
+#[derive(Serialize)]
+struct JsonWrite<'p> {
+    action: &'static str,
+    key: &'p str,
+    before: Option<String>,
+    after: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -219,7 +229,7 @@ fn counts(plan: &Plan, changes: &[Change]) -> BTreeMap<&'static str, usize> {
     let action = |wanted: &str| {
         changes
             .iter()
-            .filter(|change| word(change) == wanted)
+            .filter(|change| word(&change.action) == wanted)
             .count()
     };
     [
@@ -255,8 +265,8 @@ fn frozen(frozen: &crate::reconcile::plan::Frozen) -> JsonFrozen<'_> {
     }
 }
 
-fn word(change: &Change) -> &'static str {
-    match change.action {
+fn word(action: &Action) -> &'static str {
+    match action {
         Action::Create { .. } => "create",
         Action::Update { .. } => "update",
         Action::Delete { .. } => "delete",
@@ -268,14 +278,28 @@ fn value(bytes: &[u8]) -> String {
     redacted(&shown(bytes)).into_owned()
 }
 
-fn change(change: &Change) -> JsonChange<'_> {
-    let (before, after) = match &change.action {
+fn values(action: &Action) -> (Option<String>, Option<String>) {
+    match action {
         Action::Create { after } => (None, Some(after.clone())),
         Action::Update { before, after, .. } => (Some(value(before)), Some(after.clone())),
         Action::Delete { before, .. } => (Some(value(before)), None),
-    };
+    }
+}
+
+fn write(Extra { key, action }: &Extra) -> JsonWrite<'_> {
+    let (before, after) = values(action);
+    JsonWrite {
+        action: word(action),
+        key,
+        before,
+        after,
+    }
+}
+
+fn change(change: &Change) -> JsonChange<'_> {
+    let (before, after) = values(&change.action);
     JsonChange {
-        action: word(change),
+        action: word(&change.action),
         backend: &change.backend,
         server: change.server.as_deref(),
         key: &change.key,
@@ -283,5 +307,6 @@ fn change(change: &Change) -> JsonChange<'_> {
         before,
         after,
         proof: why(change),
+        others: change.extra.iter().map(write).collect(),
     }
 }

@@ -20,7 +20,7 @@ use vulcanized::model::{
 use vulcanized::net::deadline::Deadline;
 use vulcanized::reconcile::evidence::{Coverage, List, Lists};
 use vulcanized::reconcile::map::{IpFamily, Mapping, PortRef, SeenPod};
-use vulcanized::reconcile::plan::{Action, Adopt, Plan, Rules, plan};
+use vulcanized::reconcile::plan::{Action, Adopt, Change, Plan, Rules, plan};
 use vulcanized::reconcile::template::Template;
 use vulcanized::report::metrics::{self, Run};
 use vulcanized::report::{self, Etcdctl, Style, notes};
@@ -479,12 +479,12 @@ fn check_run(
             return;
         }
         assert!(run < RUNS, "still something to do: {:?}", plan.changes);
-        for change in &plan.changes {
-            let key = change.key.clone().into_bytes();
-            match &change.action {
+        for (key, action) in plan.changes.iter().flat_map(Change::writes) {
+            let key = key.as_bytes().to_vec();
+            match action {
                 Action::Create { after } => {
                     let old = now.insert(key, after.clone().into_bytes());
-                    assert_eq!(old, None, "{} was there", change.key);
+                    assert_eq!(old, None, "it was not there");
                 }
                 Action::Update { after, before, .. } => {
                     let old = now.insert(key, after.clone().into_bytes());
