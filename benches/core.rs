@@ -9,7 +9,7 @@ use divan::Bencher;
 use pods::{Encoding, Pods};
 use vulcanized::kube::{pods_from_json, pods_from_protobuf};
 use vulcanized::layout::{self, Observed};
-use vulcanized::model::{Entry, Pod, Scheme, Scope, Snapshot};
+use vulcanized::model::{Cluster, Entry, Pod, Scheme, Scope, Snapshot};
 use vulcanized::reconcile::evidence::{Coverage, List, Lists};
 use vulcanized::reconcile::map::Mapping;
 use vulcanized::reconcile::plan::{Action, Adopt, Plan, Rules, plan};
@@ -109,7 +109,7 @@ impl World {
             },
             rules: Rules {
                 owner: "bench".to_owned(),
-                scope: Scope::new("bench", None, None),
+                scope: Scope::new(Cluster::parse("bench"), None, None),
                 adopt: Adopt {
                     unmarked: false,
                     scope: false,
@@ -120,6 +120,7 @@ impl World {
                 strict_ready: false,
                 allow_empty: false,
                 allow_deletes: None,
+                max_deletes: None,
                 upsert_only: false,
             },
         }
@@ -154,7 +155,7 @@ impl World {
     fn snapshot(&self) -> Snapshot {
         let mut entries = Vec::new();
         for change in &self.first_plan().changes {
-            let Action::Create { after } = &change.action else {
+            let Action::Create { after, .. } = &change.action else {
                 panic!("all are new");
             };
             entries.push(Entry {

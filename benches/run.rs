@@ -158,6 +158,7 @@ fn puts(url: &str, number: usize) {
     let ops = ops.collect::<Vec<_>>();
     for ops in ops.chunks(PUTS) {
         let transaction = Transaction {
+            unchanged: Vec::new(),
             guards: Vec::new(),
             ops: ops.to_vec(),
         };

@@ -1,13 +1,14 @@
 //! Applies a plan in batches, and knows how far a run got: lost answers, signals, failures.
 
+use std::collections::BTreeMap;
 use std::mem;
 
 use anyhow::anyhow;
 use log::debug;
 
-use crate::layout::Observed;
+use crate::layout::{Layout, Observed};
 use crate::reconcile::batch::batches;
-use crate::reconcile::plan::{Action, Change, Plan};
+use crate::reconcile::plan::{Change, Plan};
 use crate::report::Reporter;
 use crate::signals::Signals;
 use crate::store::{Applied, ApplyError, Store};
@@ -43,19 +44,32 @@ impl Progress {
         &mut self,
         store: &mut dyn Store,
         plan: &Plan,
+        layout: &dyn Layout,
+        observed: &Observed,
         signals: &Signals,
         reporter: &mut Reporter,
     ) -> anyhow::Result<Progressed> {
         self.planned = self.applied.len() + plan.changes.len();
         signals.enter_apply();
-        for batch in batches(&plan.changes, store.limits()) {
+        // Per key range the revision since which nobody may have written: the listing's, or that of our
+        // own latest transaction there.
+        let mut since = BTreeMap::<String, u64>::new();
+        for mut batch in batches(plan, layout, observed, store.limits()) {
             if let Some(signal) = signals.pending() {
                 return Err(self.failed(anyhow!("ended by {signal}")));
             }
             let changes = &plan.changes[batch.changes];
             debug!("applying {} changes", changes.len());
+            for range in &mut batch.transaction.unchanged {
+                range.since = since.get(&range.prefix).copied().unwrap_or(range.since);
+            }
             match store.apply(&batch.transaction) {
-                Ok(Applied::Whole) => self.done(changes, reporter)?,
+                Ok(Applied::Whole) => {
+                    let revision = store.revision();
+                    let ranges = batch.transaction.unchanged.into_iter();
+                    since.extend(ranges.filter_map(|range| Some((range.prefix, revision?))));
+                    self.done(changes, reporter)?;
+                }
                 Ok(Applied::Outdated) => return self.outdated(signals),
                 Err(ApplyError::Refused(cause)) => return Err(self.failed(cause)),
                 Err(ApplyError::Unknown(cause)) => {
@@ -91,16 +105,12 @@ impl Progress {
         let unknown = mem::take(&mut self.unknown);
         let is_there = |change: &Change| {
             let backend = observed.backends.get(&change.backend);
-            let server = change.server.as_ref();
-            let value =
-                server.map(|server| backend.and_then(|backend| backend.value(server, &change.key)));
-            match (&change.action, value) {
-                (Action::Create { after } | Action::Update { after, .. }, Some(value)) => {
-                    value == Some(after.as_bytes())
-                }
-                (Action::Delete { .. }, Some(value)) => value.is_none(),
-                (_, None) => true,
-            }
+            change.server.as_ref().is_none_or(|server| {
+                change.writes().all(|write| {
+                    let value = backend.and_then(|backend| backend.value(server, write.key));
+                    value == write.after.map(str::as_bytes)
+                })
+            })
         };
         // A transaction is applied whole or not at all: one change tells of all.
         if unknown.iter().all(is_there) {

@@ -61,12 +61,13 @@ pub fn run(config: &Config, signals: &Signals, reporter: &mut Reporter) -> anyho
             &mut progress,
             reporter,
         );
-        let plan = decided.map_err(|cause| progress.failed(cause))?;
+        let (observed, plan) = decided.map_err(|cause| progress.failed(cause))?;
         if config.dry_run {
             reporter.plan(&plan)?;
             return Ok(Outcome::new(config, plan, Vec::new()));
         }
-        match progress.apply(store.as_mut(), &plan, signals, reporter)? {
+        let layout = &*config.layout;
+        match progress.apply(store.as_mut(), &plan, layout, &observed, signals, reporter)? {
             Progressed::Done => {
                 reporter.finished(&plan, &progress.applied)?;
                 return Ok(Outcome::new(config, plan, progress.applied));
@@ -90,7 +91,7 @@ fn list_and_decide(
     config: &Config,
     progress: &mut Progress,
     reporter: &mut Reporter,
-) -> anyhow::Result<Plan> {
+) -> anyhow::Result<(Observed, Plan)> {
     let observed = observe(store, &*config.layout)?;
     progress.resolve_unknown(&observed, reporter)?;
     let mut lists = pods.list()?;
@@ -103,7 +104,7 @@ fn list_and_decide(
         let reason = reason.to_string();
         info!("pod {pod} is left out: {}", text::escaped(&reason));
     }
-    Ok(plan)
+    Ok((observed, plan))
 }
 
 fn observe(store: &mut dyn Store, layout: &dyn Layout) -> anyhow::Result<Observed> {

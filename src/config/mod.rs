@@ -13,9 +13,9 @@ use clap::{ArgAction, Args, CommandFactory as _, Parser, ValueEnum};
 
 use crate::kube;
 use crate::layout::{self, LAYOUTS, Layout, Undefined, Unsupported};
-use crate::model::{Scheme, Scope, check_name};
+use crate::model::{ClusterName, Scheme, Scope, check_name};
 use crate::reconcile::map::{IpFamily, Mapping, PortRef};
-use crate::reconcile::plan::{Adopt, Rules};
+use crate::reconcile::plan::{Adopt, DeleteLimit, Rules};
 use crate::reconcile::template::Template;
 use crate::report::{Etcdctl, Reporter, Style};
 
@@ -113,15 +113,15 @@ struct KubernetesArgs {
         hide_env_values = true
     )]
     field_selector: Option<String>,
-    /// Name of the cluster, part of the scope; without it a hash of its CA certificates
+    /// Name of the cluster, put before its fingerprint in the scope; or all of it: `main@3f2a91c0`
     #[arg(
         long,
         value_name = "NAME",
         env = "VULCANIZED_CLUSTER",
         hide_env_values = true
     )]
-    #[arg(value_parser = check_name)]
-    cluster: Option<String>,
+    #[arg(value_parser = ClusterName::parse)]
+    cluster: Option<ClusterName>,
     /// Read the pods from `kubectl get pods -o json` output instead; `-` is stdin
     #[arg(
         long,
@@ -325,13 +325,22 @@ struct ChangesArgs {
     #[arg(long, env = "VULCANIZED_STRICT_READY", hide_env_values = true)]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     strict_ready: bool,
-    /// Believe a list that came back without any pod
+    /// Treat any complete pod list as real, even one that shows none of our pods
     #[arg(long, env = "VULCANIZED_ALLOW_EMPTY", hide_env_values = true)]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     allow_empty: bool,
-    /// Lift every hold if this run takes at most N servers away
+    /// Release all holds if this run removes at most N servers
     #[arg(long, value_name = "N")]
     allow_deletes: Option<usize>,
+    /// Delete nothing if more servers than this would go: a number, or a share such as `10%`
+    #[arg(
+        long,
+        value_name = "N|P%",
+        env = "VULCANIZED_MAX_DELETES",
+        hide_env_values = true
+    )]
+    #[arg(value_parser = DeleteLimit::parse)]
+    max_deletes: Option<DeleteLimit>,
 }
 
 #[derive(Args, Debug)]
@@ -491,7 +500,7 @@ pub struct Config {
     /// Where pods come from.
     pub source: Source,
     /// The cluster's name, if it was given.
-    pub cluster: Option<String>,
+    pub cluster: Option<ClusterName>,
     /// How pods become servers.
     pub mapping: Mapping,
     /// Where servers go.
@@ -597,6 +606,8 @@ pub struct Changes {
     pub allow_empty: bool,
     /// `--allow-deletes`.
     pub allow_deletes: Option<usize>,
+    /// `--max-deletes`.
+    pub max_deletes: Option<DeleteLimit>,
     /// `--policy upsert-only`.
     pub upsert_only: bool,
 }
@@ -745,7 +756,7 @@ impl Config {
             Source::Api { labels, fields, .. } => (labels.as_deref(), fields.as_deref()),
             Source::File(_) => (None, None),
         };
-        let cluster = self.cluster.clone().unwrap_or(cluster);
+        let cluster = ClusterName::cluster(self.cluster.as_ref(), cluster);
         let changes = self.changes.clone();
         Rules {
             owner: self.owner.clone(),
@@ -756,6 +767,7 @@ impl Config {
             strict_ready: changes.strict_ready,
             allow_empty: changes.allow_empty,
             allow_deletes: changes.allow_deletes,
+            max_deletes: changes.max_deletes,
             upsert_only: changes.upsert_only,
         }
     }
@@ -786,6 +798,7 @@ impl ChangesArgs {
             strict_ready,
             allow_empty,
             allow_deletes,
+            max_deletes,
         } = self;
         let mut adopted = Adopt::default();
         for adopt in adopt {
@@ -807,6 +820,7 @@ impl ChangesArgs {
             strict_ready,
             allow_empty,
             allow_deletes,
+            max_deletes,
             upsert_only: policy == PolicyArg::UpsertOnly,
         })
     }

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use litemap::LiteMap;
@@ -70,6 +71,9 @@ pub trait Layout: fmt::Debug {
     /// # Errors
     /// [`ObserveError`].
     fn observe(&self, snapshot: Snapshot) -> Result<Observed, ObserveError>;
+
+    /// The key prefix of everything that belongs to a backend.
+    fn range(&self, prefix: &str, backend: &str) -> String;
 
     /// The key of a server.
     fn key(&self, prefix: &str, backend: &str, id: &str) -> String;
@@ -204,6 +208,8 @@ pub enum Definition {
     Valid {
         /// The key.
         key: String,
+        /// The revision it was read at.
+        revision: u64,
     },
 }
 
@@ -275,6 +281,15 @@ pub enum ObserveError {
 impl From<&Denied> for ObserveError {
     fn from(denied: &Denied) -> Self {
         Self::Denied(denied.0.clone())
+    }
+}
+
+impl Entry {
+    /// Its address and port, if its URL has an address.
+    #[must_use]
+    pub fn address(&self) -> Option<(IpAddr, u16)> {
+        let url = self.url.as_ref()?;
+        Some((url.ip()?, url.port))
     }
 }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::{
     Definition, Entry, Layout, ObserveError, Observed, Options, Undefined, Unsupported, backend,
 };
-use crate::model::{Mark, ServerUrl, Snapshot};
+use crate::model::{Cluster, Mark, ServerUrl, Snapshot};
 
 #[derive(Debug)]
 struct Toy;
@@ -35,7 +35,10 @@ impl Layout for Toy {
             };
             let backend = backend(&mut observed.backends, id);
             if server == "on" {
-                backend.definition = Definition::Valid { key };
+                backend.definition = Definition::Valid {
+                    key,
+                    revision: found.revision,
+                };
                 continue;
             }
             let value = String::from_utf8_lossy(&found.value);
@@ -51,6 +54,10 @@ impl Layout for Toy {
             backend.servers.insert(server.into(), entry);
         }
         Ok(observed)
+    }
+
+    fn range(&self, prefix: &str, backend: &str) -> String {
+        format!("{prefix}/{backend}/")
     }
 
     fn key(&self, prefix: &str, backend: &str, id: &str) -> String {
@@ -136,13 +143,14 @@ mod tests {
         };
         let rules = Rules {
             owner: "prod".to_owned(),
-            scope: Scope::new("c1", None, None),
+            scope: Scope::new(Cluster::parse("c1"), None, None),
             adopt: Adopt::default(),
             share_backends: false,
             create_backends: false,
             strict_ready: false,
             allow_empty: false,
             allow_deletes: None,
+            max_deletes: None,
             upsert_only: false,
         };
         let entries = store.iter().map(|(key, value)| layout::entry(key, value));
@@ -153,7 +161,7 @@ mod tests {
         let observed = layout.observe(snapshot).expect("a store");
         let plan = plan(&observed, &lists, &rules, &*layout).expect("a plan");
         let line = |change: &crate::reconcile::plan::Change| match &change.action {
-            Action::Create { after } => format!("+ {} {after}", change.key),
+            Action::Create { after, .. } => format!("+ {} {after}", change.key),
             Action::Update { after, .. } => format!("~ {} {after}", change.key),
             Action::Delete { .. } => format!("- {}", change.key),
         };

@@ -116,6 +116,10 @@ impl Layout for Traefik {
         })
     }
 
+    fn range(&self, prefix: &str, backend: &str) -> String {
+        format!("{}{backend}/", services(prefix))
+    }
+
     fn key(&self, prefix: &str, backend: &str, id: &str) -> String {
         format!(
             "{}{backend}/loadBalancer/servers/{id}/url",
@@ -155,7 +159,8 @@ impl Layout for Traefik {
 
     /// The cluster: the id has no room for selectors.
     fn scope(&self, scope: &Scope) -> String {
-        scope.cluster.clone()
+        // An id has no `@`.
+        scope.cluster.to_string().replace('@', "-")
     }
 
     fn mark(&self, owner: Rc<str>, scope: Rc<str>, pod: &PodName) -> Mark {
@@ -331,7 +336,7 @@ impl Tree {
             [balancer, field, ..] if is(balancer, "loadBalancer") => {
                 let known = is_one_of(field, &BALANCER) && is_readable(field, &value);
                 if known {
-                    self.define(service, key);
+                    self.define(service, key, revision);
                 }
                 !known
             }
@@ -346,7 +351,7 @@ impl Tree {
                 fields.len() == 1
             }
             [middlewares, ..] if is(middlewares, "middlewares") => {
-                self.define(service, key);
+                self.define(service, key, revision);
                 false
             }
             _ => true,
@@ -388,7 +393,7 @@ impl Tree {
         for model::Entry {
             key,
             value,
-            revision: _,
+            revision,
         } in entries
         {
             routed = true;
@@ -401,7 +406,7 @@ impl Tree {
                     let service = service.strip_suffix("@etcd").unwrap_or(&service);
                     // Other providers' services are named with their `@`.
                     if !service.is_empty() && !service.contains(['@', '/']) {
-                        self.define(service, &key);
+                        self.define(service, &key, revision);
                     }
                 }
                 [_, field, ..] if is_one_of(field, &ROUTER) && is_readable(field, &value) => {}
@@ -432,11 +437,12 @@ impl Tree {
     }
 
     /// Notes that this key defines a service, unless that is of another type.
-    fn define(&mut self, service: &str, key: &str) {
+    fn define(&mut self, service: &str, key: &str, revision: u64) {
         let definition = &mut self.backend(service).definition;
         if *definition == Definition::Absent {
             *definition = Definition::Valid {
                 key: key.to_owned(),
+                revision,
             };
         }
     }

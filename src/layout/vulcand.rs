@@ -99,6 +99,10 @@ impl Layout for Vulcand {
         })
     }
 
+    fn range(&self, prefix: &str, backend: &str) -> String {
+        format!("{prefix}/backends/{backend}/")
+    }
+
     fn key(&self, prefix: &str, backend: &str, id: &str) -> String {
         format!("{prefix}/backends/{backend}/servers/{id}")
     }
@@ -164,7 +168,10 @@ impl Tree {
             match (rest, rest.strip_prefix("servers/")) {
                 ("backend", _) => {
                     let definition = match defines(&value) {
-                        Ok(()) => Definition::Valid { key: key.clone() },
+                        Ok(()) => Definition::Valid {
+                            key: key.clone(),
+                            revision,
+                        },
                         Err(why) => Definition::Broken {
                             key: key.clone(),
                             why,

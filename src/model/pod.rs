@@ -10,6 +10,10 @@ use smallvec::SmallVec;
 /// A pod, reduced to what decides whether and how it is published. Its texts may be borrowed from the
 /// page it came in: most pods are looked at once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of the pod that Kubernetes states by itself"
+)]
 pub struct Pod<'p> {
     /// Namespace, never empty.
     pub namespace: Cow<'p, str>,
@@ -29,6 +33,8 @@ pub struct Pod<'p> {
     pub host_network: bool,
     /// `status.podIPs` (else `status.podIP` alone), the primary one first.
     pub ips: SmallVec<[IpAddr; 1]>,
+    /// Whether one of those was written in a form that cannot be read (leading zeros, a zone).
+    pub unreadable_ip: bool,
     /// Declared container ports: those of the main containers, in order, then those of the sidecars
     /// (init containers with `restartPolicy: Always`).
     pub ports: Vec<ContainerPort<'p>>,
@@ -137,7 +143,7 @@ pub struct ContainerPort<'p> {
 }
 
 /// A pod's full name. Prints as `namespace/name`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodName {
     /// Its namespace.
     pub namespace: Rc<str>,

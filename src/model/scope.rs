@@ -16,12 +16,98 @@ pub fn check_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// A cluster: a fingerprint of how its API server is reached, with a name before it where one was given.
+/// Prints as `3f2a91c0` or `main@3f2a91c0`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// The name; empty if none was given.
+    pub name: String,
+    /// Eight hexadecimal digits, or `file` for pods from a file.
+    pub fingerprint: String,
+}
+
+impl Cluster {
+    /// Reads `main@3f2a91c0` and `main-3f2a91c0` (as ids of Traefik carry it); without a name it is all
+    /// fingerprint.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let (name, fingerprint) = text
+            .rsplit_once('@')
+            .or_else(|| text.rsplit_once('-'))
+            .unwrap_or(("", text));
+        Self {
+            name: name.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.name.is_empty() {
+            write!(f, "{}@", self.name)?;
+        }
+        f.write_str(&self.fingerprint)
+    }
+}
+
+/// What `--cluster` gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClusterName {
+    /// A name: the fingerprint is found out.
+    Name(String),
+    /// All of it, as entries carry it.
+    Whole(Cluster),
+}
+
+impl ClusterName {
+    /// Reads `main`, `main@3f2a91c0`, or `3f2a91c0` alone (a fingerprint).
+    ///
+    /// # Errors
+    /// A sentence for the usage message.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let is_fingerprint = |text: &str| {
+            let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+            text == "file" || text.len() == 8 && text.bytes().all(hex)
+        };
+        match text.split_once('@') {
+            Some((name, fingerprint)) if is_fingerprint(fingerprint) => {
+                check_name(name)?;
+                Ok(Self::Whole(Cluster::parse(text)))
+            }
+            Some(_) => Err(
+                "not a cluster such as `main@3f2a91c0`: a name, `@`, and the \
+                            fingerprint's 8 hexadecimal digits"
+                    .to_owned(),
+            ),
+            None if is_fingerprint(text) => Ok(Self::Whole(Cluster::parse(text))),
+            None => check_name(text).map(Self::Name),
+        }
+    }
+
+    /// The cluster, with the fingerprint that was found out where only a name was given.
+    #[must_use]
+    pub fn cluster(given: Option<&Self>, fingerprint: String) -> Cluster {
+        match given {
+            Some(Self::Whole(cluster)) => cluster.clone(),
+            Some(Self::Name(name)) => Cluster {
+                name: name.clone(),
+                fingerprint,
+            },
+            None => Cluster {
+                name: String::new(),
+                fingerprint,
+            },
+        }
+    }
+}
+
 /// From where a run looked: the cluster, then the selectors in canonical form. Prints as
-/// `3f2a91c0 app=web,tier!=x fields(spec.nodeName=a)`, without the parts that were not given.
+/// `main@3f2a91c0 app=web,tier!=x fields(spec.nodeName=a)`, without the parts that were not given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
-    /// The cluster's name.
-    pub cluster: String,
+    /// The cluster.
+    pub cluster: Cluster,
     /// The label selector, canonical; empty if there is none.
     pub labels: String,
     /// The field selector, canonical; empty if there is none.
@@ -32,9 +118,9 @@ impl Scope {
     /// Brings the selectors into canonical form: requirements in order, each once, without needless
     /// space, `==` as `=`, the values of a set in order.
     #[must_use]
-    pub fn new(cluster: impl Into<String>, labels: Option<&str>, fields: Option<&str>) -> Self {
+    pub fn new(cluster: Cluster, labels: Option<&str>, fields: Option<&str>) -> Self {
         Self {
-            cluster: cluster.into(),
+            cluster,
             labels: canonical_selector(labels.unwrap_or_default()),
             fields: canonical_selector(fields.unwrap_or_default()),
         }
@@ -49,7 +135,7 @@ impl Scope {
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.cluster)?;
+        self.cluster.fmt(f)?;
         if !self.labels.is_empty() {
             write!(f, " {}", self.labels)?;
         }
@@ -114,7 +200,7 @@ mod tests {
 
     #[test]
     fn scopes_have_one_spelling() {
-        let scope = |labels, fields| Scope::new("prod", labels, fields).to_string();
+        let scope = |labels, fields| Scope::new(Cluster::parse("prod"), labels, fields).to_string();
         assert_eq!(scope(None, None), "prod");
         assert_eq!(
             scope(Some("tier!=x, app == web"), None),
@@ -129,6 +215,29 @@ mod tests {
             "prod fields(spec.nodeName=a)"
         );
         assert_eq!(scope(Some("a,a"), Some("b=c")), "prod a fields(b=c)");
+    }
+
+    #[test]
+    fn a_cluster_is_a_fingerprint_with_a_name_or_without() {
+        let found = |given: &str| {
+            let given = ClusterName::parse(given).ok()?;
+            Some(ClusterName::cluster(Some(&given), "0badcafe".to_owned()).to_string())
+        };
+        let nameless = ClusterName::cluster(None, "0badcafe".to_owned());
+        assert_eq!(nameless.to_string(), "0badcafe");
+        for (given, whole) in [
+            ("main", Some("main@0badcafe")),
+            ("main@3f2a91c0", Some("main@3f2a91c0")),
+            ("3f2a91c0", Some("3f2a91c0")),
+            ("main@file", Some("main@file")),
+            ("main@3f2a", None),
+            ("@3f2a91c0", None),
+            ("Main", None),
+        ] {
+            assert_eq!(found(given).as_deref(), whole, "{given}");
+        }
+        let read = Cluster::parse("eu-1-3f2a91c0");
+        assert_eq!((&*read.name, &*read.fingerprint), ("eu-1", "3f2a91c0"));
     }
 
     #[test]

@@ -66,8 +66,21 @@ pub enum Expect {
 pub struct Transaction {
     /// All must hold, or nothing is written. No key occurs twice.
     pub guards: Vec<Guard>,
+    /// Key ranges in which nothing may have been written, or nothing is written. Stores without
+    /// [`Limits::ranges`] get none.
+    pub unchanged: Vec<Unchanged>,
     /// In the order in which the proxy shall see them. No key occurs twice.
     pub ops: Vec<Op>,
+}
+
+/// A range of keys in which nothing was written after a revision. Deletes do not count: etcd's comparison
+/// does not see them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unchanged {
+    /// The range, as a byte prefix of its keys.
+    pub prefix: String,
+    /// The store's revision: the listing's, or that of our own latest transaction in the range.
+    pub since: u64,
 }
 
 /// How large a transaction a store takes.
@@ -75,8 +88,10 @@ pub struct Transaction {
 pub struct Limits {
     /// Operations at most.
     pub operations: usize,
-    /// Guards at most.
+    /// Guards at most, ranges included.
     pub guards: usize,
+    /// Whether it compares ranges.
+    pub ranges: bool,
     /// Bytes of keys and values at most, guards included.
     pub bytes: usize,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How a server is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scheme {
     /// Plain HTTP.
     Http,
@@ -43,7 +43,7 @@ impl Scheme {
 }
 
 /// Where a URL points to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
     /// An address; IPv4 mapped into IPv6 counts as IPv4.
     Ip(IpAddr),
@@ -53,7 +53,7 @@ pub enum Host {
 
 /// A server's URL as far as a proxy tells servers apart: scheme, host and port. Prints as
 /// `http://10.200.1.2:8080`, IPv6 in brackets, addresses in canonical form.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerUrl {
     /// Its scheme.
     pub scheme: Scheme,

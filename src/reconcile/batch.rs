@@ -1,10 +1,17 @@
 //! Packs a plan's changes into transactions.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::model::{Expect, Guard, Limits, Op, Transaction};
-use crate::reconcile::plan::{Action, Change};
+use crate::layout::{Layout, Observed};
+use crate::model::{Expect, Guard, Limits, Op, Transaction, Unchanged};
+use crate::reconcile::hold::Rest;
+use crate::reconcile::plan::{Change, Plan, Write};
+
+/// Up to how many entries of a backend each transaction that touches it compares the backend's whole
+/// range. Beyond that only those do that take something away: the comparison costs etcd time for each
+/// key.
+const RANGE_COMPARED: usize = 1_000;
 
 /// A transaction and the changes it makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,9 +23,38 @@ pub struct Batch {
 }
 
 /// Packs changes in their order: a backend's go into one transaction where they fit, whole backends
-/// together. Each change is guarded by what was read of its key, each put by its backend's definition.
+/// together. Each change is guarded by what was read of its key and of the keys it rests on: its
+/// backend's definition, and the entry that stays in place of a lost one. Where the store compares ranges
+/// nothing else may have been written in the backend either.
 #[must_use]
-pub fn batches(changes: &[Change], limits: Limits) -> Vec<Batch> {
+pub fn batches(
+    plan: &Plan,
+    layout: &dyn Layout,
+    observed: &Observed,
+    limits: Limits,
+) -> Vec<Batch> {
+    let since = observed.revision.filter(|_| limits.ranges);
+    let ranges = |backend: &str| {
+        let since = since?;
+        let entries = observed.backends.get(backend);
+        Some(Ranged {
+            range: Unchanged {
+                prefix: layout.range(&plan.prefix, backend),
+                since,
+            },
+            always: entries.map_or(0, |found| found.servers.len()) <= RANGE_COMPARED,
+        })
+    };
+    pack(&plan.changes, limits, &ranges)
+}
+
+/// A backend's key range, and whether each transaction that touches the backend compares it.
+struct Ranged {
+    range: Unchanged,
+    always: bool,
+}
+
+fn pack(changes: &[Change], limits: Limits, ranges: &dyn Fn(&str) -> Option<Ranged>) -> Vec<Batch> {
     let mut packer = Packer {
         limits,
         full: Vec::new(),
@@ -28,26 +64,23 @@ pub fn batches(changes: &[Change], limits: Limits) -> Vec<Batch> {
     for group in changes.chunk_by(|a, b| a.backend == b.backend) {
         let range = start..start + group.len();
         start = range.end;
+        let ranged = ranges(&group[0].backend);
         let mut alone = Open::default();
         for change in group {
-            alone.add(change);
+            alone.add(change, ranged.as_ref());
         }
-        if packer.open.fits(&alone, limits) {
-            packer.open.append(alone, range);
-            continue;
+        if !packer.open.fits(&alone, limits) {
+            packer.close(range.start);
         }
-        packer.close(range.start);
         if packer.open.fits(&alone, limits) {
             packer.open.append(alone, range);
             continue;
         }
         for (index, change) in range.zip(group) {
             let mut next = Open::default();
-            next.add_after(change, &packer.open);
+            next.add(change, ranged.as_ref());
             if !packer.open.fits(&next, limits) {
                 packer.close(index);
-                next = Open::default();
-                next.add(change);
             }
             packer.open.append(next, index..index + 1);
         }
@@ -66,105 +99,120 @@ impl Packer {
     /// Finishes the open transaction; the next one begins with the change at `next`.
     fn close(&mut self, next: usize) {
         let Open {
-            transaction, start, ..
+            ops,
+            written,
+            rests,
+            ranges,
+            start,
+            ..
         } = std::mem::take(&mut self.open);
-        if !transaction.ops.is_empty() {
-            // A single change is not split.
-            debug_assert!(transaction.ops.len() <= self.limits.operations || next - start == 1);
-            self.full.push(Batch {
-                transaction,
-                changes: start..next,
-            });
+        if ops.is_empty() {
+            return;
         }
+        // A single change is not split.
+        debug_assert!(ops.len() <= self.limits.operations || next - start == 1);
+        let guard = |(key, expect): (&String, &Expect)| Guard {
+            key: key.clone(),
+            expect: *expect,
+        };
+        // What this very transaction writes is guarded by what was read of it.
+        let rests = rests.iter().filter(|(key, _)| !written.contains_key(*key));
+        let guards = rests.chain(&written).map(guard);
+        self.full.push(Batch {
+            transaction: Transaction {
+                guards: guards.collect(),
+                unchanged: ranges.into_values().collect(),
+                ops,
+            },
+            changes: start..next,
+        });
     }
 }
 
 #[derive(Default)]
 struct Open {
-    transaction: Transaction,
-    guarded: BTreeSet<String>,
+    ops: Vec<Op>,
+    /// The keys that are written, and what was read of them.
+    written: BTreeMap<String, Expect>,
+    /// The keys that changes rest on.
+    rests: BTreeMap<String, Expect>,
+    /// The ranges that are compared, by their prefix.
+    ranges: BTreeMap<String, Unchanged>,
     bytes: usize,
     start: usize,
 }
 
 impl Open {
-    fn add(&mut self, change: &Change) {
-        self.add_after(change, &Self::default());
-    }
-
-    /// Adds a change, without the guards that `before` has already.
-    fn add_after(&mut self, change: &Change, before: &Self) {
-        if let Some(definition) = &change.defined_by
-            && !before.guarded.contains(definition)
+    fn add(&mut self, change: &Change, ranged: Option<&Ranged>) {
+        let rests = change.permit().and_then(|permit| permit.rests_on());
+        for Rest { key, revision } in change.defined_by.iter().chain(rests) {
+            let expect = revision.map_or(Expect::Present, Expect::Revision);
+            if self.rests.insert(key.clone(), expect).is_none() {
+                self.bytes += key.len();
+            }
+        }
+        if let Some(Ranged { range, always }) = ranged
+            && (*always || change.permit().is_some())
+            && self
+                .ranges
+                .insert(range.prefix.clone(), range.clone())
+                .is_none()
         {
-            self.guard(definition, Expect::Present);
+            self.bytes += 2 * range.prefix.len();
         }
-        for (key, action) in change.writes() {
-            self.write(key, action);
+        for write in change.writes() {
+            self.write(write);
         }
     }
 
-    fn write(&mut self, key: &str, action: &Action) {
-        let owned = || key.to_owned();
-        let (expect, op) = match action {
-            Action::Create { after } => (
-                Expect::Absent,
-                Op::Put {
-                    key: owned(),
-                    value: after.clone(),
-                },
-            ),
-            Action::Update {
-                revision,
-                after,
-                before: _,
-            } => (
-                Expect::Revision(*revision),
-                Op::Put {
-                    key: owned(),
-                    value: after.clone(),
-                },
-            ),
-            Action::Delete {
-                revision,
-                before: _,
-            } => (Expect::Revision(*revision), Op::Delete { key: owned() }),
-        };
-        self.guard(key, expect);
-        self.bytes += match &op {
-            Op::Put { key, value } => key.len() + value.len(),
-            Op::Delete { key } => key.len(),
-        };
-        self.transaction.ops.push(op);
-    }
-
-    fn guard(&mut self, key: &str, expect: Expect) {
-        // A definition that this very transaction writes is guarded by its absence.
-        if self.guarded.insert(key.to_owned()) {
-            self.bytes += key.len();
-            self.transaction.guards.push(Guard {
-                key: key.to_owned(),
-                expect,
-            });
-        }
+    fn write(&mut self, Write { key, before, after }: Write) {
+        let expect = before.map_or(Expect::Absent, |(_, revision)| Expect::Revision(revision));
+        let key = key.to_owned();
+        self.bytes += 2 * key.len() + after.map_or(0, str::len);
+        self.written.insert(key.clone(), expect);
+        self.ops.push(match after {
+            Some(after) => Op::Put {
+                key,
+                value: after.to_owned(),
+            },
+            None => Op::Delete { key },
+        });
     }
 
     fn fits(&self, more: &Self, limits: Limits) -> bool {
         /// What a guard or an operation costs on the wire beside its key and value, at most.
         const FRAME: usize = 32;
-        let operations = self.transaction.ops.len() + more.transaction.ops.len();
-        let guards = self.transaction.guards.len() + more.transaction.guards.len();
+        let operations = self.ops.len() + more.ops.len();
+        let rests = more.rests.keys().filter(|key| {
+            !more.written.contains_key(*key)
+                && !self.rests.contains_key(*key)
+                && !self.written.contains_key(*key)
+        });
+        let ranges = more
+            .ranges
+            .keys()
+            .filter(|key| !self.ranges.contains_key(*key));
+        let guards = self.guards() + more.written.len() + rests.count() + ranges.count();
         let bytes = self.bytes + more.bytes + FRAME * (operations + guards);
         operations <= limits.operations && guards <= limits.guards && bytes <= limits.bytes
     }
 
+    fn guards(&self) -> usize {
+        let rests = self
+            .rests
+            .keys()
+            .filter(|key| !self.written.contains_key(*key));
+        self.written.len() + rests.count() + self.ranges.len()
+    }
+
     fn append(&mut self, mut more: Self, range: Range<usize>) {
-        if self.transaction.ops.is_empty() {
+        if self.ops.is_empty() {
             self.start = range.start;
         }
-        self.transaction.guards.append(&mut more.transaction.guards);
-        self.transaction.ops.append(&mut more.transaction.ops);
-        self.guarded.append(&mut more.guarded);
+        self.ops.append(&mut more.ops);
+        self.written.append(&mut more.written);
+        self.rests.append(&mut more.rests);
+        self.ranges.append(&mut more.ranges);
         self.bytes += more.bytes;
     }
 }
@@ -172,12 +220,13 @@ impl Open {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::plan::{Extra, Proof};
+    use crate::reconcile::plan::{Action, Extra, Reason};
 
     const ETCD: Limits = Limits {
         operations: 128,
         guards: 128,
         bytes: 1 << 20,
+        ranges: true,
     };
 
     fn create(backend: &str, server: usize) -> Change {
@@ -188,15 +237,18 @@ mod tests {
             pod: None,
             action: Action::Create {
                 after: "x".repeat(100),
+                reason: Reason::Ready,
             },
-            proof: Proof::Ready,
-            defined_by: Some(format!("/b/{backend}/backend")),
+            defined_by: Some(Rest {
+                key: format!("/b/{backend}/backend"),
+                revision: Some(1),
+            }),
             extra: Vec::new(),
         }
     }
 
     fn sizes(changes: &[Change], limits: Limits) -> Vec<(usize, usize)> {
-        let batches = batches(changes, limits);
+        let batches = pack(changes, limits, &|_| None);
         let covered = batches
             .iter()
             .flat_map(|batch| batch.changes.clone())
@@ -252,18 +304,17 @@ mod tests {
     fn all_keys_of_a_server_are_one_transaction() {
         let weight = |n| Extra {
             key: format!("/b/a/{n:04}/weight"),
-            action: Action::Create {
-                after: "3".to_owned(),
-            },
+            before: None,
+            after: Some("3".to_owned()),
         };
         let change = |n| Change {
             extra: vec![weight(n)],
             ..create("a", n)
         };
         let changes = (0..100).map(change).collect::<Vec<_>>();
-        let batches = batches(&changes, ETCD);
+        let batches = pack(&changes, ETCD, &|_| None);
         let sizes = batches.iter().map(|batch| {
-            let Transaction { guards, ops } = &batch.transaction;
+            let Transaction { guards, ops, .. } = &batch.transaction;
             (batch.changes.clone(), ops.len(), guards.len())
         });
         let sizes = sizes.collect::<Vec<_>>();
@@ -277,6 +328,7 @@ mod tests {
             operations: 1,
             guards: 2,
             bytes: 1 << 20,
+            ranges: true,
         };
         let changes = (0..3).map(|i| create("a", i)).collect::<Vec<_>>();
         assert_eq!(sizes(&changes, limits), [(1, 2), (1, 2), (1, 2)]);
@@ -290,7 +342,7 @@ mod tests {
             defined_by: None,
             ..create("a", 0)
         };
-        let batches = batches(&[define, create("a", 1)], ETCD);
+        let batches = pack(&[define, create("a", 1)], ETCD, &|_| None);
         assert_eq!(batches.len(), 1);
         let guards = batches[0].transaction.guards.iter();
         let guards = guards
@@ -299,8 +351,8 @@ mod tests {
         assert_eq!(
             guards,
             [
-                ("/b/a/backend", Expect::Absent),
-                ("/b/a/0001", Expect::Absent)
+                ("/b/a/0001", Expect::Absent),
+                ("/b/a/backend", Expect::Absent)
             ]
         );
     }

@@ -1,93 +1,167 @@
-//! The proof of each delete: what the lists say of the pod behind an entry that is not wanted.
+//! First step of a loss: what is known of the pod behind a URL that would leave its backend. Looks at
+//! pods, counts nothing.
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::layout::Entry;
 use crate::model::{PodName, ServerUrl};
-use crate::reconcile::evidence::{Evidence, Whereabouts};
-use crate::reconcile::map::State;
-use crate::reconcile::plan::{Proof, Rule};
+use crate::reconcile::evidence::{Absence, Evidence};
+use crate::reconcile::map::{SeenPod, SkipReason, State};
 
-/// What becomes of an entry of ours that is not wanted at its key.
-pub(super) enum Verdict {
-    Proved(Proof),
-    /// Not proved; goes only if few go this way.
-    Weak(Proof),
-    /// Not proved; goes only if few go this way, and a list without selectors would prove it.
-    Doubtful {
-        namespace: String,
-        refused: Option<String>,
-    },
-    NotReady,
-    Held(Rule, Proof),
+/// What is known of the pod behind a loss, with the evidence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Class {
+    /// It serves nobody any more: the URL goes.
+    Dead(Dead),
+    /// It is not Ready, or on its way out: the URL goes while the backend keeps a Ready server like it.
+    Leaving(Leaving),
+    /// It may serve: the URL goes only if as many servers like it remain.
+    Unproved(Unproved),
 }
 
-/// Judges one entry of ours that is not wanted at its key.
-pub(super) fn judge(
-    evidence: &Evidence,
-    stays: &BTreeMap<&ServerUrl, &str>,
+/// Why a pod serves nobody at its entry's URL any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dead {
+    /// It ended.
+    Completed,
+    /// It is being deleted and not Ready.
+    Terminating,
+    /// It is at this address now.
+    Moved(IpAddr),
+    /// It has no address now.
+    NoAddress,
+    /// Its address is this other live pod's, that has it to itself.
+    Reused(PodName),
+    /// It is absent from a list that is a witness.
+    Gone,
+}
+
+/// Why a pod will not serve for long, or does not right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// It is being deleted and still Ready.
+    Terminating,
+    /// It is at the entry's address and not Ready.
+    NotReady,
+}
+
+/// Why nothing proves that a pod does not serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unproved {
+    /// It is Ready and no longer maps to this backend: why, if a reason is known.
+    Unmapped(Option<SkipReason>),
+    /// It is Ready and maps to this URL now.
+    Changed(ServerUrl),
+    /// It is absent from a list with selectors, which may leave it out.
+    Unselected,
+    /// The list without selectors that could tell was refused: why.
+    Refused(String),
+    /// It is absent from a list that shows none of our pods and publishes none.
+    NoWitness,
+    /// Its address, or the entry's, cannot be read.
+    Unreadable,
+    /// The entry is adopted and its pod is not seen at its address: it may be another cluster's.
+    Adopted,
+}
+
+/// A classified loss.
+pub(super) struct Classified<'l> {
+    pub(super) class: Class,
+    /// The pod behind the entry, if a list shows it.
+    pub(super) pod: Option<&'l SeenPod>,
+}
+
+/// Classifies the loss of an entry's URL. `wanted` is the URL that the entry's pod wants in the same
+/// backend, if any; `witness` tells whether a list's silence counts. `None` if the pod is not looked at:
+/// the input does not claim to show it.
+pub(super) fn classify<'l>(
+    evidence: &Evidence<'l>,
+    witness: impl Fn(Absence) -> bool,
+    backend: &str,
     entry: &Entry,
     adopted: bool,
-) -> Verdict {
-    if let Some(id) = entry.url.as_ref().and_then(|url| stays.get(url)) {
-        return Verdict::Proved(Proof::Stays((*id).to_owned()));
-    }
-    let Some(mark) = &entry.mark else {
-        // Unmarked entries are adopted for a URL that is wanted here; it is not published yet.
-        return Verdict::Held(Rule::Adopted, Proof::Gone);
+) -> Option<Classified<'l>> {
+    let unproved = |unproved, pod| {
+        let class = Class::Unproved(unproved);
+        Some(Classified { class, pod })
     };
-    let ip = entry.url.as_ref().and_then(ServerUrl::ip);
-    let found = evidence.whereabouts(&mark.namespace, mark.pod.as_deref(), ip);
-    if let Whereabouts::There(pod) = found {
-        return match pod.state {
-            State::Terminating => Verdict::Proved(Proof::Terminating),
-            State::Completed => Verdict::Proved(Proof::Completed),
-            State::NoAddress => Verdict::Proved(Proof::NoAddress),
-            State::NotReady => Verdict::NotReady,
-            State::Live => Verdict::Weak(Proof::Unwanted(pod.skipped.first().cloned())),
-        };
+    let Some(mark) = &entry.mark else {
+        return unproved(Unproved::Adopted, None);
+    };
+    let address = entry.address();
+    let pod = evidence.pod(mark, address);
+    let is_there = |pod: &SeenPod| address.is_some_and(|(ip, _)| pod.is_at(ip));
+    if adopted && !pod.is_some_and(is_there) {
+        return unproved(Unproved::Adopted, None);
     }
-    if adopted {
-        return Verdict::Held(Rule::Adopted, Proof::Gone);
-    }
-    if let Some(ip) = ip {
-        let other = evidence.live_at(ip).find(|pod| {
-            // Where the entry names no pod, one of its namespace would have been found above.
-            mark.pod.as_deref() != Some(&*pod.name.name) || *pod.name.namespace != *mark.namespace
+    let dead = |dead| {
+        let class = Class::Dead(dead);
+        Some(Classified { class, pod })
+    };
+    let lives_there = |pod: &SeenPod| pod.state == State::Live && is_there(pod);
+    if let Some((ip, _)) = address
+        && !pod.is_some_and(lives_there)
+    {
+        let other = evidence.live_at(ip).find(|other| {
+            // Where the entry names no pod, one of its namespace is the one behind it.
+            let same_name = mark
+                .pod
+                .as_deref()
+                .is_none_or(|name| name == &*other.name.name);
+            !(same_name && *other.name.namespace == *mark.namespace)
         });
         if let Some(other) = other {
-            return Verdict::Proved(Proof::Reused(other.name.clone()));
+            return dead(Dead::Reused(other.name.clone()));
         }
     }
-    match found {
-        Whereabouts::There(_) => unreachable!("answered above"),
-        Whereabouts::Elsewhere(pod) => Verdict::Proved(match pod.state {
-            State::Terminating => Proof::Terminating,
-            State::Completed => Proof::Completed,
-            _ if entry.url.is_none() => Proof::NoUrl,
-            _ => pod
-                .ips
-                .first()
-                .map_or(Proof::NoAddress, |ip| Proof::Moved(*ip)),
-        }),
-        Whereabouts::Gone => Verdict::Proved(Proof::Gone),
-        Whereabouts::EmptyList => Verdict::Held(Rule::EmptyList, Proof::Gone),
-        Whereabouts::NotSelected => Verdict::Doubtful {
-            namespace: mark.namespace.to_string(),
-            refused: None,
-        },
-        Whereabouts::Refused(why) => Verdict::Doubtful {
-            namespace: mark.namespace.to_string(),
-            refused: Some(why.to_owned()),
-        },
+    let Some(pod) = pod else {
+        if mark.pod.is_none() && address.is_none() {
+            return unproved(Unproved::Unreadable, None);
+        }
+        let absence = evidence.absence(&mark.namespace);
+        if absence != Absence::NotShown && witness(absence) {
+            return dead(Dead::Gone);
+        }
+        let why = match absence {
+            Absence::NotShown => return None,
+            Absence::Unselected => Unproved::Unselected,
+            Absence::Refused(why) => Unproved::Refused(why.to_owned()),
+            Absence::SecondLook { .. } | Absence::List(_) => Unproved::NoWitness,
+        };
+        return unproved(why, None);
+    };
+    match pod.state {
+        State::Completed => return dead(Dead::Completed),
+        State::Dying => return dead(Dead::Terminating),
+        State::NoAddress => return dead(Dead::NoAddress),
+        State::Live | State::NotReady | State::Leaving | State::Unreadable => {}
     }
-}
-
-/// The pod an entry names.
-pub(super) fn entry_pod(entry: &Entry) -> Option<PodName> {
-    let mark = entry.mark.as_ref()?;
-    Some(PodName {
-        namespace: mark.namespace.clone(),
-        name: mark.pod.clone()?,
-    })
+    if !is_there(pod) {
+        return match pod.ips.first() {
+            Some(ip) if address.is_some() && !pod.unreadable_ip => dead(Dead::Moved(*ip)),
+            _ => unproved(Unproved::Unreadable, Some(pod)),
+        };
+    }
+    let leaving = |leaving| {
+        let class = Class::Leaving(leaving);
+        Some(Classified {
+            class,
+            pod: Some(pod),
+        })
+    };
+    match pod.state {
+        State::NotReady => leaving(Leaving::NotReady),
+        State::Leaving => leaving(Leaving::Terminating),
+        _ => {
+            let mut wants = pod.wants.iter();
+            let here = wants.find(|want| *want.backend == *backend);
+            unproved(
+                match here {
+                    Some(want) => Unproved::Changed(want.url.clone()),
+                    None => Unproved::Unmapped(pod.skipped.first().map(|s| s.reason.clone())),
+                },
+                Some(pod),
+            )
+        }
+    }
 }

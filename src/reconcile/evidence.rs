@@ -1,12 +1,13 @@
-//! What the pod lists prove: who stands where, and what a namespace's silence means.
+//! What the pod lists say: who is where, and what a pod's absence from them means.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
+use crate::model::Mark;
 use crate::reconcile::map::{SeenPod, State};
 
-/// One complete list of pods.
+/// One list of pods.
 #[derive(Debug, Clone, Default)]
 pub struct List {
     /// The namespaces it covers.
@@ -25,6 +26,8 @@ pub enum Coverage {
     Namespace(String),
     /// Those its pods are in (a file does not say more).
     Seen,
+    /// None as a whole: there may be more pods than it shows (one `Pod`, a kubelet's list).
+    Partial,
 }
 
 /// All that was listed for one decision.
@@ -48,9 +51,7 @@ impl Lists {
 /// An index over [`Lists`].
 pub(super) struct Evidence<'l> {
     lists: &'l Lists,
-    /// Whether a list without any pod is believed.
-    allow_empty: bool,
-    /// Made when first asked for: where nothing is to go, nothing is to be proved.
+    /// Made when first asked for: where nothing is lost, nothing is to be proved.
     index: OnceCell<Index<'l>>,
     /// Namespaces that occur in a list that covers just what it shows.
     seen: HashSet<&'l str>,
@@ -59,25 +60,26 @@ pub(super) struct Evidence<'l> {
 #[derive(Default)]
 struct Index<'l> {
     by_name: HashMap<(&'l str, &'l str), &'l SeenPod>,
-    /// Pods at an address that is theirs alone (not their node's), the completed ones left out.
+    /// The pods at an address, the completed ones left out.
     by_ip: HashMap<IpAddr, Vec<&'l SeenPod>>,
 }
 
-/// What the lists say of the pod behind an entry.
+/// What a pod's absence from the lists means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Whereabouts<'l> {
-    /// Listed, at the entry's address.
-    There(&'l SeenPod),
-    /// Listed, but elsewhere or nowhere.
-    Elsewhere(&'l SeenPod),
-    /// In none of the lists that must show it: it is gone.
-    Gone,
-    /// Not in the selected list; it might only be relabelled.
-    NotSelected,
-    /// Not in the selected list, and the list without selectors was refused.
+pub(super) enum Absence<'l> {
+    /// Nothing: the input does not claim to show all pods.
+    NotShown,
+    /// The selectors may leave it out: a list without them would tell.
+    Unselected,
+    /// The list without selectors was refused: why.
     Refused(&'l str),
-    /// The list that should show it came back without any pod.
-    EmptyList,
+    /// The list without selectors does not show it; whether that list shows any pod.
+    SecondLook {
+        /// It has pods.
+        any: bool,
+    },
+    /// The complete list of this index does not show it.
+    List(usize),
 }
 
 impl<'l> Index<'l> {
@@ -88,10 +90,8 @@ impl<'l> Index<'l> {
         }
         for pod in lists.again.values().flatten().flatten() {
             // What the first list showed stands: the plan's other half was made from it.
-            if !index
-                .by_name
-                .contains_key(&(&*pod.name.namespace, &*pod.name.name))
-            {
+            let name = (&*pod.name.namespace, &*pod.name.name);
+            if !index.by_name.contains_key(&name) {
                 index.add(pod);
             }
         }
@@ -110,13 +110,12 @@ impl<'l> Index<'l> {
 }
 
 impl<'l> Evidence<'l> {
-    pub(super) fn new(lists: &'l Lists, allow_empty: bool) -> Self {
+    pub(super) fn new(lists: &'l Lists) -> Self {
         let seen = lists.lists.iter();
         let seen = seen.filter(|list| list.coverage == Coverage::Seen);
         let seen = seen.flat_map(|list| &list.pods);
         Self {
             lists,
-            allow_empty,
             index: OnceCell::new(),
             seen: seen.map(|pod| &*pod.name.namespace).collect(),
         }
@@ -126,19 +125,27 @@ impl<'l> Evidence<'l> {
         self.index.get_or_init(|| Index::new(self.lists))
     }
 
-    /// Whether a list covers this namespace.
+    /// Whether a list covers this namespace, or is one that does not say what it covers.
     pub(super) fn covers(&self, namespace: &str) -> bool {
-        self.lists.lists.iter().any(|list| match &list.coverage {
-            Coverage::All => true,
-            Coverage::Namespace(name) => name == namespace,
-            Coverage::Seen => list.pods.is_empty() || self.seen.contains(namespace),
-        })
+        self.list_of(namespace).is_some()
     }
 
-    /// Live pods that have this address to themselves.
+    /// The list that would show a pod of this namespace.
+    fn list_of(&self, namespace: &str) -> Option<usize> {
+        self.lists
+            .lists
+            .iter()
+            .position(|list| match &list.coverage {
+                Coverage::All | Coverage::Partial => true,
+                Coverage::Namespace(name) => name == namespace,
+                Coverage::Seen => list.pods.is_empty() || self.seen.contains(namespace),
+            })
+    }
+
+    /// Live pods that have this address to themselves (not their node's).
     pub(super) fn live_at(&self, ip: IpAddr) -> impl Iterator<Item = &'l SeenPod> {
         self.at(ip)
-            .filter(|pod| pod.state == State::Live && !pod.host_network)
+            .filter(|pod| pod.state == State::Live && pod.host_ports.is_none())
     }
 
     fn at(&self, ip: IpAddr) -> impl Iterator<Item = &'l SeenPod> {
@@ -146,54 +153,47 @@ impl<'l> Evidence<'l> {
         by_ip.get(&ip.to_canonical()).into_iter().flatten().copied()
     }
 
-    /// Where the pod behind an entry is. Without a pod's name it is the one at the address, of that
-    /// namespace.
-    pub(super) fn whereabouts(
-        &self,
-        namespace: &str,
-        pod: Option<&str>,
-        ip: Option<IpAddr>,
-    ) -> Whereabouts<'l> {
-        match pod {
-            Some(name) => {
-                if let Some(pod) = self.index().by_name.get(&(namespace, name)) {
-                    let there = ip.is_some_and(|ip| {
-                        pod.ips
-                            .iter()
-                            .any(|own| own.to_canonical() == ip.to_canonical())
-                    });
-                    return if there {
-                        Whereabouts::There(pod)
-                    } else {
-                        Whereabouts::Elsewhere(pod)
-                    };
-                }
-            }
-            None => {
-                let own = |pod: &&SeenPod| *pod.name.namespace == *namespace;
-                if let Some(ip) = ip
-                    && let Some(pod) = self.at(ip).filter(own).min_by_key(|pod| pod.state)
-                {
-                    return Whereabouts::There(pod);
-                }
-            }
+    /// The listed pod behind an entry: by its name where the mark carries it; else the one of its
+    /// namespace at its address. Of the pods that share a node's address only those count that declare
+    /// the port.
+    pub(super) fn pod(&self, mark: &Mark, address: Option<(IpAddr, u16)>) -> Option<&'l SeenPod> {
+        if let Some(name) = mark.pod.as_deref() {
+            let name = (&*mark.namespace, name);
+            return self.index().by_name.get(&name).copied();
         }
-        let empty = self.lists.lists.iter().any(|list| {
-            list.pods.is_empty()
-                && match &list.coverage {
-                    Coverage::All | Coverage::Seen => true,
-                    Coverage::Namespace(name) => name == namespace,
-                }
+        let (ip, port) = address?;
+        let candidates = self.at(ip).filter(|pod| {
+            let declares = |ports: &[u16]| ports.contains(&port);
+            *pod.name.namespace == *mark.namespace && pod.host_ports.as_deref().is_none_or(declares)
         });
-        if empty && !self.allow_empty {
-            return Whereabouts::EmptyList;
+        candidates.min_by_key(|pod| pod.state)
+    }
+
+    /// What it means that no list shows a pod of this namespace. Namespaces that no list covers are
+    /// out of scope before anybody asks.
+    pub(super) fn absence(&self, namespace: &str) -> Absence<'l> {
+        let Some(list) = self.list_of(namespace) else {
+            return Absence::NotShown;
+        };
+        if self.lists.lists[list].coverage == Coverage::Partial {
+            return Absence::NotShown;
         }
         match self.lists.again.get(namespace) {
-            _ if !self.lists.selected => Whereabouts::Gone,
-            Some(Ok(pods)) if pods.is_empty() && !self.allow_empty => Whereabouts::EmptyList,
-            Some(Ok(_)) => Whereabouts::Gone,
-            Some(Err(why)) => Whereabouts::Refused(why),
-            None => Whereabouts::NotSelected,
+            _ if !self.lists.selected => Absence::List(list),
+            Some(Ok(pods)) => Absence::SecondLook {
+                any: !pods.is_empty(),
+            },
+            Some(Err(why)) => Absence::Refused(why),
+            None => Absence::Unselected,
         }
+    }
+
+    /// The index of the list that shows the pod behind an entry, at the entry's address.
+    pub(super) fn shown_in(&self, mark: &Mark, address: Option<(IpAddr, u16)>) -> Option<usize> {
+        let pod = self.pod(mark, address)?;
+        let (ip, _) = address?;
+        pod.is_at(ip)
+            .then(|| self.list_of(&mark.namespace))
+            .flatten()
     }
 }

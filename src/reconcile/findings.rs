@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::layout::{Definition, Fault, Layout, Observed, Undefined};
 use crate::model::{PodName, ServerUrl};
 use crate::reconcile::evidence::{Evidence, Lists};
-use crate::reconcile::plan::{Plan, Rules};
+use crate::reconcile::plan::Plan;
 
 /// One thing that hurts the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +77,6 @@ pub enum Finding {
 pub(super) fn find(
     observed: &Observed,
     lists: &Lists,
-    rules: &Rules,
     layout: &dyn Layout,
     plan: &Plan,
 ) -> Vec<Finding> {
@@ -143,7 +142,7 @@ pub(super) fn find(
         }));
     }
     found.extend(two_owners(observed));
-    found.extend(strangers(observed, lists, rules));
+    found.extend(strangers(observed, lists));
     found
 }
 
@@ -180,8 +179,8 @@ fn two_owners(observed: &Observed) -> Vec<Finding> {
         .collect()
 }
 
-fn strangers(observed: &Observed, lists: &Lists, rules: &Rules) -> Vec<Finding> {
-    let evidence = Evidence::new(lists, rules.allow_empty);
+fn strangers(observed: &Observed, lists: &Lists) -> Vec<Finding> {
+    let evidence = Evidence::new(lists);
     let mut found = Vec::new();
     for (id, backend) in &observed.backends {
         for entry in backend

@@ -17,6 +17,9 @@ use crate::reconcile::template::{Field, Template};
 /// be a key, and with `--create-backends` a backend.
 const BACKENDS: usize = 32;
 
+/// The annotations that are read, behind the prefix.
+const ANNOTATIONS: [&str; 4] = ["backend", "port", "scheme", "ignore"];
+
 /// How pods become servers: the flags. Annotations of a pod win over them.
 #[derive(Debug, Clone)]
 pub struct Mapping {
@@ -91,29 +94,61 @@ pub struct SeenPod {
     pub name: PodName,
     /// All its addresses.
     pub ips: SmallVec<[IpAddr; 1]>,
-    /// Whether those are its node's addresses.
-    pub host_network: bool,
+    /// Whether one of its addresses cannot be read.
+    pub unreadable_ip: bool,
+    /// For a pod on its node's network, whose addresses are its node's: the TCP ports it declares.
+    pub host_ports: Option<Box<[u16]>>,
     /// Whether it may get traffic.
     pub state: State,
     /// The servers it wants to be.
     pub wants: SmallVec<[Want; 1]>,
     /// Why it is left out, or one of the backends it names.
-    pub skipped: Vec<Reason>,
+    pub skipped: Vec<Skipped>,
 }
 
-/// Whether a pod may get traffic: the truth table.
+/// Why a pod is left out, or one of the backends it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Why.
+    pub reason: SkipReason,
+    /// The backend that a Ready pod names all the same, where its id is known.
+    pub backend: Option<BackendId>,
+}
+
+impl From<SkipReason> for Skipped {
+    fn from(reason: SkipReason) -> Self {
+        let backend = None;
+        Self { reason, backend }
+    }
+}
+
+impl SeenPod {
+    /// Whether this is one of its addresses.
+    #[must_use]
+    pub fn is_at(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.ips.iter().any(|own| own.to_canonical() == ip)
+    }
+}
+
+/// Whether a pod may get traffic: the truth table. In the order in which one of several pods at an
+/// address counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     /// It has an address and is Ready.
     Live,
     /// It has an address and is not Ready.
     NotReady,
+    /// It is being deleted and still Ready.
+    Leaving,
+    /// It is being deleted and not Ready.
+    Dying,
+    /// It has no address that can be read, and one that cannot.
+    Unreadable,
     /// It has no address.
     NoAddress,
     /// It ended: its address may be another pod's by now.
     Completed,
-    /// It is being deleted, Ready or not.
-    Terminating,
 }
 
 impl State {
@@ -121,14 +156,16 @@ impl State {
         // First of all: an address that is another pod's by now proves nothing, being deleted or not.
         if matches!(pod.phase, Phase::Failed | Phase::Succeeded) {
             Self::Completed
-        } else if pod.terminating {
-            Self::Terminating
-        } else if pod.ips.is_empty() {
-            Self::NoAddress
-        } else if pod.ready {
-            Self::Live
+        } else if pod.ips.is_empty() && pod.unreadable_ip {
+            Self::Unreadable
         } else {
-            Self::NotReady
+            match (pod.terminating, pod.ready) {
+                (true, true) => Self::Leaving,
+                (true, false) => Self::Dying,
+                _ if pod.ips.is_empty() => Self::NoAddress,
+                (false, true) => Self::Live,
+                (false, false) => Self::NotReady,
+            }
         }
     }
 }
@@ -146,11 +183,13 @@ pub struct Want {
 
 /// Why a pod is left out, or one of its servers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+pub enum SkipReason {
     /// Its condition `Ready` is not `True`.
     NotReady,
     /// It has no address.
     NoAddress,
+    /// It has no address that can be read.
+    UnreadableAddress,
     /// It ended.
     Completed,
     /// It is being deleted.
@@ -171,19 +210,46 @@ pub enum Reason {
     NoSuchAddress(&'static str),
     /// An annotation says what cannot be read: its name, and what is wrong.
     BadAnnotation(String, String),
+    /// An annotation under our prefix that nothing reads: its name. It leaves nothing out.
+    UnknownAnnotation(String),
     /// A template's field is empty: which id, and the field.
     EmptyField(&'static str, String),
     /// An id that would be none: which, its text, and what is wrong.
     BadId(&'static str, String, String),
 }
 
-impl Reason {
+impl SkipReason {
+    /// Whether the pod was meant to be published: somebody has to mend something.
+    #[must_use]
+    pub fn is_mistake(&self) -> bool {
+        match self {
+            Self::NotReady
+            | Self::NoAddress
+            | Self::Completed
+            | Self::Terminating
+            | Self::Ignored => false,
+            Self::UnreadableAddress
+            | Self::NoBackend
+            | Self::NoPort
+            | Self::SeveralPorts
+            | Self::NoSuchPort(_)
+            | Self::UndeclaredHostPort(_)
+            | Self::NoSuchAddress(_)
+            | Self::BadAnnotation(..)
+            | Self::UnknownAnnotation(_)
+            | Self::EmptyField(..)
+            | Self::BadId(..) => true,
+        }
+    }
+
     /// The kind of reason, in a word or three: what the loud last line counts.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NotReady => "not ready",
             Self::NoAddress => "without an address",
+            Self::UnreadableAddress => "with an unreadable address",
+            Self::UnknownAnnotation(_) => "with an unknown annotation",
             Self::Completed => "completed",
             Self::Terminating => "terminating",
             Self::Ignored => "ignored",
@@ -197,11 +263,15 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotReady => f.write_str("not ready"),
             Self::NoAddress => f.write_str("no address"),
+            Self::UnreadableAddress => f.write_str("its address cannot be read"),
+            Self::UnknownAnnotation(name) => {
+                write!(f, "annotation `{}`: not one that is read", short(name))
+            }
             Self::Completed => f.write_str("completed"),
             Self::Terminating => f.write_str("terminating"),
             Self::Ignored => f.write_str("ignored: its annotation says so"),
@@ -271,45 +341,63 @@ impl Mapping {
         let mut wants = SmallVec::new();
         let mut skipped = Vec::new();
         match state {
-            State::NotReady => skipped.push(Reason::NotReady),
-            State::NoAddress => skipped.push(Reason::NoAddress),
-            State::Completed => skipped.push(Reason::Completed),
-            State::Terminating => skipped.push(Reason::Terminating),
+            State::NotReady => skipped.push(SkipReason::NotReady.into()),
+            State::NoAddress => skipped.push(SkipReason::NoAddress.into()),
+            State::Unreadable => skipped.push(SkipReason::UnreadableAddress.into()),
+            State::Completed => skipped.push(SkipReason::Completed.into()),
+            State::Leaving | State::Dying => skipped.push(SkipReason::Terminating.into()),
             State::Live => self.wants(&pod, &mut wants, &mut skipped),
         }
+        let host_ports = pod.host_network.then(|| {
+            let tcp = pod.ports.iter().filter(|port| port.tcp);
+            tcp.map(|port| port.number).collect()
+        });
         SeenPod {
             name: PodName {
                 namespace: pod.namespace.as_ref().into(),
                 name: pod.name.as_ref().into(),
             },
             ips: pod.ips,
-            host_network: pod.host_network,
+            unreadable_ip: pod.unreadable_ip,
+            host_ports,
             state,
             wants,
             skipped,
         }
     }
 
-    fn wants(&self, pod: &Pod, wants: &mut SmallVec<[Want; 1]>, skipped: &mut Vec<Reason>) {
+    fn wants(&self, pod: &Pod, wants: &mut SmallVec<[Want; 1]>, skipped: &mut Vec<Skipped>) {
         let own = Own::new(&self.annotation_prefix, pod);
-        if own.get("ignore").is_some_and(|(_, value)| value == "true") {
-            skipped.push(Reason::Ignored);
-            return;
+        match own.get("ignore").map(|(key, value)| (key, ignores(value))) {
+            None | Some((_, Ok(false))) => {}
+            Some((_, Ok(true))) => return skipped.push(SkipReason::Ignored.into()),
+            Some((key, Err(why))) => {
+                return skipped.push(SkipReason::BadAnnotation(key, why).into());
+            }
+        }
+        for (name, _) in &own.texts {
+            if !ANNOTATIONS.contains(name) {
+                let name = format!("{}{name}", own.prefix);
+                skipped.push(SkipReason::UnknownAnnotation(name).into());
+            }
         }
         let names = match self.backend_names(pod, &own) {
             Ok(names) => names,
-            Err(reason) => return skipped.push(reason),
+            Err(reason) => return skipped.push(reason.into()),
         };
         for (name, port) in names {
             match self.want(pod, &own, name, port) {
                 Ok(want) => wants.push(want),
-                Err(reason) => skipped.push(reason),
+                Err(reason) => skipped.push(Skipped {
+                    reason,
+                    backend: self.backend_id(pod, name, None).ok(),
+                }),
             }
         }
     }
 
     /// The backends a pod names, each with its own port if it gives one there.
-    fn backend_names<'p>(&self, pod: &'p Pod<'_>, own: &Own<'p>) -> Result<Names<'p>, Reason> {
+    fn backend_names<'p>(&self, pod: &'p Pod<'_>, own: &Own<'p>) -> Result<Names<'p>, SkipReason> {
         let Some((key, value)) = own.get("backend") else {
             let label = self
                 .backend_labels
@@ -317,10 +405,10 @@ impl Mapping {
                 .find_map(|key| pod.labels.get(key));
             return match label {
                 Some(name) => Ok(smallvec![(name, None)]),
-                None => Err(Reason::NoBackend),
+                None => Err(SkipReason::NoBackend),
             };
         };
-        let bad = |why: String| Reason::BadAnnotation(key.clone(), why);
+        let bad = |why: String| SkipReason::BadAnnotation(key.clone(), why);
         if value.split(',').nth(BACKENDS).is_some() {
             return Err(bad(format!("it names more than {BACKENDS} backends")));
         }
@@ -347,64 +435,52 @@ impl Mapping {
         own: &Own,
         name: &str,
         port: Option<PortRef>,
-    ) -> Result<Want, Reason> {
+    ) -> Result<Want, SkipReason> {
         let port = self.port(pod, own, port)?;
         let scheme = match own.get("scheme") {
             None => self.scheme,
             Some((key, value)) => Scheme::parse(value).ok_or_else(|| {
-                Reason::BadAnnotation(key, format!("`{value}` is neither http nor https"))
+                SkipReason::BadAnnotation(key, format!("`{value}` is neither http nor https"))
             })?,
         };
         let ip = match self.ip_family {
             None => pod.ips.first(),
             Some(family) => pod.ips.iter().find(|ip| family.has(**ip)),
         };
-        let ip = ip.ok_or(Reason::NoSuchAddress(match self.ip_family {
+        let ip = ip.ok_or(SkipReason::NoSuchAddress(match self.ip_family {
             Some(IpFamily::Ipv6) => "IPv6",
             Some(IpFamily::Ipv4) | None => "IPv4",
         }))?;
-        let write = |field: &Field, out: &mut String| {
-            let text = match field {
-                Field::Namespace => &*pod.namespace,
-                Field::Name => name,
-                Field::Pod => &*pod.name,
-                Field::Label(key) => pod.labels.get(key).unwrap_or_default(),
-                Field::Annotation(key) => pod.annotations.get(key).unwrap_or_default(),
-                // Writing to a string cannot fail.
-                Field::Ip => return write!(out, "{ip}").unwrap_or_default(),
-                Field::Port => return write!(out, "{port}").unwrap_or_default(),
-            };
-            out.push_str(text);
-        };
-        let render = |what: &'static str, template: &Template| {
-            template
-                .render(write)
-                .map_err(|field| Reason::EmptyField(what, field.to_string()))
-        };
-        let bad = |what: &'static str, text: &str, why: &InvalidId| {
-            Reason::BadId(what, short(text).into(), why.to_string())
-        };
-        let backend = render("backend", &self.backend)?;
-        let server = render("server", &self.server_id)?;
+        let published = Some((*ip, port));
         Ok(Want {
-            backend: self
-                .layout
-                .backend_id(&backend)
-                .map_err(|why| bad("backend", &backend, &why))?,
-            server: self
-                .layout
-                .server_id(&server)
-                .map_err(|why| bad("server", &server, &why))?,
+            backend: self.backend_id(pod, name, published)?,
+            server: {
+                let text = render("server", &self.server_id, pod, name, published)?;
+                let id = self.layout.server_id(&text);
+                id.map_err(|why| bad_id("server", &text, &why))?
+            },
             url: ServerUrl::new(scheme, *ip, port),
         })
     }
 
+    /// The id of a backend that a pod names; `published` is its address and port, where they are known.
+    fn backend_id(
+        &self,
+        pod: &Pod,
+        name: &str,
+        published: Option<(IpAddr, u16)>,
+    ) -> Result<BackendId, SkipReason> {
+        let text = render("backend", &self.backend, pod, name, published)?;
+        let id = self.layout.backend_id(&text);
+        id.map_err(|why| bad_id("backend", &text, &why))
+    }
+
     /// The port beside the backend's name beats the annotation, which beats the flag.
-    fn port(&self, pod: &Pod, own: &Own, beside: Option<PortRef>) -> Result<u16, Reason> {
+    fn port(&self, pod: &Pod, own: &Own, beside: Option<PortRef>) -> Result<u16, SkipReason> {
         let named = match (beside, own.get("port")) {
             (Some(beside), _) => Some(beside),
             (None, Some((key, value))) => {
-                Some(PortRef::parse(value).map_err(|why| Reason::BadAnnotation(key, why))?)
+                Some(PortRef::parse(value).map_err(|why| SkipReason::BadAnnotation(key, why))?)
             }
             (None, None) => self.port.clone(),
         };
@@ -413,12 +489,12 @@ impl Mapping {
         match named {
             Some(PortRef::Name(name)) => match by_name(&name) {
                 Some(port) => Ok(port.number),
-                None => Err(Reason::NoSuchPort(name)),
+                None => Err(SkipReason::NoSuchPort(name)),
             },
             Some(PortRef::Number(number)) => {
                 // A node's other services must not be reachable through a pod's annotation.
                 if pod.host_network && !tcp().any(|port| port.number == number) {
-                    Err(Reason::UndeclaredHostPort(number))
+                    Err(SkipReason::UndeclaredHostPort(number))
                 } else {
                     Ok(number)
                 }
@@ -427,20 +503,71 @@ impl Mapping {
                 Some(port) => Ok(port.number),
                 None => only(tcp().filter(|port| !port.sidecar))
                     .or_else(|| only(tcp().filter(|port| port.sidecar)))
-                    .unwrap_or(Err(Reason::NoPort)),
+                    .unwrap_or(Err(SkipReason::NoPort)),
             },
         }
     }
 }
 
+/// Fills in the template of one kind of id.
+fn render(
+    kind: &'static str,
+    template: &Template,
+    pod: &Pod,
+    name: &str,
+    published: Option<(IpAddr, u16)>,
+) -> Result<String, SkipReason> {
+    let write = |field: &Field, out: &mut String| {
+        let text = match field {
+            Field::Namespace => &*pod.namespace,
+            Field::Name => name,
+            Field::Pod => &*pod.name,
+            Field::Label(key) => pod.labels.get(key).unwrap_or_default(),
+            Field::Annotation(key) => pod.annotations.get(key).unwrap_or_default(),
+            Field::Ip | Field::Port => {
+                // Writing to a string cannot fail.
+                let _ = match (field, published) {
+                    (Field::Ip, Some((ip, _))) => write!(out, "{ip}"),
+                    (_, Some((_, port))) => write!(out, "{port}"),
+                    (_, None) => Ok(()),
+                };
+                return;
+            }
+        };
+        out.push_str(text);
+    };
+    let rendered = template.render(write);
+    rendered.map_err(|field| SkipReason::EmptyField(kind, field.to_string()))
+}
+
+fn bad_id(kind: &'static str, text: &str, why: &InvalidId) -> SkipReason {
+    SkipReason::BadId(kind, short(text).into(), why.to_string())
+}
+
+/// Whether the annotation `ignore` takes a pod out. What it does not know leaves the pod out, too: who
+/// writes it wants that.
+fn ignores(text: &str) -> Result<bool, String> {
+    let text = text.trim();
+    let is_one_of = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    if is_one_of(&["true", "1", "yes", "on"]) {
+        Ok(true)
+    } else if is_one_of(&["false", "0", "no", "off", ""]) {
+        Ok(false)
+    } else {
+        Err(format!("`{text}` is neither true nor false"))
+    }
+}
+
 /// The only port there is; `None` where there is none at all.
-fn only<'p>(mut ports: impl Iterator<Item = &'p ContainerPort<'p>>) -> Option<Result<u16, Reason>> {
+fn only<'p>(
+    mut ports: impl Iterator<Item = &'p ContainerPort<'p>>,
+) -> Option<Result<u16, SkipReason>> {
     let first = ports.next()?.number;
     // The same number declared by two containers is one port: they share an address.
     Some(if ports.all(|port| port.number == first) {
         Ok(first)
     } else {
-        Err(Reason::SeveralPorts)
+        Err(SkipReason::SeveralPorts)
     })
 }
 
@@ -499,7 +626,10 @@ mod tests {
             .wants
             .iter()
             .map(|w| format!("{}/{}={}", w.backend, w.server, w.url));
-        let reasons = seen.skipped.iter().map(|reason| format!("({reason})"));
+        let reasons = seen
+            .skipped
+            .iter()
+            .map(|skipped| format!("({})", skipped.reason));
         wants.chain(reasons).collect::<Vec<_>>().join(" ")
     }
 
@@ -520,7 +650,17 @@ mod tests {
         };
         assert_eq!(state(|_| {}), State::Live);
         assert_eq!(state(|pod| pod.ready = false), State::NotReady);
-        assert_eq!(state(|pod| pod.terminating = true), State::Terminating);
+        assert_eq!(state(|pod| pod.terminating = true), State::Leaving);
+        let dying = |pod: &mut Pod| {
+            pod.terminating = true;
+            pod.ready = false;
+        };
+        assert_eq!(state(dying), State::Dying);
+        let unreadable = |pod: &mut Pod| {
+            pod.ips.clear();
+            pod.unreadable_ip = true;
+        };
+        assert_eq!(state(unreadable), State::Unreadable);
         assert_eq!(state(|pod| pod.ips.clear()), State::NoAddress);
         assert_eq!(state(|pod| pod.phase = Phase::Failed), State::Completed);
         assert_eq!(state(|pod| pod.phase = Phase::Succeeded), State::Completed);

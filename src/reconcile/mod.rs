@@ -1,9 +1,10 @@
 //! What should be, what is, and what to do about it. No network, no files, no clock.
 
 pub mod batch;
-mod classify;
+pub mod classify;
 pub mod evidence;
 pub mod findings;
+pub mod hold;
 pub mod map;
 pub mod plan;
 mod planner;

@@ -11,13 +11,15 @@
 //! | not ours | no | never touched |
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::iter;
-use std::net::IpAddr;
 
 use crate::layout::Undefined;
 use crate::model::{PodName, Scope, ServerUrl};
+use crate::reconcile::classify::Unproved;
 use crate::reconcile::findings::Finding;
-use crate::reconcile::map::Reason;
+use crate::reconcile::hold::{Grounds, Permit, Rest};
+use crate::reconcile::map::SkipReason;
 pub use crate::reconcile::planner::plan;
 
 /// What a run may do.
@@ -39,10 +41,12 @@ pub struct Rules {
     pub create_backends: bool,
     /// Delete what is not ready, even if nothing Ready is left.
     pub strict_ready: bool,
-    /// Believe a list without any pod.
+    /// Take any complete list as a witness.
     pub allow_empty: bool,
-    /// Lift every hold if at most so many servers go.
+    /// Release all holds if at most so many servers go.
     pub allow_deletes: Option<usize>,
+    /// Delete nothing if more servers than that would go.
+    pub max_deletes: Option<DeleteLimit>,
     /// Leave deletes out.
     pub upsert_only: bool,
 }
@@ -71,10 +75,14 @@ pub struct Plan {
     /// then puts, then deletes, so that a backend is never emptier than before and after (a proxy acts
     /// on each write as it comes).
     pub changes: Vec<Change>,
-    /// Changes that are not proved.
+    /// Changes that are held.
     pub held: Vec<Held>,
-    /// Servers kept though they are not ready, by backend: how many.
+    /// Servers kept though they are not ready, by backend.
     pub kept: Vec<Kept>,
+    /// Defined backends without any server that Ready pods name.
+    pub emptied: Vec<Emptied>,
+    /// What does not go because too much would.
+    pub over_budget: Option<OverBudget>,
     /// Whether servers are kept in every backend we serve.
     pub kept_everywhere: bool,
     /// Keys we want that somebody else has with another URL.
@@ -90,7 +98,7 @@ pub struct Plan {
     /// What hurts the proxy.
     pub findings: Vec<Finding>,
     /// Pods left out, or one of their servers, and why.
-    pub skipped: Vec<(PodName, Reason)>,
+    pub skipped: Vec<(PodName, SkipReason)>,
     /// Namespaces that must be listed without selectors before this plan is more than a draft.
     pub doubts: BTreeSet<String>,
     /// The numbers.
@@ -112,8 +120,10 @@ pub struct Counts {
     pub satisfied_unmarked: usize,
     /// The same: marked ones.
     pub satisfied_marked: usize,
-    /// Entries that are nobody's of ours.
+    /// Entries that are not ours.
     pub foreign: usize,
+    /// Entries of ours whose pods the input does not claim to show.
+    pub not_looked_at: usize,
     /// Deletes left out by `--policy upsert-only`.
     pub left_out: usize,
 }
@@ -131,10 +141,8 @@ pub struct Change {
     pub pod: Option<PodName>,
     /// What is done.
     pub action: Action,
-    /// Why it may be done.
-    pub proof: Proof,
-    /// For a put: the key that defines the backend, which must still be there.
-    pub defined_by: Option<String>,
+    /// For a put: the key that defines the backend, as it was read.
+    pub defined_by: Option<Rest>,
     /// Further keys of the server that change with it, in the same transaction.
     pub extra: Vec<Extra>,
 }
@@ -144,17 +152,21 @@ pub struct Change {
 pub struct Extra {
     /// The exact key.
     pub key: String,
-    /// What is done.
-    pub action: Action,
+    /// The value and revision that were read; `None` if the key is created.
+    pub before: Option<(Vec<u8>, u64)>,
+    /// The value it gets; `None` if it is deleted.
+    pub after: Option<String>,
 }
 
-impl Change {
-    /// All keys that change, in order, each with what is done to it.
-    pub fn writes(&self) -> impl Iterator<Item = (&str, &Action)> {
-        let extra = self.extra.iter();
-        iter::once((self.key.as_str(), &self.action))
-            .chain(extra.map(|Extra { key, action }| (key.as_str(), action)))
-    }
+/// What is done to one key of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Write<'c> {
+    /// The exact key.
+    pub key: &'c str,
+    /// The value and revision that were read; `None` if the key is created.
+    pub before: Option<(&'c [u8], u64)>,
+    /// The value it gets; `None` if it is deleted.
+    pub after: Option<&'c str>,
 }
 
 /// What is done to a key.
@@ -164,6 +176,8 @@ pub enum Action {
     Create {
         /// The value.
         after: String,
+        /// Why.
+        reason: Reason,
     },
     /// It is written over what was read.
     Update {
@@ -173,86 +187,145 @@ pub enum Action {
         revision: u64,
         /// The value.
         after: String,
+        /// Why.
+        reason: Reason,
+        /// Why the URL that was there may go; `None` if it stays.
+        permit: Option<Permit>,
     },
-    /// It is removed.
+    /// It is deleted.
     Delete {
         /// The value that was read.
         before: Vec<u8>,
         /// The revision that was read.
         revision: u64,
+        /// Why it may go.
+        permit: Permit,
     },
 }
 
-/// Why a change may be made.
+/// Why a put is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Proof {
+pub enum Reason {
     /// A pod wants the backend, and it is not defined.
     Define,
     /// The pod is Ready and wants to be here.
     Ready,
     /// The pod is Ready, and the entry is not as it should be: what differs.
     Differs(&'static str),
-    /// The entry is taken over.
+    /// The entry is taken over: what it was.
     Adopted(&'static str),
-    /// The pod is being deleted.
-    Terminating,
-    /// The pod ended.
-    Completed,
-    /// The pod is at another address now.
-    Moved(IpAddr),
-    /// The pod has no address now.
-    NoAddress,
-    /// The pod is not in a complete list.
-    Gone,
-    /// The pod is not in the selected list; few of its backend's servers go this way.
-    NotSelected,
-    /// The pod is Ready and does not want to be here: why, if a reason is known.
-    Unwanted(Option<Reason>),
-    /// The pod is not ready, and others of its backend are.
-    NotReady,
-    /// The URL stays in the backend under this id.
-    Stays(String),
-    /// The address is another pod's now.
-    Reused(PodName),
-    /// The entry has no valid URL: it serves nobody.
-    NoUrl,
-    /// It was held, and the hold is lifted.
-    Allowed(Rule),
 }
 
-/// Why a change is not made: the rule of what is held.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rule {
-    /// So many of a backend's so many owned servers would go, though their pods are alive, or are not
-    /// known to be gone.
-    Majority {
-        /// How many would go.
-        going: usize,
-        /// Of how many.
-        owned: usize,
-    },
-    /// As before, and the list without selectors that could tell was refused: why.
-    Unproved {
-        /// How many would go.
-        going: usize,
-        /// Of how many.
-        owned: usize,
-        /// What the API server said.
-        why: String,
-    },
-    /// The list that should show the pod came back without any pod.
-    EmptyList,
-    /// An adopted entry's pod is not seen here: that proves nothing.
-    Adopted,
-}
-
-/// A change that is not made for want of proof.
+/// A change that is not made: too little is known of the pod behind the URL that would go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    /// The change, with the proof it would have.
-    pub change: Change,
-    /// The rule that holds it.
-    pub rule: Rule,
+    /// The entry.
+    pub entry: Losing,
+    /// What is known of its pod.
+    pub evidence: Unproved,
+    /// How many servers of its kind would go.
+    pub lost: usize,
+    /// How many Ready ones like them would remain.
+    pub remain: usize,
+}
+
+/// An entry of ours that would lose its URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Losing {
+    /// The backend.
+    pub backend: String,
+    /// The server's id in it.
+    pub server: String,
+    /// The exact key.
+    pub key: String,
+    /// The pod's namespace, as its mark says; empty if it does not.
+    pub namespace: String,
+    /// The pod behind it, if it is known.
+    pub pod: Option<PodName>,
+    /// The pod that wants the id for another URL, if one does.
+    pub wanted_by: Option<PodName>,
+    /// The value that was read.
+    pub before: Vec<u8>,
+    /// The revision that was read.
+    pub revision: u64,
+    /// The value it would get; `None` if it would be deleted.
+    pub after: Option<String>,
+    /// For an update: the key that defines the backend, as it was read.
+    pub defined_by: Option<Rest>,
+    /// Further keys of the server, and what happens to them.
+    pub extra: Vec<Extra>,
+}
+
+impl Losing {
+    /// The change, now that there is a permit for it.
+    #[must_use]
+    pub(super) fn change(self, permit: Permit) -> Change {
+        let Self {
+            backend,
+            server,
+            key,
+            namespace: _,
+            pod,
+            wanted_by,
+            before,
+            revision,
+            after,
+            defined_by,
+            extra,
+        } = self;
+        let action = match after {
+            None => Action::Delete {
+                before,
+                revision,
+                permit,
+            },
+            Some(after) => Action::Update {
+                before,
+                revision,
+                after,
+                reason: Reason::Differs("its URL"),
+                permit: Some(permit),
+            },
+        };
+        Change {
+            backend,
+            server: Some(server),
+            key,
+            pod: wanted_by.or(pod),
+            action,
+            defined_by,
+            extra,
+        }
+    }
+
+    /// The entry of a change by which a URL goes; `None` for other changes.
+    pub(super) fn of(change: Change) -> Option<Self> {
+        let (before, revision, after) = match change.action {
+            Action::Create { .. } => return None,
+            Action::Update {
+                before,
+                revision,
+                after,
+                ..
+            } => (before, revision, Some(after)),
+            Action::Delete {
+                before, revision, ..
+            } => (before, revision, None),
+        };
+        Some(Self {
+            backend: change.backend,
+            server: change.server?,
+            key: change.key,
+            namespace: String::new(),
+            pod: change.pod,
+            wanted_by: None,
+            before,
+            revision,
+            after,
+            defined_by: change.defined_by,
+            extra: change.extra,
+        })
+    }
 }
 
 /// Servers kept in a backend that has no Ready one.
@@ -260,8 +333,74 @@ pub struct Held {
 pub struct Kept {
     /// The backend.
     pub backend: String,
-    /// The servers' ids, keys and pods.
-    pub servers: Vec<(String, String, Option<PodName>)>,
+    /// The servers.
+    pub servers: Vec<Losing>,
+}
+
+/// A defined backend that has no server after the run, though Ready pods name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Emptied {
+    /// The backend.
+    pub backend: String,
+    /// The pods that name it, and why each is left out.
+    pub pods: Vec<(PodName, SkipReason)>,
+}
+
+/// More servers would go than `--max-deletes` allows: none goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverBudget {
+    /// How many would go.
+    pub lost: usize,
+    /// How many servers are, or will be, ours.
+    pub owned: usize,
+    /// The limit.
+    pub limit: DeleteLimit,
+    /// What does not go.
+    pub entries: Vec<Losing>,
+}
+
+/// How many servers may go in one run: `--max-deletes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteLimit {
+    /// So many.
+    Servers(usize),
+    /// So many of a hundred of what we own.
+    Percent(u8),
+}
+
+impl DeleteLimit {
+    /// Reads `20` or `10%`.
+    ///
+    /// # Errors
+    /// A sentence for the usage message.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let bad = || "not a number of servers such as `20`, or a share such as `10%`".to_owned();
+        match text.strip_suffix('%') {
+            Some(percent) => match percent.parse() {
+                Ok(percent) if percent <= 100 => Ok(Self::Percent(percent)),
+                _ => Err(bad()),
+            },
+            None => text.parse().map(Self::Servers).map_err(|_| bad()),
+        }
+    }
+
+    /// Whether losing so many of so many owned servers is more than it allows.
+    #[must_use]
+    pub fn is_exceeded(self, lost: usize, owned: usize) -> bool {
+        match self {
+            Self::Servers(most) => lost > most,
+            Self::Percent(most) => lost.saturating_mul(100) > owned.saturating_mul(most.into()),
+        }
+    }
+}
+
+impl fmt::Display for DeleteLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Servers(most) => write!(f, "{most}"),
+            Self::Percent(most) => write!(f, "{most}%"),
+        }
+    }
 }
 
 /// A key that is wanted and taken.
@@ -303,8 +442,19 @@ pub struct OutOfScope {
     pub scope: String,
     /// The entry's pod, if it says.
     pub pod: Option<PodName>,
-    /// Whether the scope is ours, and only the pod's namespace was not listed.
-    pub namespace: bool,
+    /// What of it is not ours.
+    pub differs: ScopeDiffers,
+}
+
+/// What of an entry's scope is not this run's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ScopeDiffers {
+    /// The cluster: its backend is frozen.
+    Cluster,
+    /// The selectors.
+    Selectors,
+    /// Nothing but the pod's namespace, which was not listed.
+    Namespace,
 }
 
 /// A backend that gets nothing from us, and loses nothing.
@@ -341,6 +491,8 @@ pub enum Freeze {
     Bleeds(String),
     /// These owners have servers in it.
     Owners(BTreeSet<String>),
+    /// Another cluster's pods have servers of our owner in it: the scopes.
+    Clusters(BTreeSet<String>),
 }
 
 /// The store defines no backend at all, and none is to be created.
@@ -369,6 +521,8 @@ impl Plan {
             |frozen: &Frozen| frozen.ours > 0 || matches!(frozen.why, Freeze::Bleeds(_));
         !self.held.is_empty()
             || self.kept_everywhere
+            || !self.emptied.is_empty()
+            || self.over_budget.is_some()
             || !self.conflicts.is_empty()
             || !self.duplicates.is_empty()
             || !self.out_of_scope.is_empty()
@@ -376,12 +530,55 @@ impl Plan {
             || self.undefined.iter().any(undefined)
     }
 
-    /// How many servers the plan takes out of rotation.
+    /// How many servers the plan takes out of rotation: URLs that leave their backend.
     #[must_use]
-    pub fn deletes(&self) -> usize {
-        self.changes
-            .iter()
-            .filter(|change| matches!(change.action, Action::Delete { .. }))
-            .count()
+    pub fn lost(&self) -> usize {
+        self.changes.iter().filter(|change| change.loses()).count()
+    }
+}
+
+impl Change {
+    /// All keys that change, in order.
+    pub fn writes(&self) -> impl Iterator<Item = Write<'_>> {
+        let (before, after) = match &self.action {
+            Action::Create { after, .. } => (None, Some(after)),
+            Action::Update {
+                before,
+                revision,
+                after,
+                ..
+            } => (Some((before, revision)), Some(after)),
+            Action::Delete {
+                before, revision, ..
+            } => (Some((before, revision)), None),
+        };
+        let first = Write {
+            key: &self.key,
+            before: before.map(|(before, revision)| (before.as_slice(), *revision)),
+            after: after.map(String::as_str),
+        };
+        let extra = self.extra.iter().map(|extra| Write {
+            key: &extra.key,
+            before: extra.before.as_ref().map(|(b, r)| (b.as_slice(), *r)),
+            after: extra.after.as_deref(),
+        });
+        iter::once(first).chain(extra)
+    }
+
+    /// Whether a URL leaves its backend by it.
+    #[must_use]
+    pub fn loses(&self) -> bool {
+        let grounds = self.permit().map(Permit::grounds);
+        grounds.is_some_and(|grounds| !matches!(grounds, Grounds::Stays(_) | Grounds::NoUrl))
+    }
+
+    /// Why the URL that was there may go, if it does.
+    #[must_use]
+    pub fn permit(&self) -> Option<&Permit> {
+        match &self.action {
+            Action::Create { .. } => None,
+            Action::Update { permit, .. } => permit.as_ref(),
+            Action::Delete { permit, .. } => Some(permit),
+        }
     }
 }

@@ -1,18 +1,21 @@
 //! The planner: goes through the backends one by one, and through the servers of each.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter;
+use std::mem;
 use std::rc::Rc;
 
-use crate::layout::{Backend, Definition, Entry, Layout, Observed, Other};
-use crate::model::{Mark, PodName, ServerUrl};
-use crate::reconcile::classify::{Verdict, entry_pod, judge};
-use crate::reconcile::evidence::{Evidence, Lists};
+use crate::layout::{Definition, Entry, Layout, Observed, Other};
+use crate::model::{Cluster, Mark, PodName, ServerUrl};
+use crate::reconcile::classify::{Class, Classified, Unproved, classify};
+use crate::reconcile::evidence::{Absence, Evidence, Lists};
 use crate::reconcile::findings;
+use crate::reconcile::hold::{self, Kind, Loss, Permit, Rest, Server, Verdict};
+use crate::reconcile::map::State;
 use crate::reconcile::plan::{
-    Action, Change, Conflict, Duplicate, Extra, Freeze, Frozen, Held, Kept, NoBackends, OutOfScope,
-    Plan, Proof, Rule, Rules,
+    Action, Change, Conflict, Duplicate, Emptied, Extra, Freeze, Frozen, Held, Kept, Losing,
+    NoBackends, OutOfScope, OverBudget, Plan, Reason, Rules, ScopeDiffers,
 };
 
 /// Decides. `observed` was listed before `lists`: otherwise what another run has just registered would
@@ -29,35 +32,33 @@ pub fn plan(
     let scope = layout.scope(&rules.scope);
     let mut planner = Planner {
         observed,
-        evidence: Evidence::new(lists, rules.allow_empty),
+        lists,
+        evidence: Evidence::new(lists),
+        witnesses: OnceCell::new(),
         rules,
         layout,
         owner: rules.owner.as_str().into(),
         scope: scope.as_str().into(),
+        doors: Vec::new(),
         plan: Plan {
             prefix: observed.prefix.clone(),
-            scope: scope.clone(),
+            scope,
             revision: observed.revision,
             ..Plan::default()
         },
         backends_served: 0,
-        backends_kept: 0,
+        backends_unready: 0,
     };
+    planner.doors = planner.find_doors();
     let desired = planner.desired(lists);
-    let defined = |backend: &Backend| matches!(backend.definition, Definition::Valid { .. });
-    let own_somewhere = || {
-        let entries = observed
-            .backends
-            .values()
-            .flat_map(|backend| backend.servers.values());
-        entries
-            .flat_map(|entry| &entry.mark)
-            .any(|mark| *mark.owner == *rules.owner)
+    let owned = |entry: &Entry| {
+        let mark = entry.mark.as_ref();
+        mark.is_some_and(|mark| *mark.owner == *rules.owner)
     };
+    let mut backends = observed.backends.values();
     if let Some(example) = desired.keys().next()
         && !rules.create_backends
-        && !observed.backends.values().any(defined)
-        && !own_somewhere()
+        && !backends.any(|b| is_valid(&b.definition) || b.servers.values().any(owned))
     {
         return Err(NoBackends {
             prefix: observed.prefix.clone(),
@@ -65,18 +66,37 @@ pub fn plan(
             example: (*example).to_owned(),
         });
     }
-    let ids = observed
-        .backends
-        .keys()
-        .map(String::as_str)
-        .chain(desired.keys().copied());
+    let missed = missed(lists);
+    let ids = observed.backends.keys().map(String::as_str);
+    let ids = ids.chain(desired.keys().copied());
     let ids = ids.collect::<BTreeSet<_>>();
     for id in &ids {
-        planner.backend(id, desired.get(id).map_or(&[], Vec::as_slice), &ids);
+        let wanted = desired.get(id).map_or(&[][..], Vec::as_slice);
+        planner.backend(
+            id,
+            wanted,
+            &ids,
+            missed.get(id).copied().unwrap_or_default(),
+        );
     }
     let mut plan = planner.finish();
-    plan.findings = findings::find(observed, lists, rules, layout, &plan);
+    plan.findings = findings::find(observed, lists, layout, &plan);
     Ok(plan)
+}
+
+fn is_valid(definition: &Definition) -> bool {
+    matches!(definition, Definition::Valid { .. })
+}
+
+/// How many Ready pods name a backend and are left out by mistake.
+fn missed(lists: &Lists) -> BTreeMap<&str, usize> {
+    let mut missed = BTreeMap::new();
+    for skipped in lists.pods().flat_map(|pod| &pod.skipped) {
+        if let Some(backend) = &skipped.backend {
+            *missed.entry(&**backend).or_default() += 1;
+        }
+    }
+    missed
 }
 
 /// A server that a pod wants to be, and the id that it would have in its backend.
@@ -90,21 +110,22 @@ struct Wanted<'l> {
 struct Found<'o> {
     id: &'o str,
     entry: &'o Entry,
-    whose: Whose<'o>,
+    ownership: Ownership<'o>,
 }
 
-/// Whose an entry is.
+/// Whether an entry is ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose<'o> {
+enum Ownership<'o> {
     Ours,
+    /// Ours for this run: what it was.
     Adopted(&'static str),
-    /// Our owner's, from elsewhere; whether only its namespace was not listed.
-    OutOfScope(bool),
+    /// Our owner's, from elsewhere.
+    OutOfScope(ScopeDiffers),
     Other(&'o str),
     Unmarked,
 }
 
-impl Whose<'_> {
+impl Ownership<'_> {
     fn is_ours(self) -> bool {
         matches!(self, Self::Ours | Self::Adopted(_))
     }
@@ -112,31 +133,113 @@ impl Whose<'_> {
 
 struct Planner<'a> {
     observed: &'a Observed,
+    lists: &'a Lists,
     evidence: Evidence<'a>,
+    /// For each list whether a pod's absence from it counts; made when first asked for.
+    witnesses: OnceCell<Vec<bool>>,
     rules: &'a Rules,
     layout: &'a dyn Layout,
     /// The rules' owner, and the scope as entries carry it.
     owner: Rc<str>,
     scope: Rc<str>,
+    /// Scopes of the same cluster, reached through another door.
+    doors: Vec<Rc<str>>,
     plan: Plan,
     backends_served: usize,
-    backends_kept: usize,
+    backends_unready: usize,
+}
+
+/// A scope as an entry carries it: its cluster, and the selectors behind it.
+fn split_scope(scope: &str) -> (Cluster, &str) {
+    let (cluster, selectors) = scope.split_once(' ').unwrap_or((scope, ""));
+    (Cluster::parse(cluster), selectors)
 }
 
 impl<'a> Planner<'a> {
-    /// Gathers what the pods want, per backend in order of the ids there, and settles who gets a key that
+    /// Finds the scopes that differ from ours in the fingerprint alone, and of whose entries at least half
+    /// have their pod in the lists at their address: the same cluster, reached through another door or
+    /// with a renewed CA.
+    fn find_doors(&self) -> Vec<Rc<str>> {
+        let (ours, selectors) = split_scope(&self.scope);
+        if ours.name.is_empty() {
+            return Vec::new();
+        }
+        let mut doors = BTreeMap::<&Rc<str>, (usize, usize)>::new();
+        for entry in self.entries() {
+            if let Some(mark) = &entry.mark
+                && mark.owner == self.owner
+                && mark.scope != self.scope
+            {
+                let (seen, all) = doors.entry(&mark.scope).or_default();
+                *all += 1;
+                *seen += usize::from(self.evidence.shown_in(mark, entry.address()).is_some());
+            }
+        }
+        let same = |(scope, (seen, all)): (&Rc<str>, (usize, usize))| {
+            let (theirs, their_selectors) = split_scope(scope);
+            let same = theirs.name == ours.name && their_selectors == selectors;
+            (same && 2 * seen >= all).then(|| Rc::clone(scope))
+        };
+        doors.into_iter().filter_map(same).collect()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &'a Entry> {
+        let backends = self.observed.backends.values();
+        backends.flat_map(|backend| backend.servers.values())
+    }
+
+    /// Whether absence proves something: the list publishes a server into a defined backend, or shows a
+    /// pod of our entries at its address; or it is the second look.
+    fn is_witness(&self, absence: Absence) -> bool {
+        match absence {
+            Absence::NotShown | Absence::Unselected | Absence::Refused(_) => false,
+            Absence::SecondLook { any } => any || self.rules.allow_empty,
+            Absence::List(_) if self.rules.allow_empty => true,
+            Absence::List(list) => self.witnesses.get_or_init(|| self.find_witnesses())[list],
+        }
+    }
+
+    fn find_witnesses(&self) -> Vec<bool> {
+        let publishes = |backend: &str| match self.observed.backends.get(backend) {
+            Some(found) => match found.definition {
+                Definition::Valid { .. } => true,
+                Definition::Absent => self.rules.create_backends,
+                Definition::Broken { .. } | Definition::OtherType { .. } => false,
+            },
+            None => self.rules.create_backends,
+        };
+        let lists = self.lists.lists.iter();
+        let mut witnesses = lists
+            .map(|list| {
+                let mut wants = list.pods.iter().flat_map(|pod| &pod.wants);
+                wants.any(|want| publishes(&want.backend))
+            })
+            .collect::<Vec<_>>();
+        for entry in self.entries() {
+            if let Some(mark) = &entry.mark
+                && self.ownership(entry, &BTreeSet::new()) == Ownership::Ours
+                && let Some(list) = self.evidence.shown_in(mark, entry.address())
+            {
+                witnesses[list] = true;
+            }
+        }
+        witnesses
+    }
+
+    /// Gathers what the pods want, per backend in order of the ids there, and resolves who gets a key that
     /// several want.
     fn desired(&mut self, lists: &'a Lists) -> BTreeMap<&'a str, Vec<Wanted<'a>>> {
         let mut desired = BTreeMap::<&str, Vec<Wanted>>::new();
         for pod in lists.pods() {
             self.plan.counts.pods += 1;
             self.plan.counts.published += usize::from(!pod.wants.is_empty());
-            for reason in &pod.skipped {
-                self.plan.skipped.push((pod.name.clone(), reason.clone()));
+            for skipped in &pod.skipped {
+                let reason = skipped.reason.clone();
+                self.plan.skipped.push((pod.name.clone(), reason));
             }
             for want in &pod.wants {
                 desired.entry(&*want.backend).or_default().push(Wanted {
-                    id: self.layout.id(&want.server, &self.mark(&pod.name)),
+                    id: self.id(&want.backend, &want.server, &pod.name),
                     pod: &pod.name,
                     url: &want.url,
                 });
@@ -146,24 +249,36 @@ impl<'a> Planner<'a> {
         for (backend, wanted) in &mut desired {
             wanted.sort_by(|a, b| a.id.cmp(&b.id));
             if wanted.windows(2).any(|pair| pair[0].id == pair[1].id) {
-                self.settle_duplicates(backend, wanted);
+                self.resolve_duplicates(backend, wanted);
             }
         }
         desired
     }
 
-    /// Settles which of several pods gets a key that they all want. Those that wanted another URL there
+    /// The id of a server. One that is there through another door keeps its spelling.
+    fn id(&self, backend: &str, server: &'a str, pod: &PodName) -> Cow<'a, str> {
+        let there = self.observed.backends.get(backend);
+        let doors = self.doors.iter().map(|door| {
+            let mark = self.mark_of(Rc::clone(door), pod);
+            self.layout.id(server, &mark)
+        });
+        let mut doors = doors.filter(|id| there.is_some_and(|b| b.servers.contains_key(&**id)));
+        doors
+            .next()
+            .unwrap_or_else(|| self.layout.id(server, &self.mark(pod)))
+    }
+
+    /// Resolves which of several pods gets a key that they all want. Those that wanted another URL there
     /// are duplicates.
-    fn settle_duplicates(&mut self, backend: &str, all: &mut Vec<Wanted<'a>>) {
+    fn resolve_duplicates(&mut self, backend: &str, all: &mut Vec<Wanted<'a>>) {
         let there = self.observed.backends.get(backend);
         all.sort_by_cached_key(|wanted| {
             let there = there.and_then(|found| found.servers.get(&*wanted.id));
             // The one already in the store keeps it; false sorts before true.
             let same_url = there.is_some_and(|entry| entry.url.as_ref() == Some(wanted.url));
-            let mark = self.mark(wanted.pod);
-            let same_mark = there.is_some_and(|entry| entry.mark.as_ref() == Some(&mark));
+            let same_pod = there.is_some_and(|entry| self.is_for(entry, wanted.pod));
             let id = wanted.id.clone();
-            (id, !same_url, !same_mark, wanted.pod, wanted.url.port)
+            (id, !same_url, !same_pod, wanted.pod, wanted.url.port)
         });
         let mut duplicates = Vec::new();
         all.dedup_by(|loser, winner| {
@@ -183,133 +298,164 @@ impl<'a> Planner<'a> {
 
     /// The mark that an entry of ours carries for this pod.
     fn mark(&self, pod: &PodName) -> Mark {
-        let (owner, scope) = (Rc::clone(&self.owner), Rc::clone(&self.scope));
-        self.layout.mark(owner, scope, pod)
+        self.mark_of(Rc::clone(&self.scope), pod)
     }
 
-    fn whose<'o>(&self, entry: &'o Entry, wanted_urls: &BTreeSet<&ServerUrl>) -> Whose<'o> {
+    fn mark_of(&self, scope: Rc<str>, pod: &PodName) -> Mark {
+        self.layout.mark(Rc::clone(&self.owner), scope, pod)
+    }
+
+    /// Whether an entry's mark names this pod, as far as the layout carries it.
+    fn is_for(&self, entry: &Entry, pod: &PodName) -> bool {
+        let mark = entry.mark.as_ref();
+        mark.is_some_and(|mark| {
+            let Mark { owner, scope, .. } = mark;
+            self.layout.mark(Rc::clone(owner), Rc::clone(scope), pod) == *mark
+        })
+    }
+
+    fn ownership<'o>(&self, entry: &'o Entry, wanted_urls: &BTreeSet<&ServerUrl>) -> Ownership<'o> {
         let Some(mark) = &entry.mark else {
-            let wanted = entry
-                .url
-                .as_ref()
-                .is_some_and(|url| wanted_urls.contains(url));
+            let url = entry.url.as_ref();
+            let wanted = url.is_some_and(|url| wanted_urls.contains(url));
             return if self.rules.adopt.unmarked && wanted {
-                Whose::Adopted("it had no mark")
+                Ownership::Adopted("it was unmarked")
             } else {
-                Whose::Unmarked
+                Ownership::Unmarked
             };
         };
-        let same_scope = mark.scope == self.scope;
-        if mark.owner == self.owner {
-            if same_scope && !mark.namespace.is_empty() && self.evidence.covers(&mark.namespace) {
-                Whose::Ours
-            } else if self.rules.adopt.scope {
-                Whose::Adopted("it was of another scope")
+        let same_scope = mark.scope == self.scope || self.doors.contains(&mark.scope);
+        if mark.owner != self.owner {
+            return if same_scope && self.rules.adopt.owners.contains(&*mark.owner) {
+                Ownership::Adopted("it was another owner's")
             } else {
-                Whose::OutOfScope(same_scope)
-            }
-        } else if same_scope && self.rules.adopt.owners.contains(&*mark.owner) {
-            Whose::Adopted("it was another owner's")
+                Ownership::Other(&mark.owner)
+            };
+        }
+        let covered = !mark.namespace.is_empty() && self.evidence.covers(&mark.namespace);
+        if same_scope && covered {
+            Ownership::Ours
+        } else if self.rules.adopt.scope {
+            Ownership::Adopted("it was of another scope")
+        } else if same_scope {
+            Ownership::OutOfScope(ScopeDiffers::Namespace)
         } else {
-            Whose::Other(&mark.owner)
+            let same_cluster = |scope| split_scope(scope).0 == split_scope(&self.scope).0;
+            Ownership::OutOfScope(if same_cluster(&mark.scope) {
+                ScopeDiffers::Selectors
+            } else {
+                ScopeDiffers::Cluster
+            })
         }
     }
 
-    /// Plans one backend.
-    fn backend(&mut self, id: &str, wanted: &[Wanted<'a>], all: &BTreeSet<&str>) {
-        let none = Backend::default();
-        let backend = self.observed.backends.get(id).unwrap_or(&none);
+    /// Plans one backend. `missed`: how many Ready pods name it and are left out.
+    fn backend(&mut self, id: &'a str, wanted: &[Wanted<'a>], all: &BTreeSet<&str>, missed: usize) {
+        const ABSENT: &Definition = &Definition::Absent;
+        let backend = self.observed.backends.get(id);
+        let definition = backend.map_or(ABSENT, |backend| &backend.definition);
         // They matter only to what may be adopted.
         let urls = wanted.iter().filter(|_| self.rules.adopt.unmarked);
         let urls = urls.map(|wanted| wanted.url).collect::<BTreeSet<_>>();
-        let entries = backend.servers.iter().map(|(id, entry)| Found {
+        let entries = backend
+            .into_iter()
+            .flat_map(|backend| backend.servers.iter());
+        let found = entries.map(|(id, entry)| Found {
             id,
             entry,
-            whose: self.whose(entry, &urls),
+            ownership: self.ownership(entry, &urls),
         });
-        let entries = entries.collect::<Vec<_>>();
-        for Found { entry, whose, .. } in &entries {
-            match whose {
-                Whose::Ours | Whose::Adopted(_) => self.plan.counts.owned += 1,
-                Whose::OutOfScope(namespace) => self.plan.out_of_scope.push(OutOfScope {
+        let found = found.collect::<Vec<_>>();
+        self.count(&found);
+        let freeze = self.freeze(id, definition, &found, wanted, all);
+        let define = freeze.is_none() && !wanted.is_empty() && !is_valid(definition);
+        let mut draft = Draft {
+            id,
+            frozen: freeze.is_some(),
+            definition: self.definition(id).filter(|_| define),
+            defined_by: match definition {
+                Definition::Valid { key, revision } => Some(Rest {
+                    key: key.clone(),
+                    revision: Some(*revision),
+                }),
+                _ if define => self.definition(id).map(|(key, _)| Rest {
+                    key,
+                    revision: None,
+                }),
+                _ => None,
+            },
+            servers: Vec::new(),
+            puts: Vec::new(),
+            losing: Vec::new(),
+            deletes: Vec::new(),
+            updates: Vec::new(),
+            held: Vec::new(),
+            kept: Vec::new(),
+            taken: 0,
+            left_out: 0,
+            stay: 0,
+        };
+        // Both are in order of their ids.
+        let mut there = found.iter().peekable();
+        for wanted in wanted {
+            while let Some(found) = there.next_if(|found| *found.id < *wanted.id) {
+                self.unwanted(&mut draft, found);
+            }
+            let there = there.next_if(|found| *found.id == *wanted.id);
+            self.wanted(&mut draft, wanted, there);
+        }
+        for found in there {
+            self.unwanted(&mut draft, found);
+        }
+        self.resolve_losses(&mut draft, &found);
+        let owned = found.iter().filter(|found| found.ownership.is_ours());
+        let owned = owned.count();
+        let created = |change: &&Change| matches!(change.action, Action::Create { .. });
+        let created = draft.puts.iter().filter(created).count();
+        // As the next run will count it.
+        if !draft.frozen && owned + created + draft.taken > draft.deletes.len() {
+            self.backends_served += 1;
+        }
+        if missed > 0 && found.len() + created == draft.deletes.len() && is_valid(definition) {
+            self.plan.emptied.push(self.emptied(id));
+        }
+        if let Some(why) = freeze {
+            self.add_frozen(&draft, owned, why);
+        }
+        self.add(draft);
+    }
+
+    fn count(&mut self, found: &[Found]) {
+        for Found {
+            entry, ownership, ..
+        } in found
+        {
+            match ownership {
+                Ownership::Ours | Ownership::Adopted(_) => self.plan.counts.owned += 1,
+                Ownership::OutOfScope(differs) => self.plan.out_of_scope.push(OutOfScope {
                     key: entry.key.to_string(),
                     scope: entry
                         .mark
                         .as_ref()
                         .map_or(String::new(), |mark| mark.scope.to_string()),
                     pod: entry_pod(entry),
-                    namespace: *namespace,
+                    differs: *differs,
                 }),
-                Whose::Other(_) | Whose::Unmarked => self.plan.counts.foreign += 1,
+                Ownership::Other(_) | Ownership::Unmarked => self.plan.counts.foreign += 1,
             }
         }
-        let owned = entries.iter().filter(|found| found.whose.is_ours()).count();
-        let freeze = self.freeze(id, backend, &entries, wanted, all);
-        let define = freeze.is_none()
-            && !wanted.is_empty()
-            && !matches!(backend.definition, Definition::Valid { .. });
-        let mut work = Work {
-            id,
-            define,
-            defined_by: match (&backend.definition, define) {
-                (Definition::Valid { key }, _) => Some(key.clone()),
-                (_, true) => self.definition(id).map(|(key, _)| key),
-                _ => None,
-            },
-            owned,
-            ready: 0,
-            puts: Vec::new(),
-            updates_of_living: Vec::new(),
-            deletes: Vec::new(),
-            held: Vec::new(),
-            given_up: Vec::new(),
-            stays: Vec::new(),
-            frozen_puts: 0,
-            frozen_stays: 0,
-        };
-        // Both are in order of their ids.
-        let mut unwanted = Vec::new();
-        let mut found = entries.iter().peekable();
-        for wanted in wanted {
-            unwanted.extend(iter::from_fn(|| {
-                found.next_if(|found| *found.id < *wanted.id)
-            }));
-            let there = found.next_if(|found| *found.id == *wanted.id);
-            self.wanted(&mut work, wanted, there, freeze.as_ref());
-        }
-        unwanted.extend(found);
-        let stays = work.settle_adopted(&unwanted);
-        let mut judged = Vec::new();
-        for Found { id, entry, whose } in unwanted {
-            if !whose.is_ours() {
-                // Whatever stands there by somebody else's word counts as Ready, if it is a server at all.
-                work.ready += usize::from(entry.fault.is_none());
-            } else if self.rules.upsert_only {
-                self.plan.counts.left_out += 1;
-            } else {
-                let adopted = matches!(whose, Whose::Adopted(_));
-                let verdict = judge(&self.evidence, &stays, entry, adopted);
-                judged.push((*id, *entry, verdict));
-            }
-        }
-        self.settle(work, judged, freeze, !wanted.is_empty());
     }
 
-    /// Whether a backend gets nothing from us.
+    /// Whether and why a backend gets nothing from us.
     fn freeze(
         &self,
         id: &str,
-        backend: &Backend,
-        entries: &[Found],
+        definition: &Definition,
+        found: &[Found],
         wanted: &[Wanted],
         all: &BTreeSet<&str>,
     ) -> Option<Freeze> {
-        let owners = entries.iter().filter_map(|found| match found.whose {
-            Whose::Other(owner) => Some(owner.to_owned()),
-            _ => None,
-        });
-        let owners = owners.collect::<BTreeSet<_>>();
-        match &backend.definition {
+        match definition {
             Definition::Broken { key: _, why } => Some(Freeze::Broken {
                 why: why.clone(),
                 mend: self.layout.definition(&self.observed.prefix, id),
@@ -324,244 +470,350 @@ impl<'a> Planner<'a> {
                     effect: self.layout.undefined(),
                 })
             }
-            Definition::Absent
-                if let Some(other) = all.iter().find(|other| {
-                    self.layout.bleeds(id, other) || self.layout.bleeds(other, id)
-                }) =>
-            {
-                Some(Freeze::Bleeds((*other).to_owned()))
+            Definition::Absent if let Some(other) = self.bleeds(id, all) => {
+                Some(Freeze::Bleeds(other.to_owned()))
             }
+            Definition::Absent | Definition::Valid { .. } if self.rules.share_backends => None,
             Definition::Absent | Definition::Valid { .. } => {
-                (!owners.is_empty() && !self.rules.share_backends).then_some(Freeze::Owners(owners))
+                let owners = found.iter().filter_map(|found| match found.ownership {
+                    Ownership::Other(owner) => Some(owner.to_owned()),
+                    _ => None,
+                });
+                let owners = owners.collect::<BTreeSet<_>>();
+                let clusters = found.iter().filter_map(|found| {
+                    let other = Ownership::OutOfScope(ScopeDiffers::Cluster);
+                    let mark = found.entry.mark.as_ref();
+                    mark.filter(|_| found.ownership == other)
+                        .map(|mark| mark.scope.to_string())
+                });
+                let clusters = clusters.collect::<BTreeSet<_>>();
+                if !clusters.is_empty() {
+                    Some(Freeze::Clusters(clusters))
+                } else if owners.is_empty() {
+                    None
+                } else {
+                    Some(Freeze::Owners(owners))
+                }
             }
         }
+    }
+
+    /// Another backend whose servers this one would share because one id begins the other. Ids are in
+    /// order: a longer one follows, shorter ones are its own beginnings.
+    fn bleeds<'i>(&self, id: &str, all: &BTreeSet<&'i str>) -> Option<&'i str> {
+        let shorter = id.char_indices().map(|(end, _)| &id[..end]);
+        let shorter = shorter.filter_map(|begin| all.get(begin).copied());
+        let longer =
+            all.range::<str, _>((std::ops::Bound::Excluded(id), std::ops::Bound::Unbounded));
+        let longer = longer.copied().take_while(|other| other.starts_with(id));
+        let mut others = shorter.chain(longer);
+        others.find(|other| self.layout.bleeds(id, other) || self.layout.bleeds(other, id))
     }
 
     /// Plans one wanted server.
     fn wanted<'w>(
         &mut self,
-        work: &mut Work<'w>,
-        wanted: &'w Wanted<'_>,
-        there: Option<&Found<'w>>,
-        freeze: Option<&Freeze>,
+        draft: &mut Draft<'a, 'w>,
+        wanted: &'w Wanted<'a>,
+        there: Option<&Found<'a>>,
     ) {
-        let frozen = freeze.is_some();
-        let server = &*wanted.id;
-        let mark = self.mark(wanted.pod);
-        let after = || self.layout.value(wanted.url, &mark);
-        let change = |key: &str, action, proof| Change {
-            backend: work.id.to_owned(),
-            server: Some(server.to_owned()),
-            key: key.to_owned(),
-            pod: Some(wanted.pod.clone()),
-            action,
-            proof,
-            defined_by: work.defined_by.clone(),
-            extra: Vec::new(),
-        };
-        match there {
-            None if frozen => work.frozen_puts += 1,
-            None => {
-                let key = self.layout.key(&self.observed.prefix, work.id, server);
-                work.ready += 1;
-                work.stays.push((wanted.url, server));
-                let change = change(&key, Action::Create { after: after() }, Proof::Ready);
-                work.puts.push(change);
+        let Some(found) = there else {
+            if draft.frozen {
+                draft.left_out += 1;
+                return;
             }
-            Some(Found { entry, whose, .. }) if whose.is_ours() => {
-                let same_url = entry.url.as_ref() == Some(wanted.url);
-                work.ready += 1;
-                if same_url && entry.mark.as_ref() == Some(&mark) {
-                    self.plan.counts.unchanged += 1;
-                    work.stays.push((wanted.url, server));
-                    return;
-                }
-                if frozen {
-                    work.frozen_puts += 1;
-                    work.frozen_stays += 1;
-                    return;
-                }
-                let action = Action::Update {
-                    before: entry.value.to_vec(),
-                    revision: entry.revision,
-                    after: after(),
-                };
-                let same_ip = entry.url.as_ref().and_then(ServerUrl::ip) == wanted.url.ip();
-                let same_pod = entry_pod(entry).is_none_or(|pod| pod == *wanted.pod);
-                let living = entry.url.is_some() && !same_url && same_ip && same_pod;
-                let proof = match whose {
-                    Whose::Adopted(why) => Proof::Adopted(why),
-                    _ if entry.url.is_none() => Proof::Differs("it had no valid URL"),
-                    _ if living => Proof::Differs("its port or scheme"),
-                    _ if !same_url => Proof::Differs("its address"),
-                    _ => Proof::Differs("its pod"),
-                };
-                let change = change(&entry.key, action, proof);
-                if living {
-                    work.updates_of_living.push(change);
-                } else if matches!(whose, Whose::Adopted(_)) && !same_url && entry.url.is_some() {
-                    // The address that goes may be a live server's in another cluster.
-                    let held = Held {
-                        change,
-                        rule: Rule::Adopted,
-                    };
-                    work.given_up.push(GivenUp {
-                        held,
-                        old: entry.url.as_ref(),
-                        new: wanted.url,
-                        server,
-                    });
-                } else {
-                    work.stays.push((wanted.url, server));
-                    work.puts.push(change);
-                }
-            }
-            Some(Found { entry, whose, .. }) if entry.url.as_ref() == Some(wanted.url) => {
-                work.ready += 1;
-                match whose {
-                    Whose::Unmarked => self.plan.counts.satisfied_unmarked += 1,
-                    _ => self.plan.counts.satisfied_marked += 1,
-                }
-            }
-            Some(Found { entry, .. }) => {
-                work.ready += usize::from(entry.fault.is_none());
-                self.plan.conflicts.push(Conflict {
-                    backend: work.id.to_owned(),
-                    key: entry.key.to_string(),
-                    pod: wanted.pod.clone(),
-                    wanted: wanted.url.clone(),
-                    value: entry.value.to_vec(),
-                    owner: entry.mark.as_ref().map(|mark| mark.owner.to_string()),
-                });
-            }
-        }
-    }
-
-    /// Settles what goes, what is held and what is kept in one backend, and adds it to the plan.
-    fn settle(
-        &mut self,
-        mut work: Work,
-        judged: Vec<(&str, &Entry, Verdict)>,
-        freeze: Option<Freeze>,
-        wanted: bool,
-    ) {
-        let frozen = freeze.is_some();
-        let weak =
-            |verdict: &Verdict| matches!(verdict, Verdict::Weak(_) | Verdict::Doubtful { .. });
-        let weak = judged
-            .iter()
-            .filter(|(_, _, verdict)| weak(verdict))
-            .count();
-        let going = weak + work.updates_of_living.len();
-        let most = going >= 2 && going * 2 > work.owned;
-        let majority = Rule::Majority {
-            going,
-            owned: work.owned,
-        };
-        // A backend is not emptied either as long as a list can tell more.
-        let looks = most || work.ready == 0;
-        let mut not_ready = Vec::new();
-        for (server, entry, verdict) in judged {
-            let mut held = |proof, rule| {
-                let change = delete(work.id, server, entry, proof);
-                work.held.push(Held { change, rule });
+            let key = self.layout.key(&self.observed.prefix, draft.id, &wanted.id);
+            draft.servers.push(Candidate::new(wanted, None, true));
+            let after = self.layout.value(wanted.url, &self.mark(wanted.pod));
+            let action = Action::Create {
+                after,
+                reason: Reason::Ready,
             };
-            match verdict {
-                Verdict::Proved(proof) => work.deletes.push(delete(work.id, server, entry, proof)),
-                // A frozen backend loses only what is proved to be dead.
-                _ if frozen => {
-                    work.ready += 1;
-                    work.frozen_stays += 1;
-                }
-                Verdict::Weak(proof) if most => {
-                    held(proof, majority.clone());
-                    work.ready += 1;
-                }
-                Verdict::Doubtful { namespace, refused } if looks => match refused {
-                    Some(why) => {
-                        let rule = Rule::Unproved {
-                            going,
-                            owned: work.owned,
-                            why,
-                        };
-                        held(Proof::NotSelected, rule);
-                    }
-                    None => {
-                        held(Proof::NotSelected, majority.clone());
-                        self.plan.doubts.insert(namespace);
-                    }
-                },
-                Verdict::Weak(proof) => work.deletes.push(delete(work.id, server, entry, proof)),
-                Verdict::Doubtful { .. } => {
-                    work.deletes
-                        .push(delete(work.id, server, entry, Proof::NotSelected));
-                }
-                Verdict::NotReady => not_ready.push((server, entry)),
-                Verdict::Held(rule, proof) => held(proof, rule),
+            draft
+                .puts
+                .push(draft.put(&wanted.id, key, wanted.pod, action));
+            return;
+        };
+        let entry = found.entry;
+        let same_url = entry.url.as_ref() == Some(wanted.url);
+        if !found.ownership.is_ours() {
+            return self.wanted_elsewhere(draft, wanted, found, same_url);
+        }
+        let adopted = match found.ownership {
+            Ownership::Adopted(what) => Some(what),
+            _ => None,
+        };
+        let in_order = entry.fault.is_none() && adopted.is_none();
+        if same_url && in_order && self.is_for(entry, wanted.pod) {
+            self.plan.counts.unchanged += 1;
+            draft
+                .servers
+                .push(Candidate::new(wanted, Some(entry), false));
+            return;
+        }
+        if draft.frozen {
+            draft.left_out += 1;
+            if same_url {
+                draft.stay += 1;
+                draft
+                    .servers
+                    .push(Candidate::new(wanted, Some(entry), false));
+            } else {
+                // No update: all that may still happen to it is that its dead pod's URL goes.
+                self.unwanted(draft, found);
             }
+            return;
         }
-        if work.ready > 0 || self.rules.strict_ready || not_ready.is_empty() {
-            for (server, entry) in not_ready {
-                work.deletes
-                    .push(delete(work.id, server, entry, Proof::NotReady));
-            }
-        } else {
-            self.backends_kept += 1;
-            let kept = not_ready.into_iter();
-            let kept =
-                kept.map(|(id, entry)| (id.to_owned(), entry.key.to_string(), entry_pod(entry)));
-            self.plan.kept.push(Kept {
-                backend: work.id.to_owned(),
-                servers: kept.collect(),
-            });
+        draft
+            .servers
+            .push(Candidate::new(wanted, Some(entry), true));
+        let after = self.layout.value(wanted.url, &self.mark(wanted.pod));
+        if !same_url && may_serve(entry) {
+            let server = draft.servers.len() - 1;
+            return self.losing(draft, found, Some((after, server, wanted.pod)));
         }
-        if !frozen && (work.owned > 0 || wanted) {
-            self.backends_served += 1;
-        }
-        let updates = std::mem::take(&mut work.updates_of_living);
-        if most {
-            let held = updates.into_iter().map(|change| Held {
-                change,
-                rule: majority.clone(),
-            });
-            work.held.extend(held);
-        } else {
-            work.puts.extend(updates);
-        }
-        if let Some(why) = freeze {
-            self.frozen(&work, why);
-        }
-        self.add(work);
+        let reason = match adopted {
+            Some(what) => Reason::Adopted(what),
+            None if entry.url.is_none() => Reason::Differs("it had no valid URL"),
+            None if entry.fault.is_some() => Reason::Differs("a value the proxy refuses"),
+            None => Reason::Differs("its pod"),
+        };
+        let action = Action::Update {
+            before: entry.value.to_vec(),
+            revision: entry.revision,
+            after,
+            reason,
+            permit: None,
+        };
+        let put = draft.put(&wanted.id, entry.key.to_string(), wanted.pod, action);
+        draft.puts.push(put);
     }
 
-    /// Adds what was settled for one backend to the plan, in order.
-    fn add(&mut self, work: Work) {
-        let Work {
+    /// A wanted server at whose key an entry stands that is not ours.
+    fn wanted_elsewhere(
+        &mut self,
+        draft: &mut Draft,
+        wanted: &Wanted,
+        found: &Found,
+        same_url: bool,
+    ) {
+        draft.taken += 1;
+        let entry = found.entry;
+        if !same_url {
+            self.plan.conflicts.push(Conflict {
+                backend: draft.id.to_owned(),
+                key: entry.key.to_string(),
+                pod: wanted.pod.clone(),
+                wanted: wanted.url.clone(),
+                value: entry.value.to_vec(),
+                owner: entry.mark.as_ref().map(|mark| mark.owner.to_string()),
+            });
+        } else if found.ownership == Ownership::Unmarked {
+            self.plan.counts.satisfied_unmarked += 1;
+        } else {
+            self.plan.counts.satisfied_marked += 1;
+        }
+    }
+
+    /// Plans one entry that no pod wants at its id.
+    fn unwanted(&mut self, draft: &mut Draft<'a, '_>, found: &Found<'a>) {
+        if !found.ownership.is_ours() {
+            return;
+        }
+        if self.rules.upsert_only {
+            self.plan.counts.left_out += 1;
+        } else {
+            self.losing(draft, found, None);
+        }
+    }
+
+    /// Notes an entry of ours that would lose its URL; for an update with the value it would get, the
+    /// server, and that one's pod.
+    fn losing(
+        &mut self,
+        draft: &mut Draft<'a, '_>,
+        found: &Found<'a>,
+        update: Option<(String, usize, &PodName)>,
+    ) {
+        let Found { id, entry, .. } = *found;
+        let adopted = matches!(found.ownership, Ownership::Adopted(_));
+        let witness = |absence: Absence| self.is_witness(absence);
+        let classified = classify(&self.evidence, witness, draft.id, entry, adopted);
+        let Some(Classified { class, pod }) = classified else {
+            self.plan.counts.not_looked_at += 1;
+            if let Some((_, server, _)) = update {
+                draft.servers.truncate(server);
+            }
+            return;
+        };
+        let named = entry_pod(entry).or_else(|| pod.map(|pod| pod.name.clone()));
+        let (after, server, wanted_by) = match update {
+            Some((after, server, pod)) => (Some(after), Some(server), Some(pod.clone())),
+            None => (None, None, None),
+        };
+        let delete = |other: &Other| Extra {
+            key: other.key.to_string(),
+            before: Some((other.value.to_vec(), other.revision)),
+            after: None,
+        };
+        let others = if after.is_none() {
+            &entry.others[..]
+        } else {
+            &[]
+        };
+        let losing = Losing {
+            backend: draft.id.to_owned(),
+            server: id.to_owned(),
+            key: entry.key.to_string(),
+            namespace: entry
+                .mark
+                .as_ref()
+                .map_or(String::new(), |mark| mark.namespace.to_string()),
+            pod: named,
+            wanted_by,
+            before: entry.value.to_vec(),
+            revision: entry.revision,
+            defined_by: draft.defined_by.clone().filter(|_| after.is_some()),
+            after,
+            extra: others.iter().map(delete).collect(),
+        };
+        if !may_serve(entry) {
+            draft.deletes.push(losing.change(Permit::without_url()));
+            return;
+        }
+        let loss = Loss {
+            url: entry.url.as_ref(),
+            class,
+            pod: pod.map(|pod| &pod.name),
+            ready: pod.is_some_and(|pod| pod.state == State::Live),
+            rest: Rest {
+                key: entry.key.to_string(),
+                revision: Some(entry.revision),
+            },
+            replaced_by: server,
+        };
+        draft.losing.push((losing, loss));
+    }
+
+    /// Decides what goes, what is held and what is kept of a backend.
+    fn resolve_losses(&mut self, draft: &mut Draft<'a, '_>, found: &[Found<'a>]) {
+        if draft.losing.is_empty() {
+            return;
+        }
+        let (losing, losses): (Vec<_>, Vec<_>) = mem::take(&mut draft.losing).into_iter().unzip();
+        let others = found
+            .iter()
+            .filter(|found| self.rules.share_backends && found.is_foreign());
+        let others = others.filter_map(|Found { entry, .. }| {
+            let rest = Rest {
+                key: entry.key.to_string(),
+                revision: Some(entry.revision),
+            };
+            Some((Kind::of(entry.url.as_ref()?), rest))
+        });
+        let servers = mem::take(&mut draft.servers).into_iter();
+        let servers = servers.map(|Candidate { wanted, entry, put }| Server {
+            id: &wanted.id,
+            url: wanted.url,
+            pod: wanted.pod,
+            rest: Rest {
+                key: entry.map_or_else(
+                    || self.layout.key(&self.observed.prefix, draft.id, &wanted.id),
+                    |entry| entry.key.to_string(),
+                ),
+                revision: entry.filter(|_| !put).map(|entry| entry.revision),
+            },
+        });
+        let backend = hold::Backend {
+            losses,
+            servers: servers.collect(),
+            others: others.collect(),
+        };
+        let held = backend.hold(self.rules.strict_ready);
+        self.backends_unready += usize::from(held.unready && !draft.frozen);
+        for ((losing, loss), verdict) in losing.into_iter().zip(backend.losses).zip(held.verdicts) {
+            let dead = matches!(loss.class, Class::Dead(_));
+            match verdict {
+                // A frozen backend loses only what is dead, or stays in it.
+                Verdict::Goes(permit) if !draft.frozen || dead || permit.stays() => {
+                    draft.goes(losing.change(permit));
+                }
+                _ if draft.frozen => draft.stay += 1,
+                Verdict::Goes(permit) => draft.goes(losing.change(permit)),
+                Verdict::Held { lost, remain } => {
+                    if loss.class == Class::Unproved(Unproved::Unselected) {
+                        self.plan.doubts.insert(losing.namespace.clone());
+                    }
+                    draft.held.push((losing, loss.class, lost, remain));
+                }
+                Verdict::Kept => draft.kept.push(losing),
+            }
+        }
+    }
+
+    /// The pods that name a backend and are left out.
+    fn emptied(&self, id: &str) -> Emptied {
+        let pods = self.lists.pods().flat_map(|pod| {
+            let here = pod.skipped.iter();
+            let here = here.filter(|s| s.backend.as_deref() == Some(id));
+            here.map(|skipped| (pod.name.clone(), skipped.reason.clone()))
+        });
+        Emptied {
+            backend: id.to_owned(),
+            pods: pods.collect(),
+        }
+    }
+
+    /// Adds what was decided for one backend to the plan, in order.
+    fn add(&mut self, draft: Draft) {
+        let Draft {
             id,
-            define,
+            definition,
             mut puts,
+            mut updates,
             mut deletes,
-            mut held,
+            held,
+            kept,
             ..
-        } = work;
+        } = draft;
         puts.sort_by(|a, b| order(a).cmp(&order(b)));
+        updates.sort_by(|a, b| order(a).cmp(&order(b)));
         deletes.sort_by(|a, b| order(a).cmp(&order(b)));
-        held.sort_by(|a, b| order(&a.change).cmp(&order(&b.change)));
-        if let Some((key, after)) = self.definition(id).filter(|_| define) {
+        if let Some((key, after)) = definition {
             self.plan.changes.push(Change {
                 backend: id.to_owned(),
                 server: None,
                 key,
                 pod: None,
-                action: Action::Create { after },
-                proof: Proof::Define,
+                action: Action::Create {
+                    after,
+                    reason: Reason::Define,
+                },
                 defined_by: None,
                 extra: Vec::new(),
             });
         }
         self.plan.changes.append(&mut puts);
+        self.plan.changes.append(&mut updates);
         self.plan.changes.append(&mut deletes);
-        self.plan.held.append(&mut held);
+        let held = held.into_iter().filter_map(|(entry, class, lost, remain)| {
+            let Class::Unproved(evidence) = class else {
+                return None;
+            };
+            Some(Held {
+                entry,
+                evidence,
+                lost,
+                remain,
+            })
+        });
+        self.plan.held.extend(held);
+        if !kept.is_empty() {
+            self.plan.kept.push(Kept {
+                backend: id.to_owned(),
+                servers: kept,
+            });
+        }
     }
 
     /// The one key and value that define a backend, where it is one.
@@ -569,16 +821,16 @@ impl<'a> Planner<'a> {
         self.layout.definition(&self.observed.prefix, id).pop()
     }
 
-    /// Says what a frozen backend does not get, if it is anything.
-    fn frozen(&mut self, work: &Work, why: Freeze) {
-        let shared = matches!(why, Freeze::Owners(_));
+    /// Reports what a frozen backend does not get, if it is anything.
+    fn add_frozen(&mut self, draft: &Draft, owned: usize, why: Freeze) {
+        let shared = matches!(why, Freeze::Owners(_) | Freeze::Clusters(_));
         let frozen = Frozen {
-            backend: work.id.to_owned(),
-            left_out: work.frozen_puts,
+            backend: draft.id.to_owned(),
+            left_out: draft.left_out,
             ours: match why {
                 // All of ours there are at risk; elsewhere only what stays against our wish counts.
-                Freeze::Undefined { .. } | Freeze::Broken { .. } => work.owned - work.deletes.len(),
-                Freeze::Bleeds(_) | Freeze::Owners(_) => work.frozen_stays,
+                Freeze::Undefined { .. } | Freeze::Broken { .. } => owned - draft.deletes.len(),
+                Freeze::Bleeds(_) | Freeze::Owners(_) | Freeze::Clusters(_) => draft.stay,
             },
             why,
         };
@@ -595,121 +847,143 @@ impl<'a> Planner<'a> {
 
     fn finish(self) -> Plan {
         let mut plan = self.plan;
-        plan.kept_everywhere = self.backends_kept > 0 && self.backends_kept == self.backends_served;
-        let going = plan.deletes() + plan.held.len();
-        let allowed = self.rules.allow_deletes.is_some_and(|most| going <= most);
-        // A draft is not lifted: the second look may prove what is held in it.
-        if allowed && plan.doubts.is_empty() {
-            for Held { mut change, rule } in std::mem::take(&mut plan.held) {
-                change.proof = Proof::Allowed(rule);
-                plan.changes.push(change);
+        plan.kept_everywhere =
+            self.backends_unready > 0 && self.backends_unready == self.backends_served;
+        // A draft is not released: the second look may prove what is held in it.
+        if !plan.doubts.is_empty() {
+            return plan;
+        }
+        let would_go = plan.lost() + plan.held.len();
+        if self
+            .rules
+            .allow_deletes
+            .is_some_and(|most| would_go <= most)
+        {
+            for held in mem::take(&mut plan.held) {
+                let permit = Permit::released(Class::Unproved(held.evidence));
+                plan.changes.push(held.entry.change(permit));
             }
             plan.changes.sort_by(|a, b| order(a).cmp(&order(b)));
+        }
+        if let Some(limit) = self.rules.max_deletes {
+            let creates = plan.changes.iter().filter(|change| {
+                change.server.is_some() && matches!(change.action, Action::Create { .. })
+            });
+            // As the next run will count it.
+            let owned = plan.counts.owned + creates.count();
+            let lost = plan.lost();
+            if limit.is_exceeded(lost, owned) {
+                let (goes, stays): (Vec<_>, Vec<_>) = mem::take(&mut plan.changes)
+                    .into_iter()
+                    .partition(Change::loses);
+                plan.changes = stays;
+                plan.over_budget = Some(OverBudget {
+                    lost,
+                    owned,
+                    limit,
+                    entries: goes.into_iter().filter_map(Losing::of).collect(),
+                });
+            }
         }
         plan
     }
 }
 
-/// The order of changes: by backend; within one its definition, creates, updates, deletes; then by id.
-/// An update may give up an address that a create brings back under another id.
+/// The order of changes: by backend; within one its definition, creates, updates, updates by which a URL
+/// goes, deletes; then by id. An update may give up an address that a create brings back under another
+/// id.
 fn order(change: &Change) -> (&str, u8, Option<&str>) {
     let step = match (&change.server, &change.action) {
         (None, _) => 0,
         (_, Action::Create { .. }) => 1,
-        (_, Action::Update { .. }) => 2,
-        (_, Action::Delete { .. }) => 3,
+        (_, Action::Update { permit: None, .. }) => 2,
+        (_, Action::Update { .. }) => 3,
+        (_, Action::Delete { .. }) => 4,
     };
     (&change.backend, step, change.server.as_deref())
 }
 
+/// Whether the proxy may send requests to an entry's URL, even where we cannot read it.
+fn may_serve(entry: &Entry) -> bool {
+    entry.url.is_some() || entry.fault.is_none()
+}
+
+impl Found<'_> {
+    fn is_foreign(&self) -> bool {
+        matches!(
+            self.ownership,
+            Ownership::Other(_) | Ownership::OutOfScope(ScopeDiffers::Cluster)
+        )
+    }
+}
+
 /// One backend while it is planned.
-struct Work<'w> {
-    id: &'w str,
-    /// Whether it is to be defined.
-    define: bool,
+struct Draft<'a, 'w> {
+    id: &'a str,
+    /// Whether it gets nothing from us.
+    frozen: bool,
+    /// The key and value that define it, if it is to be defined.
+    definition: Option<(String, String)>,
     /// The key that defines it, or will.
-    defined_by: Option<String>,
-    /// How many entries are ours.
-    owned: usize,
-    /// How many servers will be there that are Ready, or stand for it.
-    ready: usize,
-    /// Creates and updates that are made.
+    defined_by: Option<Rest>,
+    /// Servers of ours that pods want and that will be there, unless their update is held.
+    servers: Vec<Candidate<'a, 'w>>,
+    /// Creates, and updates by which no URL goes.
     puts: Vec<Change>,
-    /// Updates that change the port or scheme of a living pod: made if few.
-    updates_of_living: Vec<Change>,
-    /// Deletes that are made.
+    /// Entries that would lose their URL.
+    losing: Vec<(Losing, Loss<'a>)>,
+    /// Updates by which a URL goes.
+    updates: Vec<Change>,
     deletes: Vec<Change>,
-    /// What is held.
-    held: Vec<Held>,
-    /// Updates of adopted entries that would give up another address: held, unless that stays.
-    given_up: Vec<GivenUp<'w>>,
-    /// URLs that will be in the backend under an entry of ours, whatever else happens, and its id.
-    stays: Vec<(&'w ServerUrl, &'w str)>,
+    held: Vec<(Losing, Class, usize, usize)>,
+    kept: Vec<Losing>,
+    /// Wanted servers whose key an entry has that is not ours.
+    taken: usize,
     /// Creates and updates left out because the backend is frozen.
-    frozen_puts: usize,
+    left_out: usize,
     /// Entries of ours that stay because it is.
-    frozen_stays: usize,
+    stay: usize,
 }
 
-/// An adopted entry that would give up its address.
-struct GivenUp<'w> {
-    held: Held,
-    /// What it gives up.
-    old: Option<&'w ServerUrl>,
-    /// What it gets instead, and the id of it.
-    new: &'w ServerUrl,
-    server: &'w str,
+/// A server of ours that pods want: the entry that is there, and whether it is to be written.
+struct Candidate<'a, 'w> {
+    wanted: &'w Wanted<'a>,
+    entry: Option<&'a Entry>,
+    put: bool,
 }
 
-impl<'w> Work<'w> {
-    /// An adopted entry may give up its URL where that stays under another entry of ours; what it gets
-    /// instead stays as well then, and may free others. Returns all URLs that stay, if anybody asks.
-    fn settle_adopted(&mut self, unwanted: &[&Found]) -> BTreeMap<&'w ServerUrl, &'w str> {
-        if self.given_up.is_empty() && unwanted.is_empty() {
-            return BTreeMap::new();
+impl<'a, 'w> Candidate<'a, 'w> {
+    fn new(wanted: &'w Wanted<'a>, entry: Option<&'a Entry>, put: bool) -> Self {
+        Self { wanted, entry, put }
+    }
+}
+
+impl Draft<'_, '_> {
+    fn put(&self, server: &str, key: String, pod: &PodName, action: Action) -> Change {
+        Change {
+            backend: self.id.to_owned(),
+            server: Some(server.to_owned()),
+            key,
+            pod: Some(pod.clone()),
+            action,
+            defined_by: self.defined_by.clone(),
+            extra: Vec::new(),
         }
-        let mut stays = self.stays.drain(..).collect::<BTreeMap<_, _>>();
-        loop {
-            let free = self.given_up.iter().position(|adopted| {
-                let old = adopted.old;
-                old.is_some_and(|url| stays.contains_key(url))
-            });
-            let Some(free) = free else { break };
-            let GivenUp {
-                held, new, server, ..
-            } = self.given_up.remove(free);
-            stays.insert(new, server);
-            self.puts.push(held.change);
+    }
+
+    fn goes(&mut self, change: Change) {
+        match change.action {
+            Action::Delete { .. } => self.deletes.push(change),
+            Action::Create { .. } | Action::Update { .. } => self.updates.push(change),
         }
-        let given_up = std::mem::take(&mut self.given_up);
-        self.held
-            .extend(given_up.into_iter().map(|adopted| adopted.held));
-        stays
     }
 }
 
-fn delete(backend: &str, server: &str, entry: &Entry, proof: Proof) -> Change {
-    Change {
-        backend: backend.to_owned(),
-        server: Some(server.to_owned()),
-        key: entry.key.to_string(),
-        pod: entry_pod(entry),
-        action: Action::Delete {
-            before: entry.value.to_vec(),
-            revision: entry.revision,
-        },
-        proof,
-        defined_by: None,
-        extra: entry.others.iter().map(delete_other).collect(),
-    }
-}
-
-fn delete_other(other: &Other) -> Extra {
-    Extra {
-        key: other.key.to_string(),
-        action: Action::Delete {
-            before: other.value.to_vec(),
-            revision: other.revision,
-        },
-    }
+/// The pod an entry names.
+fn entry_pod(entry: &Entry) -> Option<PodName> {
+    let mark = entry.mark.as_ref()?;
+    Some(PodName {
+        namespace: mark.namespace.clone(),
+        name: mark.pod.clone()?,
+    })
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use similar::TextDiff;
 
 use super::{Note, Style, escaped, notes, shown, why};
-use crate::reconcile::plan::{Action, Change, Counts, Frozen, Plan};
+use crate::reconcile::plan::{self, Action, Change, Counts, Frozen, Plan};
 
 /// The widest line of ours, in columns.
 const WIDTH: usize = 80;
@@ -111,21 +111,16 @@ fn patches(out: &mut dyn Write, change: &Change, style: Style) -> io::Result<()>
         Action::Delete { .. } => ("delete", Ink::Red),
     };
     writeln!(out, "{}: {}", style.paint(ink, word), escaped(&why(change)))?;
-    for (key, action) in change.writes() {
-        patch(out, key, action, style)?;
+    for write in change.writes() {
+        patch(out, write, style)?;
     }
     Ok(())
 }
 
-fn patch(out: &mut dyn Write, key: &str, action: &Action, style: Style) -> io::Result<()> {
-    let key = escaped(key);
-    let (before, after) = match action {
-        Action::Create { after } => (None, Some(shown(after.as_bytes()))),
-        Action::Update { before, after, .. } => {
-            (Some(shown(before)), Some(shown(after.as_bytes())))
-        }
-        Action::Delete { before, .. } => (Some(shown(before)), None),
-    };
+fn patch(out: &mut dyn Write, write: plan::Write, style: Style) -> io::Result<()> {
+    let key = escaped(write.key);
+    let before = write.before.map(|(before, _)| shown(before));
+    let after = write.after.map(|after| shown(after.as_bytes()));
     let file = |value: &Option<String>| {
         if value.is_some() {
             key.as_ref()
@@ -195,6 +190,7 @@ pub fn summary<'c>(
         satisfied_marked,
         foreign,
         left_out,
+        not_looked_at,
     } = plan.counts;
     let (mut creates, mut updates, mut deletes, mut defines) = (0, 0, 0, 0);
     for change in changes {
@@ -222,6 +218,11 @@ pub fn summary<'c>(
     part(satisfied_marked, "served by others' entries");
     part(plan.held.len(), "held");
     part(
+        plan.over_budget.as_ref().map_or(0, |over| over.lost),
+        "over budget",
+    );
+    part(plan.emptied.len(), word_of(plan.emptied.len()));
+    part(
         plan.kept.iter().map(|kept| kept.servers.len()).sum(),
         "kept",
     );
@@ -237,6 +238,7 @@ pub fn summary<'c>(
     part(frozen(&plan.unshared), "not shared");
     part(frozen(&plan.undefined), "without a defined backend");
     part(left_out, "deletes left out");
+    part(not_looked_at, "not looked at");
     part(foreign, "foreign");
     let parts = if parts.is_empty() {
         "nothing there".to_owned()
@@ -247,6 +249,14 @@ pub fn summary<'c>(
         (true, _) => parts,
         (false, true) => format!("nothing to change: {parts}"),
         (false, false) => format!("in sync: {parts}"),
+    }
+}
+
+fn word_of(emptied: usize) -> &'static str {
+    if emptied == 1 {
+        "backend emptied"
+    } else {
+        "backends emptied"
     }
 }
 

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::{Etcdctl, Note, deletes_to_allow, held, notes, why};
 use crate::model::PodName;
-use crate::reconcile::plan::{Action, Change, Extra, Plan};
+use crate::reconcile::map::SkipReason;
+use crate::reconcile::plan::{self, Action, Change, Held, Losing, Plan};
 use crate::text::{escaped_json, redacted, shown};
 
 /// The version of the document's shape.
@@ -28,6 +29,8 @@ struct Document<'p> {
     /// What `--allow-deletes` needs for everything that is held.
     allow_deletes: Option<usize>,
     kept: Vec<JsonServer<'p>>,
+    emptied: Vec<JsonEmptied<'p>>,
+    over_budget: Vec<JsonServer<'p>>,
     conflicts: Vec<JsonConflict<'p>>,
     duplicates: Vec<JsonDuplicate<'p>>,
     out_of_scope: Vec<JsonOutOfScope<'p>>,
@@ -71,6 +74,12 @@ struct JsonServer<'p> {
     backend: &'p str,
     key: &'p str,
     pod: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JsonEmptied<'p> {
+    backend: &'p str,
+    pods: Vec<JsonSkipped>,
 }
 
 #[derive(Serialize)]
@@ -148,8 +157,8 @@ pub fn print(
             .held
             .iter()
             .map(|entry| JsonHeld {
-                change: change(&entry.change),
-                rule: held(&entry.rule),
+                change: losing(&entry.entry, held(entry)),
+                rule: rule(entry),
             })
             .collect(),
         allow_deletes: (!plan.held.is_empty()).then(|| deletes_to_allow(plan, applied)),
@@ -157,12 +166,21 @@ pub fn print(
             .kept
             .iter()
             .flat_map(|kept| kept.servers.iter().map(|server| (&kept.backend, server)))
-            .map(|(backend, (_, key, pod))| JsonServer {
+            .map(|(backend, entry)| JsonServer {
                 backend,
-                key,
-                pod: pod.as_ref().map(name),
+                key: &entry.key,
+                pod: entry.pod.as_ref().map(name),
             })
             .collect(),
+        emptied: plan
+            .emptied
+            .iter()
+            .map(|emptied| JsonEmptied {
+                backend: &emptied.backend,
+                pods: emptied.pods.iter().map(skipped).collect(),
+            })
+            .collect(),
+        over_budget: over_budget(plan),
         conflicts: plan
             .conflicts
             .iter()
@@ -211,17 +229,27 @@ pub fn print(
                 },
             )
             .collect(),
-        skipped: plan
-            .skipped
-            .iter()
-            .map(|(pod, reason)| JsonSkipped {
-                pod: name(pod),
-                reason: reason.to_string(),
-            })
-            .collect(),
+        skipped: plan.skipped.iter().map(skipped).collect(),
     };
     let document = serde_json::to_string_pretty(&document)?;
     writeln!(out, "{}", escaped_json(&document))
+}
+
+fn over_budget(plan: &Plan) -> Vec<JsonServer<'_>> {
+    let over = plan.over_budget.iter().flat_map(|over| &over.entries);
+    over.map(|entry| JsonServer {
+        backend: &entry.backend,
+        key: &entry.key,
+        pod: entry.pod.as_ref().map(PodName::to_string),
+    })
+    .collect()
+}
+
+fn skipped((pod, reason): &(PodName, SkipReason)) -> JsonSkipped {
+    JsonSkipped {
+        pod: pod.to_string(),
+        reason: reason.to_string(),
+    }
 }
 
 fn counts(plan: &Plan, changes: &[Change]) -> BTreeMap<&'static str, usize> {
@@ -241,6 +269,7 @@ fn counts(plan: &Plan, changes: &[Change]) -> BTreeMap<&'static str, usize> {
         ("served_by_others", counts.satisfied_marked),
         ("foreign", counts.foreign),
         ("left_out", counts.left_out),
+        ("not_looked_at", counts.not_looked_at),
         ("create", action("create")),
         ("update", action("update")),
         ("delete", action("delete")),
@@ -278,26 +307,57 @@ fn value(bytes: &[u8]) -> String {
     redacted(&shown(bytes)).into_owned()
 }
 
-fn values(action: &Action) -> (Option<String>, Option<String>) {
-    match action {
-        Action::Create { after } => (None, Some(after.clone())),
-        Action::Update { before, after, .. } => (Some(value(before)), Some(after.clone())),
-        Action::Delete { before, .. } => (Some(value(before)), None),
+fn values(write: plan::Write) -> (Option<String>, Option<String>) {
+    let before = write.before.map(|(before, _)| value(before));
+    (before, write.after.map(str::to_owned))
+}
+
+/// What is done to a key: `create`, `update` or `delete`.
+fn verb(write: plan::Write) -> &'static str {
+    match (write.before, write.after) {
+        (None, _) => "create",
+        (Some(_), Some(_)) => "update",
+        (Some(_), None) => "delete",
     }
 }
 
-fn write(Extra { key, action }: &Extra) -> JsonWrite<'_> {
-    let (before, after) = values(action);
+fn write(write: plan::Write<'_>) -> JsonWrite<'_> {
+    let (before, after) = values(write);
     JsonWrite {
-        action: word(action),
-        key,
+        action: verb(write),
+        key: write.key,
         before,
         after,
     }
 }
 
+/// Why a change is held, in numbers.
+fn rule(held: &Held) -> String {
+    let Held { lost, remain, .. } = held;
+    format!("{lost} would go without proof, {remain} Ready like them would remain")
+}
+
+fn losing(entry: &Losing, proof: String) -> JsonChange<'_> {
+    JsonChange {
+        action: if entry.after.is_some() {
+            "update"
+        } else {
+            "delete"
+        },
+        backend: &entry.backend,
+        server: Some(&entry.server),
+        key: &entry.key,
+        pod: entry.pod.as_ref().map(PodName::to_string),
+        before: Some(value(&entry.before)),
+        after: entry.after.clone(),
+        proof,
+        others: Vec::new(),
+    }
+}
+
 fn change(change: &Change) -> JsonChange<'_> {
-    let (before, after) = values(&change.action);
+    let mut writes = change.writes();
+    let (before, after) = writes.next().map_or((None, None), values);
     JsonChange {
         action: word(&change.action),
         backend: &change.backend,
@@ -307,6 +367,6 @@ fn change(change: &Change) -> JsonChange<'_> {
         before,
         after,
         proof: why(change),
-        others: change.extra.iter().map(write).collect(),
+        others: writes.map(write).collect(),
     }
 }

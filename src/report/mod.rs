@@ -1,17 +1,20 @@
 //! What is said of a plan: as a diff, as lines, as JSON. The same words everywhere.
 
 use crate::model::PodName;
-use crate::reconcile::plan::{Change, Conflict, Duplicate, Freeze, Frozen, Kept, OutOfScope, Plan};
-use crate::reconcile::plan::{Proof, Rule};
+use crate::reconcile::plan::{
+    Action, Change, Conflict, Duplicate, Freeze, Frozen, Held, Plan, Reason,
+};
 use crate::text::{escaped, quoted, shown};
 
 pub mod diff;
 mod findings;
 pub mod json;
+mod losses;
 pub mod metrics;
 mod reporter;
 
 pub use findings::no_backends;
+pub use losses::deletes_to_allow;
 pub use reporter::{Reporter, Style};
 
 /// Which `etcdctl` a suggested command is for.
@@ -58,53 +61,34 @@ fn plain(key: &str) -> Option<String> {
 /// Why a change is made, in a line.
 #[must_use]
 pub fn why(change: &Change) -> String {
-    let pod = || match &change.pod {
-        Some(pod) => format!("pod {pod}"),
-        None => "its pod".to_owned(),
+    let pod = losses::named(change.pod.as_ref());
+    let reason = |reason: &Reason| match reason {
+        Reason::Define => "pods want this backend, and it is not defined".to_owned(),
+        Reason::Ready => format!("{pod} is ready"),
+        Reason::Differs(what) => format!("{pod} is ready; changed: {what}"),
+        Reason::Adopted(what) => format!("{pod} is ready; adopted: {what}"),
     };
-    match &change.proof {
-        Proof::Define => "pods want this backend, and it is not defined".to_owned(),
-        Proof::Ready => format!("{} is ready", pod()),
-        Proof::Differs(what) => format!("{} is ready; changed: {what}", pod()),
-        Proof::Adopted(what) => format!("{} is ready; adopted: {what}", pod()),
-        Proof::Terminating => format!("{} is terminating", pod()),
-        Proof::Completed => format!("{} is completed", pod()),
-        Proof::Moved(ip) => format!("{} is now at {ip}", pod()),
-        Proof::NoAddress => format!("{} has no address", pod()),
-        Proof::Gone => format!("{} is gone", pod()),
-        Proof::NotSelected => format!("{} is not among the selected pods", pod()),
-        Proof::Unwanted(Some(reason)) => {
-            format!(
-                "{} does not want it: {}",
-                pod(),
-                escaped(&reason.to_string())
-            )
-        }
-        Proof::Unwanted(None) => format!("{} does not want it any more", pod()),
-        Proof::NotReady => format!("{} is not ready", pod()),
-        Proof::Stays(id) => format!("its URL stays here as {id}"),
-        Proof::Reused(other) => format!("its address is now pod {other}'s"),
-        Proof::NoUrl => "it has no valid URL".to_owned(),
-        Proof::Allowed(_) => format!("{} was held, and --allow-deletes lifts it", pod()),
+    match &change.action {
+        Action::Create { reason: why, .. } => reason(why),
+        Action::Update {
+            reason: why,
+            permit,
+            ..
+        } => match permit {
+            Some(permit) => {
+                let grounds = losses::grounds("the pod of the old one", permit.grounds());
+                format!("{} ({grounds})", reason(why))
+            }
+            None => reason(why),
+        },
+        Action::Delete { permit, .. } => losses::grounds(&pod, permit.grounds()),
     }
 }
 
 /// Why a change is held, in a line.
 #[must_use]
-pub fn held(rule: &Rule) -> String {
-    match rule {
-        Rule::Majority { going, owned } => {
-            format!("{going} of {owned} servers would go without proof that their pods are gone")
-        }
-        Rule::Unproved { going, owned, why } => format!(
-            "{going} of {owned} servers would go, and the list that could prove it failed: {}",
-            escaped(why)
-        ),
-        Rule::EmptyList => "the list that should show its pod has no pod at all".to_owned(),
-        Rule::Adopted => {
-            "it is adopted, and that its pod is not seen here proves nothing".to_owned()
-        }
-    }
+pub fn held(held: &Held) -> String {
+    losses::unproved(&losses::named(held.entry.pod.as_ref()), &held.evidence)
 }
 
 /// One thing to say beside the changes: a heading, the lines under it, and a command to paste.
@@ -124,15 +108,14 @@ pub struct Note {
 #[must_use]
 pub fn notes(plan: &Plan, applied: bool, etcdctl: Etcdctl) -> Vec<Note> {
     let mut notes = Vec::new();
-    notes.extend(held_notes(plan, applied));
-    notes.extend(
-        plan.kept
-            .iter()
-            .map(|kept| kept_note(kept, plan.kept_everywhere)),
-    );
+    notes.extend(losses::held(plan, applied));
+    notes.extend(plan.over_budget.iter().map(losses::over_budget));
+    notes.extend(plan.emptied.iter().map(losses::emptied));
+    let everywhere = plan.kept_everywhere;
+    notes.extend(plan.kept.iter().map(|kept| losses::kept(kept, everywhere)));
     notes.extend(plan.conflicts.iter().map(conflict_note));
     notes.extend(plan.duplicates.iter().map(duplicate_note));
-    notes.extend(out_of_scope_notes(plan));
+    notes.extend(losses::out_of_scope(plan));
     notes.extend(
         plan.unshared
             .iter()
@@ -157,68 +140,6 @@ fn item(key: &str, pod: Option<&PodName>) -> String {
         || key.to_string(),
         |pod| format!("{key}  pod {}", escaped(&pod.to_string())),
     )
-}
-
-/// How many deletes a run must be allowed to do all that is held.
-#[must_use]
-pub fn deletes_to_allow(plan: &Plan, applied: bool) -> usize {
-    // What this run deletes is done when the next one asks; after a dry run it is not.
-    plan.held.len() + if applied { 0 } else { plan.deletes() }
-}
-
-fn held_notes(plan: &Plan, applied: bool) -> Vec<Note> {
-    let number = deletes_to_allow(plan, applied);
-    plan.held
-        .chunk_by(|a, b| a.change.backend == b.change.backend && a.rule == b.rule)
-        .map(|group| {
-            let first = &group[0];
-            let way_out = match first.rule {
-                Rule::EmptyList => format!(
-                    "If it is right: `--allow-empty` believes it for one run, `--allow-deletes \
-                     {number}` lets all that is held go."
-                ),
-                Rule::Majority { .. } | Rule::Unproved { .. } | Rule::Adopted => {
-                    format!("If it is right: `--allow-deletes {number}`, for one run.")
-                }
-            };
-            Note {
-                kind: "held",
-                text: format!(
-                    "backend {}: {}. Nothing of it is changed. {way_out}",
-                    escaped(&first.change.backend),
-                    held(&first.rule)
-                ),
-                items: group
-                    .iter()
-                    .map(|held| item(&held.change.key, held.change.pod.as_ref()))
-                    .collect(),
-                commands: Vec::new(),
-            }
-        })
-        .collect()
-}
-
-fn kept_note(kept: &Kept, everywhere: bool) -> Note {
-    let all = if everywhere {
-        " This is so in every backend we serve: more often the control plane's trouble than the \
-         pods'."
-    } else {
-        ""
-    };
-    Note {
-        kind: "kept",
-        text: format!(
-            "backend {}: no server in it is ready, so those that are not ready stay.{all} \
-             `--strict-ready` deletes them.",
-            escaped(&kept.backend)
-        ),
-        items: kept
-            .servers
-            .iter()
-            .map(|(_, key, pod)| item(key, pod.as_ref()))
-            .collect(),
-        commands: Vec::new(),
-    }
 }
 
 fn conflict_note(conflict: &Conflict) -> Note {
@@ -271,38 +192,6 @@ fn duplicate_note(duplicate: &Duplicate) -> Note {
     }
 }
 
-fn out_of_scope_notes(plan: &Plan) -> Vec<Note> {
-    let mut entries = plan.out_of_scope.iter().collect::<Vec<_>>();
-    entries.sort_by(|a, b| (&a.scope, a.namespace, &a.key).cmp(&(&b.scope, b.namespace, &b.key)));
-    entries
-        .chunk_by(|a, b| a.scope == b.scope && a.namespace == b.namespace)
-        .map(|group| {
-            let OutOfScope { scope, namespace, .. } = group[0];
-            let ours = escaped(&plan.scope);
-            let text = if *namespace {
-                format!(
-                    "entries of our owner and scope `{ours}`, but of namespaces this run did not \
-                     list. They stay. One owner is one job: list all its namespaces, or give this \
-                     job an owner of its own."
-                )
-            } else {
-                format!(
-                    "entries of our owner with the scope `{}`; this run's is `{ours}`. They stay. One \
-                     owner is one job: give this job an owner of its own, or take them over with \
-                     `--adopt scope`.",
-                    escaped(scope)
-                )
-            };
-            Note {
-                kind: "out of scope",
-                text,
-                items: group.iter().map(|entry| item(&entry.key, entry.pod.as_ref())).collect(),
-                commands: Vec::new(),
-            }
-        })
-        .collect()
-}
-
 fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
     let Frozen {
         backend,
@@ -342,6 +231,19 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
                  would mix their servers ({count}). End ids alike, for example `--backend \
                  '{{name}}.svc'`.",
                 escaped(other)
+            ),
+            Vec::new(),
+        ),
+        Freeze::Clusters(scopes) => (
+            "not shared",
+            format!(
+                "backend {backend}: it holds servers of another cluster ({}), so ours are not added or \
+                 changed there ({count}). If both belong: `--share-backends`.",
+                scopes
+                    .iter()
+                    .map(|scope| escaped(scope))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ),
             Vec::new(),
         ),

@@ -512,7 +512,9 @@ impl Store for Etcd2 {
     fn limits(&self) -> Limits {
         Limits {
             operations: 1,
-            guards: 2,
+            // Its own key, the definition, and an entry that a loss rests on.
+            guards: 3,
+            ranges: false,
             bytes: 1 << 20,
         }
     }

@@ -1,5 +1,6 @@
 //! etcd's API version 3, through etcd-rs: one blocking border around its asynchronous client.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use tonic::transport::{Channel, Endpoint as Origin, Uri};
 
 use super::endpoints::{ELECTION, Endpoint, Options, Seen, User, all_failed, dial, prepare, words};
 use super::{Applied, ApplyError, Store};
-use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction};
+use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction, Unchanged};
 use crate::net::deadline::Deadline;
 use crate::text::escaped;
 
@@ -38,6 +39,12 @@ pub struct Etcd3 {
     /// Taken only by `drop`.
     runtime: Option<Runtime>,
     client: Option<Client>,
+    /// The etcd cluster that was listed; answers of another one are refused.
+    cluster: Cell<Option<u64>>,
+    /// Whether the current connection is known to be to that cluster.
+    verified: bool,
+    /// The store's revision after the latest applied transaction.
+    revision: Option<u64>,
     /// What the other side of the current connection sent first.
     seen: Arc<Mutex<Seen>>,
     /// The endpoint that is, or will be, spoken to.
@@ -86,6 +93,9 @@ impl Etcd3 {
             deadline,
             runtime: Some(runtime),
             client: None,
+            cluster: Cell::new(None),
+            verified: false,
+            revision: None,
             seen: Arc::default(),
             current: 0,
         })
@@ -147,6 +157,7 @@ impl Etcd3 {
         }
         let client = Client::with_channel(channel, self.token.clone());
         self.client = Some(client.clone());
+        self.verified = false;
         Ok(client)
     }
 
@@ -235,6 +246,37 @@ impl Etcd3 {
         }
     }
 
+    /// Refuses the answers of an etcd cluster other than the one that was listed.
+    fn check_cluster(&self, cluster: u64) -> Result<(), Failure> {
+        match self.cluster.get() {
+            Some(listed) if listed != cluster => Err(Failure::Refused(format!(
+                "it belongs to etcd cluster {cluster:x}, and the listing came from {listed:x}: the \
+                 endpoints of `--etcd` must be of one cluster"
+            ))),
+            _ => {
+                self.cluster.set(Some(cluster));
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes sure before the first write on a connection that it leads to the cluster that was listed.
+    fn verify(&mut self, client: &Client, transaction: &Transaction) -> Result<(), Failure> {
+        if self.verified {
+            return Ok(());
+        }
+        let key = transaction.ops.first().map(|op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => key.as_str(),
+        });
+        // A key that the run may write is one that it may read.
+        let request = RangeRequest::new(KeyRange::key(key.unwrap_or_default())).limit(1);
+        let answer = self.wait(client.get(request))?;
+        let answer = answer.map_err(|error| failure(&error, "the keys to write"))?;
+        self.check_cluster(answer.header.cluster_id())?;
+        self.verified = true;
+        Ok(())
+    }
+
     fn forget_token(&mut self) {
         debug!("the token is not valid any more");
         self.token = None;
@@ -295,6 +337,7 @@ impl Etcd3 {
                 }
                 Err(failure) => return Err(failure),
             };
+            self.check_cluster(page.header.cluster_id())?;
             revision.get_or_insert(page.header.revision().cast_unsigned());
             if let Some(last) = page.kvs.last() {
                 key.clone_from(&last.key);
@@ -331,6 +374,11 @@ fn request(transaction: &Transaction) -> TxnRequest {
             }
         };
     }
+    for Unchanged { prefix, since } in &transaction.unchanged {
+        let range = KeyRange::prefix(prefix.as_str());
+        let next = usize::try_from(since.saturating_add(1)).expect("this is a 64-bit program");
+        request = request.when_mod_revision(range, TxnCmp::Less, next);
+    }
     for op in &transaction.ops {
         request = match op {
             Op::Put { key, value } => {
@@ -363,6 +411,31 @@ impl Store for Etcd3 {
             let client = client
                 .with_context(|| format!("failed to write to {}", self.endpoint()))
                 .map_err(ApplyError::Refused)?;
+            if let Err(failure) = self.verify(&client, transaction) {
+                match failure {
+                    Failure::Refused(why) | Failure::Denied(why) => {
+                        let why = escaped(&why).into_owned();
+                        return Err(ApplyError::Refused(anyhow!(
+                            "failed to write to {}: {why}",
+                            self.endpoint()
+                        )));
+                    }
+                    Failure::Token if !renewed => {
+                        renewed = true;
+                        self.forget_token();
+                    }
+                    _ => {
+                        unsent += 1;
+                        self.leave();
+                        if unsent > self.endpoints.len() {
+                            return Err(ApplyError::Refused(anyhow!(
+                                "failed to write: no endpoint answers any more"
+                            )));
+                        }
+                    }
+                }
+                continue;
+            }
             debug!("writing {} changes, {keys}", transaction.ops.len());
             let answer = self.wait(async {
                 // A connection that died while we were busy elsewhere is noticed before it is used.
@@ -375,7 +448,10 @@ impl Store for Etcd3 {
             let said =
                 |why: &str| anyhow!("failed to write to {}: {}", self.endpoint(), escaped(why));
             return match answer {
-                Ok(answer) if answer.succeeded => Ok(Applied::Whole),
+                Ok(answer) if answer.succeeded => {
+                    self.revision = Some(answer.header.revision().cast_unsigned());
+                    Ok(Applied::Whole)
+                }
                 Ok(_) => Ok(Applied::Outdated),
                 Err(Failure::Token) if !renewed => {
                     renewed = true;
@@ -410,10 +486,15 @@ impl Store for Etcd3 {
         }
     }
 
+    fn revision(&self) -> Option<u64> {
+        self.revision
+    }
+
     fn limits(&self) -> Limits {
         Limits {
             operations: 128,
             guards: 128,
+            ranges: true,
             bytes: 1 << 20,
         }
     }

@@ -226,6 +226,8 @@ impl Store for File {
         Limits {
             operations: usize::MAX,
             guards: usize::MAX,
+            // It is locked from the listing on.
+            ranges: false,
             bytes: usize::MAX,
         }
     }

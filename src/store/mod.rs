@@ -27,6 +27,12 @@ pub trait Store {
     /// [`ApplyError`] says whether anything may have been written.
     fn apply(&mut self, transaction: &Transaction) -> Result<Applied, ApplyError>;
 
+    /// The store's revision as the latest applied transaction left it; `None` where ranges are not
+    /// compared.
+    fn revision(&self) -> Option<u64> {
+        None
+    }
+
     /// What [`Store::apply`] takes at most.
     fn limits(&self) -> Limits;
 

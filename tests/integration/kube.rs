@@ -20,7 +20,7 @@ struct Store {
 
 impl Store {
     fn new() -> Self {
-        Self::of_scope("c1")
+        Self::of_scope("c1@00000000")
     }
 
     fn of_scope(scope: &str) -> Self {
@@ -45,7 +45,7 @@ impl Store {
     }
 
     fn program(&self, more: &str) -> Program {
-        vulcanized(&format!("--owner prod --cluster c1 {more}"))
+        vulcanized(&format!("--owner prod --cluster c1@00000000 {more}"))
             .arg("--store-file")
             .arg(self.path())
     }
@@ -624,9 +624,11 @@ fn exec_plugins_that_do_not() {
 
 #[test]
 fn what_the_server_sees() {
-    let store = Store::of_scope("c1 tier=a fields(spec.nodeName=a)");
+    let store = Store::of_scope("c1@00000000 tier=a fields(spec.nodeName=a)");
     let pods = (3..=7).map(web).map(|mut pod| {
         pod["metadata"]["labels"]["tier"] = json!("a");
+        // None of them replaces ours, so that those are looked for.
+        pod["metadata"]["labels"]["app"] = json!("other");
         pod
     });
     let pods = pods.collect::<Vec<_>>();
@@ -737,7 +739,7 @@ fn several_namespaces_all_or_none() {
     let seen = weather(
         "two namespaces",
         "-n default -n blog --backend {namespace}.{name}.svc --dry-run",
-        0,
+        3,
         "",
         move |request, _| list(&all, request, 500),
     );

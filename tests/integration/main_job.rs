@@ -28,7 +28,7 @@ fn program(api: &Api, etcd: &Etcd, more: &str) -> Program {
     let kubeconfig = api.plain_kubeconfig();
     let (_, path) = kubeconfig.keep().expect("it outlives this call");
     vulcanized(&format!(
-        "--owner prod --cluster c1 --etcd {} {more}",
+        "--owner prod --cluster c1@00000000 --etcd {} {more}",
         etcd.url()
     ))
     .arg("--kubeconfig")
@@ -194,7 +194,7 @@ fn what_others_wrote_survives() {
 fn another_owners_backend_is_shared_only_when_told() {
     let etcd = Etcd::start();
     etcd.define("example");
-    let blue = mark("blue", "c1", "default/x", "http://10.200.1.9:8080");
+    let blue = mark("blue", "c1@00000000", "default/x", "http://10.200.1.9:8080");
     etcd.put(&format!("{SERVERS}10.200.1.9"), &blue);
     let api = Api::pods(vec![example(1)], 500);
     let answer = run(&api, &etcd, "");
@@ -240,7 +240,7 @@ fn a_second_cluster_selector_or_namespace_of_the_same_owner() {
     exits(&answer, 3);
     says(
         &answer,
-        &format!("entries of our owner with the scope `{scope}`; this run's is `"),
+        &format!("entries of our owner from another cluster, `{scope}`; this run looks at `"),
     );
     let selected = over(&first, "-l tier=a");
     exits(&selected, 3);
@@ -250,7 +250,7 @@ fn a_second_cluster_selector_or_namespace_of_the_same_owner() {
     );
     let elsewhere = over(&first, "-n elsewhere");
     exits(&elsewhere, 3);
-    says(&elsewhere, "but of namespaces this run did not list");
+    says(&elsewhere, "of namespaces that this run did not list");
     assert_eq!(etcd.get(SERVERS), before);
 }
 
@@ -580,7 +580,12 @@ fn a_server_registered_after_our_pods_were_listed_is_not_deleted() {
     // The pods list is old: it lacks a pod that another run of this job has registered meanwhile.
     let api = Api::start(move |request, _| {
         let reply = list(&[example(1)], request, 500);
-        let entry = mark("prod", "c1", "default/example-2", "http://10.200.1.2:8080");
+        let entry = mark(
+            "prod",
+            "c1@00000000",
+            "default/example-2",
+            "http://10.200.1.2:8080",
+        );
         other.put(&format!("{SERVERS}10.200.1.2"), &entry);
         reply
     });

@@ -345,7 +345,7 @@ fn a_token_that_expires_in_mid_run_is_fetched_again() {
         });
         let kubeconfig = api.plain_kubeconfig();
         let arguments = format!(
-            "--owner prod --cluster c1 --etcd {} --user prod",
+            "--owner prod --cluster c1@00000000 --etcd {} --user prod",
             etcd.url()
         );
         let answer = vulcanized(&arguments)

@@ -87,7 +87,11 @@ fn revision(store: &mut dyn Store, name: &str) -> u64 {
 #[track_caller]
 fn apply(store: &mut dyn Store, guards: Vec<Guard>, ops: Vec<Op>) -> Applied {
     store
-        .apply(&Transaction { guards, ops })
+        .apply(&Transaction {
+            guards,
+            ops,
+            unchanged: Vec::new(),
+        })
         .expect("it is answered")
 }
 
@@ -307,6 +311,7 @@ fn etcd3_refuses_what_is_too_large_and_nothing_is_written() {
     let mut store = v3(&etcd);
     let ops = (0..129).map(|n| put(&format!("a/{n}"), "")).collect();
     let transaction = Transaction {
+        unchanged: Vec::new(),
         guards: Vec::new(),
         ops,
     };
@@ -342,6 +347,7 @@ fn etcd2_knows_one_node_by_both_spellings_and_shows_empty_directories() {
         assert_eq!(snapshot.revision, Some(etcd.index_v2()));
         // A directory where a key is wanted is somebody else's doing, not a success.
         let transaction = Transaction {
+            unchanged: Vec::new(),
             guards: Vec::new(),
             ops: vec![put("web/servers", "x")],
         };
@@ -420,6 +426,7 @@ fn file_that_cannot_be_written_stays_as_it_was() {
     let mut store = file(&path);
     held(&mut store);
     let transaction = Transaction {
+        unchanged: Vec::new(),
         guards: Vec::new(),
         ops: vec![put("a", "2")],
     };

@@ -30,7 +30,7 @@ fn seed_router(etcd: &Etcd) {
 
 fn program(etcd: &Etcd, owner: &str) -> Program {
     vulcanized(&format!(
-        "--layout traefik --owner {owner} --cluster c1 --etcd {}",
+        "--layout traefik --owner {owner} --cluster c1@00000000 --etcd {}",
         etcd.url()
     ))
 }
@@ -128,14 +128,16 @@ fn churn_under_traffic_fails_no_request() {
         }
         let answer = run_once(pods);
         assert_eq!(answer.code, 0, "round {round}: {answer}");
+        let wanted = now.iter().map(|n| &sites[*n]).collect::<Vec<_>>();
+        traefik.wait_for("shop.web", &urls(&wanted));
+        let traffic = traffic.get_or_insert_with(|| Traffic::start(traefik.web(), 2));
+        // What was on its way when the proxy changed has ended after these.
+        traffic.more(10);
         for (n, site) in sites.iter().enumerate() {
             if !now.contains(&n) {
                 site.is_removed(true);
             }
         }
-        let wanted = now.iter().map(|n| &sites[*n]).collect::<Vec<_>>();
-        traefik.wait_for("shop.web", &urls(&wanted));
-        let traffic = traffic.get_or_insert_with(|| Traffic::start(traefik.web(), 2));
         traffic.more(5);
         now = subsets.new_tree(&mut runner).expect("a subset").current();
     }
@@ -476,7 +478,7 @@ fn an_empty_store_is_no_success() {
         etcd.put(words[1], words[3]);
     }
     run(&etcd, &[web], "").exits(0);
-    assert_eq!(etcd.keys(SERVERS), ["prod.c1.shop.10.0.0.1/url"]);
+    assert_eq!(etcd.keys(SERVERS), ["prod.c1-00000000.shop.10.0.0.1/url"]);
 }
 
 #[test]
@@ -510,7 +512,7 @@ fn adopting_what_was_made_by_hand_leaves_no_gap() {
     let traffic = Traffic::start(traefik.web(), 2);
     let pods = [pod_of(&site)];
     run(&etcd, &pods, "--adopt unmarked").exits(0);
-    let own = format!("prod.c1.shop.{}/url", site.ip);
+    let own = format!("prod.c1-00000000.shop.{}/url", site.ip);
     assert_eq!(etcd.keys(SERVERS), [own]);
     traffic.more(50);
     let (_, failed) = traffic.end();

@@ -404,7 +404,7 @@ fn two_at_once(store: &dyn Look, url: &str, rounds: usize) {
         });
         let (_, kubeconfig) = api.plain_kubeconfig().keep().expect("it stays");
         let arguments = format!(
-            "--owner prod --cluster c1 --etcd {url} --etcd-api {} --timeout 20s",
+            "--owner prod --cluster c1@00000000 --etcd {url} --etcd-api {} --timeout 20s",
             store.api()
         );
         let program = vulcanized(&arguments).arg("--kubeconfig").arg(&kubeconfig);

@@ -77,6 +77,15 @@ struct ObjectMeta<'j> {
     annotations: Labels<'j>,
 }
 
+/// Adds an address. `false` if there is one that cannot be read.
+fn add_ip(ips: &mut SmallVec<[IpAddr; 1]>, text: &str) -> bool {
+    match text.parse() {
+        Ok(ip) => ips.push(ip),
+        Err(_) => return text.is_empty(),
+    }
+    true
+}
+
 /// Labels or annotations.
 #[derive(Default)]
 struct Labels<'j>(Texts<'j>);
@@ -396,12 +405,13 @@ impl<'j> Pod<'j> {
                 port(own.name, i64::from(own.number), &own.protocol, sidecar)
             })
         });
-        let mut ips = pod_ips
-            .iter()
-            .filter_map(|ip| ip.ip.parse().ok())
-            .collect::<SmallVec<[IpAddr; 1]>>();
+        let mut ips = SmallVec::<[IpAddr; 1]>::new();
+        let mut unreadable_ip = false;
+        for ip in &pod_ips {
+            unreadable_ip |= !add_ip(&mut ips, &ip.ip);
+        }
         if ips.is_empty() {
-            ips.extend(pod_ip.parse::<IpAddr>());
+            unreadable_ip |= !add_ip(&mut ips, &pod_ip);
         }
         Ok(model::Pod {
             namespace,
@@ -415,6 +425,7 @@ impl<'j> Pod<'j> {
             terminating: deletion_timestamp,
             host_network,
             ips,
+            unreadable_ip,
             ports: ports.collect(),
         })
     }

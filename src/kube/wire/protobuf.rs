@@ -3,11 +3,10 @@
 
 use std::borrow::Cow;
 use std::io::{self, Read};
-use std::net::IpAddr;
 
 use anyhow::bail;
 
-use super::{Each, ListMeta, Page, check_names, named, port};
+use super::{Each, ListMeta, Page, add_ip, check_names, named, port};
 use crate::model::{Phase, Pod, Texts};
 
 /// What a protobuf answer begins with.
@@ -261,7 +260,7 @@ fn pod(message: &[u8]) -> anyhow::Result<Pod<'_>> {
     }
     pod.ports.append(&mut sidecar_ports);
     if pod.ips.is_empty() {
-        pod.ips.extend(pod_ip.parse::<IpAddr>());
+        pod.unreadable_ip |= !add_ip(&mut pod.ips, pod_ip);
     }
     check_names(&pod.namespace, &pod.name)?;
     Ok(pod)
@@ -404,7 +403,7 @@ fn status<'m>(message: &'m [u8], pod: &mut Pod<'_>, pod_ip: &mut &'m str) -> Res
                         ip = value.text()?;
                     }
                 }
-                pod.ips.extend(ip.parse::<IpAddr>());
+                pod.unreadable_ip |= !add_ip(&mut pod.ips, ip);
             }
             _ => {}
         }

@@ -148,10 +148,16 @@ fn pod(pod: Pod) -> model::Pod<'static> {
         ports
             .filter_map(move |own| port(own.name.into(), own.number.into(), &own.protocol, sidecar))
     });
-    let ips = status.pod_ips.iter().filter_map(|ip| ip.ip.parse().ok());
-    let mut ips = ips.collect::<Vec<_>>();
-    if ips.is_empty() {
-        ips.extend(status.pod_ip.parse::<std::net::IpAddr>());
+    let given = status.pod_ips.iter().map(|ip| &*ip.ip);
+    let given = given.filter(|ip| !ip.is_empty()).collect::<Vec<_>>();
+    let parsed = given.iter().filter_map(|ip| ip.parse().ok());
+    let mut ips = parsed.collect::<Vec<std::net::IpAddr>>();
+    let mut unreadable_ip = ips.len() < given.len();
+    if ips.is_empty() && !status.pod_ip.is_empty() {
+        match status.pod_ip.parse() {
+            Ok(ip) => ips.push(ip),
+            Err(_) => unreadable_ip = true,
+        }
     }
     let ready = |condition: &Text| condition.name == "Ready" && condition.text == "True";
     model::Pod {
@@ -164,6 +170,7 @@ fn pod(pod: Pod) -> model::Pod<'static> {
         terminating: meta.deletion_timestamp.is_some(),
         host_network: spec.host_network,
         ips: ips.into(),
+        unreadable_ip,
         ports: ports.collect(),
     }
 }

@@ -14,8 +14,8 @@ use vulcanized::kube;
 use vulcanized::layout::{self, Layout, Observed, Undefined};
 use vulcanized::logging;
 use vulcanized::model::{
-    ContainerPort, Entry, Expect, Guard, Host, Op, Phase, Pod, Scheme, Scope, ServerUrl, Snapshot,
-    Transaction,
+    Cluster, ContainerPort, Entry, Expect, Guard, Host, Op, Phase, Pod, Scheme, Scope, ServerUrl,
+    Snapshot, Transaction,
 };
 use vulcanized::net::deadline::Deadline;
 use vulcanized::reconcile::evidence::{Coverage, List, Lists};
@@ -130,6 +130,7 @@ pub fn store_file(data: &[u8]) {
         Expect::Absent
     };
     let transaction = Transaction {
+        unchanged: Vec::new(),
         guards: vec![Guard {
             key: key.clone(),
             expect,
@@ -355,8 +356,8 @@ fn check_seen(mapping: &Mapping, pod: &Pod, seen: &SeenPod) {
         assert_eq!(entry.mark, Some(mark));
         assert_eq!(entry.fault, None);
     }
-    for reason in &seen.skipped {
-        let text = reason.to_string();
+    for skipped in &seen.skipped {
+        let text = skipped.reason.to_string();
         check_plain(&text::escaped(&text), &[]);
         assert!(text.len() < 2000, "a reason of {} bytes", text.len());
     }
@@ -443,7 +444,7 @@ fn check_run(
     const RUNS: usize = 3;
     let rules = Rules {
         owner: "prod".to_owned(),
-        scope: Scope::new("c1", None, None),
+        scope: Scope::new(Cluster::parse("c1"), None, None),
         adopt: Adopt {
             unmarked: options & 8 != 0,
             scope: options & 16 != 0,
@@ -455,6 +456,7 @@ fn check_run(
         strict_ready: options & 128 != 0,
         allow_empty: false,
         allow_deletes: (options & 3 == 3).then_some(1000),
+        max_deletes: None,
         upsert_only: options & 7 == 4,
     };
     let lists = Lists {
@@ -479,21 +481,14 @@ fn check_run(
             return;
         }
         assert!(run < RUNS, "still something to do: {:?}", plan.changes);
-        for (key, action) in plan.changes.iter().flat_map(Change::writes) {
-            let key = key.as_bytes().to_vec();
-            match action {
-                Action::Create { after } => {
-                    let old = now.insert(key, after.clone().into_bytes());
-                    assert_eq!(old, None, "it was not there");
-                }
-                Action::Update { after, before, .. } => {
-                    let old = now.insert(key, after.clone().into_bytes());
-                    assert_eq!(old.as_ref(), Some(before));
-                }
-                Action::Delete { before, .. } => {
-                    assert_eq!(now.remove(&key).as_ref(), Some(before));
-                }
-            }
+        for write in plan.changes.iter().flat_map(Change::writes) {
+            let key = write.key.as_bytes().to_vec();
+            let old = match write.after {
+                Some(after) => now.insert(key, after.as_bytes().to_vec()),
+                None => now.remove(&key),
+            };
+            let before = write.before.map(|(before, _)| before);
+            assert_eq!(old.as_deref(), before, "it is as it was read");
         }
     }
 }
@@ -510,7 +505,7 @@ fn check_plan(layout: &dyn Layout, observed: &Observed, plan: &Plan, rules: &Rul
                 .get(&**server)
         });
         match (&change.action, &change.server) {
-            (Action::Create { after }, server) => {
+            (Action::Create { after, .. }, server) => {
                 check_id(&change.backend);
                 check_key(layout, &change.key);
                 if server.is_some() {

@@ -1,5 +1,6 @@
 //! The real Traefik over a real etcd, HTTP servers for it to balance, and clients that never stop asking.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -8,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -133,19 +134,23 @@ struct SiteState {
     closed: AtomicBool,
     connections: Mutex<Vec<TcpStream>>,
     served: AtomicUsize,
-    removed: Mutex<Option<Instant>>,
+    removed: AtomicBool,
     late: AtomicUsize,
 }
 
 impl Site {
-    /// How long after the run that removed a server a request may still reach it.
-    const GRACE: Duration = Duration::from_secs(1);
-
     /// Listens on an address of the loopback network, `127.1.<test>.<number>`.
     pub fn start(test: u8, number: u8) -> Self {
+        /// The port of each test's first site: those that follow have the same one, as pods of one
+        /// backend do.
+        static PORTS: Mutex<BTreeMap<u8, u16>> = Mutex::new(BTreeMap::new());
         let ip = IpAddr::from([127, 1, test, number]);
-        let listener = TcpListener::bind((ip, 0)).expect("a free port");
+        let mut ports = PORTS.lock().expect("no panic");
+        let same = ports.get(&test).copied().unwrap_or(0);
+        let listener = TcpListener::bind((ip, same)).expect("a free port");
         let port = listener.local_addr().expect("bound").port();
+        ports.insert(test, port);
+        drop(ports);
         let state = Arc::new(SiteState::default());
         let shared = Arc::clone(&state);
         // It ends with the test's process.
@@ -183,9 +188,9 @@ impl Site {
         self.state.served.load(Ordering::SeqCst)
     }
 
-    /// From a while after now on, requests are too late; `false`: it serves again.
+    /// From now on requests are late: the proxy shows that it knows. `false`: it serves again.
     pub fn is_removed(&self, removed: bool) {
-        *self.state.removed.lock().expect("no panic") = removed.then(Instant::now);
+        self.state.removed.store(removed, Ordering::SeqCst);
     }
 
     /// How many requests came too late.
@@ -203,8 +208,7 @@ fn answer(mut stream: TcpStream, state: &SiteState) {
         let Ok(line) = line else { return };
         // The empty line ends a request: none here has a body.
         if line.is_empty() {
-            let removed = *state.removed.lock().expect("no panic");
-            if removed.is_some_and(|removed| removed.elapsed() > Site::GRACE) {
+            if state.removed.load(Ordering::SeqCst) {
                 state.late.fetch_add(1, Ordering::SeqCst);
             }
             state.served.fetch_add(1, Ordering::SeqCst);
