@@ -13,7 +13,7 @@ use crate::net::deadline::Deadline;
 use crate::net::tls::{Identity, Tls};
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::reconcile::map::Mapping;
-use crate::report::Etcdctl;
+use crate::report::etcdctl::Api;
 use crate::store::{Store, endpoints, etcd2::Etcd2, etcd3::Etcd3, file::File};
 
 /// Several namespaces share one template that would mix their ids: a usage error found late, because
@@ -35,6 +35,7 @@ pub fn store(
         StoreConfig::File(path) => return Ok(Box::new(File::open(path, dry_run, deadline)?)),
         StoreConfig::Etcd {
             api,
+            etcdctl: _,
             endpoints,
             cacert,
             identity,
@@ -80,8 +81,8 @@ pub fn store(
         }
     };
     Ok(match api {
-        Etcdctl::V3 => Box::new(Etcd3::open(options, deadline)?),
-        Etcdctl::V2 => Box::new(Etcd2::open(options, deadline)?),
+        Api::V3 => Box::new(Etcd3::open(options, deadline)?),
+        Api::V2 => Box::new(Etcd2::open(options, deadline)?),
     })
 }
 

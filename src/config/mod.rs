@@ -12,11 +12,12 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, ValueEnum};
 
 use crate::kube;
-use crate::layout::{self, LAYOUTS, Layout, Undefined, Unsupported};
+use crate::layout::{self, LAYOUTS, Layout, Unsupported};
 use crate::model::{ClusterName, Scheme, Scope, check_name};
 use crate::reconcile::map::{IpFamily, Mapping, PortRef};
 use crate::reconcile::plan::{Adopt, DeleteLimit, Rules};
 use crate::reconcile::template::Template;
+use crate::report::etcdctl::{Access, Api, NO_ETCDCTL};
 use crate::report::{Etcdctl, Reporter, Style};
 
 /// Keeps an external load balancer pointed at the live pods of a Kubernetes cluster.
@@ -553,8 +554,10 @@ pub enum Namespaces {
 pub enum StoreConfig {
     /// etcd.
     Etcd {
-        /// Which version of its API, and of the suggested commands.
-        api: Etcdctl,
+        /// Which version of its API.
+        api: Api,
+        /// How suggested commands reach it.
+        etcdctl: Etcdctl,
         /// Its endpoints, in order.
         endpoints: Vec<String>,
         /// CA certificates to trust.
@@ -569,12 +572,12 @@ pub enum StoreConfig {
 }
 
 impl StoreConfig {
-    /// The version of `etcdctl` that suggested commands are for.
+    /// How suggested commands reach it.
     #[must_use]
-    pub fn etcdctl(&self) -> Etcdctl {
+    pub fn etcdctl(&self) -> &Etcdctl {
         match self {
-            Self::Etcd { api, .. } => *api,
-            Self::File(_) => Etcdctl::V3,
+            Self::Etcd { etcdctl, .. } => etcdctl,
+            Self::File(_) => &NO_ETCDCTL,
         }
     }
 }
@@ -679,12 +682,6 @@ impl Cli {
             pods,
         } = kubernetes;
         let (store, layout) = store.store(env)?;
-        if changes.create_backends && layout.undefined() == Undefined::Unrouted {
-            return Err(usage(
-                "`--create-backends` does not apply to Traefik: a service is defined by a router \
-                 that names it, and its rule is yours to write",
-            ));
-        }
         if !layout.takes_owner(&owner) {
             return Err(usage(
                 "`--owner` needs a letter here: it begins the ids of Traefik's servers, and one of \
@@ -856,6 +853,15 @@ impl MappingArgs {
     }
 }
 
+fn open_layout(name: &str, options: layout::Options) -> Result<Rc<dyn Layout>, clap::Error> {
+    layout::open(name, options).map_err(|unsupported| {
+        usage(match unsupported {
+            Unsupported::EtcdV2 => "Traefik reads etcd v3 only: `--etcd-api 2` does not go with it",
+            Unsupported::LeadingSlash => "Traefik cannot read a prefix that begins with a slash",
+        })
+    })
+}
+
 impl StoreArgs {
     fn store(
         self,
@@ -887,19 +893,19 @@ impl StoreArgs {
             prefix,
             etcd_v2: etcd_api == ApiArg::V2 && store_file.is_none(),
         };
-        let layout = layout::open(&layout, options).map_err(|unsupported| {
-            usage(match unsupported {
-                Unsupported::EtcdV2 => {
-                    "Traefik reads etcd v3 only: `--etcd-api 2` does not go with it"
-                }
-                Unsupported::LeadingSlash => {
-                    "Traefik cannot read a prefix that begins with a slash"
-                }
-            })
-        })?;
+        let layout = open_layout(&layout, options)?;
         if let Some(file) = store_file {
             return Ok((StoreConfig::File(file), layout));
         }
+        // What `etcdctl` finds in its own environment it must not be told again: it refuses both.
+        let file = |file: &Option<PathBuf>| Some(file.as_ref()?.to_str()?.to_owned());
+        let access = Access {
+            endpoints: (!etcd.is_empty()).then(|| etcd.join(",")),
+            cacert: file(&cacert),
+            cert: file(&cert),
+            key: file(&key),
+            user: user.clone(),
+        };
         let mut endpoints = etcd;
         if endpoints.is_empty() {
             let given = text("ETCDCTL_ENDPOINTS").unwrap_or_default();
@@ -942,12 +948,13 @@ impl StoreArgs {
             }
         };
         let api = match etcd_api {
-            ApiArg::V3 => Etcdctl::V3,
-            ApiArg::V2 => Etcdctl::V2,
+            ApiArg::V3 => Api::V3,
+            ApiArg::V2 => Api::V2,
         };
         Ok((
             StoreConfig::Etcd {
                 api,
+                etcdctl: Etcdctl::new(api, &access),
                 endpoints,
                 cacert,
                 identity,

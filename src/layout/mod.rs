@@ -9,10 +9,14 @@ use std::rc::Rc;
 
 use litemap::LiteMap;
 
+pub use definition::Refusal;
+
 use crate::model::{
     BackendId, Denied, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
 };
 
+mod definition;
+mod go;
 #[cfg(test)]
 mod toy;
 mod traefik;
@@ -84,6 +88,12 @@ pub trait Layout: fmt::Debug {
     /// The keys and values that define a backend with nothing but defaults, the one that makes it
     /// defined last.
     fn definition(&self, prefix: &str, backend: &str) -> Vec<(String, String)>;
+
+    /// The key and value that `--create-backends` writes before a backend's first server; `None`: the last
+    /// of [`Layout::definition`].
+    fn created(&self, _prefix: &str, _backend: &str) -> Option<(String, String)> {
+        None
+    }
 
     /// What the proxy makes of a backend that is not defined.
     fn undefined(&self) -> Undefined;
@@ -159,20 +169,42 @@ pub struct Observed {
     pub prefix: String,
     /// All backends that have any key, by id.
     pub backends: BTreeMap<String, Backend>,
-    /// The other spelling of the prefix, if there are backends under it: they are not served by the
-    /// proxy that reads this prefix.
-    pub sibling: Option<Sibling>,
+    /// Backends under prefixes that this one is easily taken for: the proxy that reads this prefix does
+    /// not serve them.
+    pub siblings: Vec<Sibling>,
+    /// For proxies that go by names regardless of case: backends' ids as the store spells them, by their
+    /// id in lower case, where the two differ.
+    pub spellings: BTreeMap<String, String>,
     /// Keys that the proxy cannot read, or that hurt it, and why.
     pub stray: Vec<(String, Fault)>,
 }
 
-/// Backends under the other spelling of a prefix.
+impl Observed {
+    /// A backend's id as the store spells it.
+    #[must_use]
+    pub fn spelled<'s>(&'s self, id: &'s str) -> &'s str {
+        self.spellings.get(id).map_or(id, String::as_str)
+    }
+}
+
+/// Backends under another prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sibling {
-    /// The other spelling.
+    /// The prefix.
     pub prefix: String,
     /// How many backends are there.
     pub backends: usize,
+    /// What the prefix is.
+    pub kind: SiblingKind,
+}
+
+/// What another prefix is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SiblingKind {
+    /// The other spelling of this run's: with or without a slash in front.
+    Spelling,
+    /// What Amdatu Vulcanized and romulus used.
+    Predecessor,
 }
 
 /// One backend of the tree.
@@ -190,19 +222,21 @@ pub enum Definition {
     /// Nowhere.
     #[default]
     Absent,
-    /// This key should define it, and does not: why.
+    /// This key should define it, and the proxy does not take it.
     Broken {
         /// The key.
         key: String,
         /// What is wrong with its value.
-        why: String,
+        refusal: Refusal,
+        /// The value that mends it.
+        mended: String,
     },
     /// This key makes it something that has no servers, which is right as long as it has none.
     OtherType {
         /// The key.
         key: String,
         /// What it is.
-        why: String,
+        refusal: Refusal,
     },
     /// This key defines it.
     Valid {
@@ -244,26 +278,38 @@ pub struct Other {
     pub revision: u64,
 }
 
-/// What a key or value does to the proxy.
+/// What is wrong with a key or value, by what it does to the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// The value `null` crashes vulcand, at each start again.
+    /// vulcand: the value `null` crashes it, at each start again.
     Null,
-    /// Not the JSON the proxy reads.
+    /// vulcand: not the JSON that it reads.
     Malformed,
-    /// A URL without scheme, host or port, or none at all.
+    /// vulcand: no URL at all, or an empty one.
     NoUrl,
-    /// A slash in a server's id.
+    /// vulcand: a server that it refuses for this field.
+    Refused(&'static str),
+    /// vulcand: a URL without a host, which it takes and fails on.
+    NoHost,
+    /// Either proxy: a URL that it takes, to a place where it cannot send requests.
+    Unreachable,
+    /// vulcand: a slash in a server's id.
     SlashInId,
-    /// A directory without a definition.
+    /// vulcand on etcd v2: a directory of a backend without a definition.
     BareDirectory,
-    /// A key that Traefik does not know: it freezes the whole provider.
+    /// vulcand on etcd v2: a directory where a key should be; whether it is empty.
+    Directory(bool),
+    /// vulcand on etcd v2: a key where a directory should be.
+    NotADirectory,
+    /// Traefik: a key or value that it cannot read, so that it freezes.
     Freezes,
-    /// A server without a URL that Traefik takes.
-    BadUrl,
-    /// Services whose names differ in case only.
-    TwoSpellings,
-    /// Servers, and no router at all.
+    /// Traefik: a server without a URL.
+    UrlMissing,
+    /// Traefik: a URL that it cannot read, so that it disables the whole service.
+    Disables,
+    /// Traefik: a service that is named in another spelling than its own.
+    OtherSpelling,
+    /// Traefik: servers, and no router at all.
     NoRouter,
 }
 

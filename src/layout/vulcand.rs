@@ -10,13 +10,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Backend, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Sibling, Undefined,
-    Unsupported, backend,
+    Backend, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Refusal, Sibling,
+    SiblingKind, Undefined, Unsupported, backend, definition, go,
 };
-use crate::model::{self, Mark, PodName, ServerUrl, Snapshot};
+use crate::model::{self, Mark, PodName, Scheme, ServerUrl, Snapshot, UrlFault};
 
 /// The prefix when none is given and neither spelling holds backends.
 const DEFAULT_PREFIX: &str = "/vulcand";
+
+/// The prefix of the tools before this one.
+const PREDECESSOR: &str = "/vulcan";
 
 /// vulcand's layout under one prefix, or under the one that holds backends.
 #[derive(Debug, Clone)]
@@ -37,15 +40,22 @@ pub(super) fn open(options: Options) -> Result<Rc<dyn Layout>, Unsupported> {
 }
 
 impl Vulcand {
-    /// The prefixes to look at: the one that is meant, or likely, first.
-    fn prefixes(&self) -> Vec<String> {
+    /// The prefixes to look at: the one that is meant, or likely, first; then others for a warning.
+    fn prefixes(&self) -> Vec<(String, SiblingKind)> {
         let first = self.prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
-        let mut prefixes = vec![first.to_owned()];
+        let mut prefixes = vec![(first.to_owned(), SiblingKind::Spelling)];
         if !self.one_spelling {
-            prefixes.push(match first.strip_prefix('/') {
+            let other = match first.strip_prefix('/') {
                 Some(bare) => bare.to_owned(),
                 None => format!("/{first}"),
-            });
+            };
+            prefixes.push((other, SiblingKind::Spelling));
+        }
+        let is_it = |prefix: &str| {
+            prefix == PREDECESSOR || self.one_spelling && prefix == &PREDECESSOR[1..]
+        };
+        if !prefixes.iter().any(|(prefix, _)| is_it(prefix)) {
+            prefixes.push((PREDECESSOR.to_owned(), SiblingKind::Predecessor));
         }
         prefixes
     }
@@ -53,49 +63,57 @@ impl Vulcand {
 
 impl Layout for Vulcand {
     fn ranges(&self) -> Vec<String> {
-        self.prefixes().iter().map(|prefix| range(prefix)).collect()
+        let prefixes = self.prefixes();
+        prefixes.iter().map(|(prefix, _)| range(prefix)).collect()
     }
 
     fn observe(&self, snapshot: Snapshot) -> Result<Observed, ObserveError> {
         let Snapshot { revision, ranges } = snapshot;
         let prefixes = self.prefixes();
-        let holds =
-            |index: usize| matches!(ranges.get(index), Some(Ok(found)) if !found.is_empty());
+        let holds = |index: usize| {
+            let spelling = prefixes.get(index).map(|(_, kind)| *kind);
+            spelling == Some(SiblingKind::Spelling)
+                && matches!(ranges.get(index), Some(Ok(found)) if !found.is_empty())
+        };
         let chosen = match (&self.prefix, holds(0), holds(1)) {
             (None, true, true) => {
                 return Err(ObserveError::Ambiguous(
-                    prefixes[0].clone(),
-                    prefixes[1].clone(),
+                    prefixes[0].0.clone(),
+                    prefixes[1].0.clone(),
                 ));
             }
             (None, false, true) => 1,
             _ => 0,
         };
         let mut entries = Vec::new();
-        let mut sibling = None;
-        for (index, (range, prefix)) in ranges.into_iter().zip(&prefixes).enumerate() {
+        let mut siblings = Vec::new();
+        for (index, (range, (prefix, kind))) in ranges.into_iter().zip(&prefixes).enumerate() {
             match range {
                 Ok(found) if index == chosen => entries = found,
                 Err(denied) if index == chosen => return Err((&denied).into()),
                 Ok(found) if !found.is_empty() => {
-                    let backends = Tree::read(prefix, found).backends.len();
-                    sibling = Some(Sibling {
+                    let backends = self.read(prefix, found).backends.len();
+                    siblings.push(Sibling {
                         prefix: prefix.clone(),
                         backends,
+                        kind: *kind,
                     });
                 }
-                // Nothing there, or not for us to see: the other spelling is looked at for a warning.
+                // Nothing there, or not for us to see: it is looked at for a warning.
                 Ok(_) | Err(_) => {}
             }
         }
-        let prefix = prefixes[chosen].clone();
-        let Tree { backends, stray } = Tree::read(&prefix, entries);
+        let prefix = prefixes[chosen].0.clone();
+        let Tree {
+            backends, stray, ..
+        } = self.read(&prefix, entries);
         Ok(Observed {
             revision,
             prefix,
             backends,
-            sibling,
+            siblings,
             stray,
+            ..Observed::default()
         })
     }
 
@@ -128,8 +146,9 @@ impl Layout for Vulcand {
         format!("-etcdKey={prefix}")
     }
 
+    /// On etcd v3 vulcand finds servers by the prefix of their keys; on v2 it walks directories.
     fn bleeds(&self, shorter: &str, longer: &str) -> bool {
-        shorter.len() < longer.len() && longer.starts_with(shorter)
+        !self.one_spelling && shorter.len() < longer.len() && longer.starts_with(shorter)
     }
 }
 
@@ -141,12 +160,15 @@ fn range(prefix: &str) -> String {
 struct Tree {
     backends: BTreeMap<String, Backend>,
     stray: Vec<(String, Fault)>,
+    /// The directory that was found where a key should be (etcd v2), to name it once.
+    directory: String,
 }
 
-impl Tree {
-    fn read(prefix: &str, entries: Vec<model::Entry>) -> Self {
+impl Vulcand {
+    fn read(&self, prefix: &str, entries: Vec<model::Entry>) -> Tree {
         let skip = range(prefix).len();
-        let mut tree = Self::default();
+        let v2 = self.one_spelling;
+        let mut tree = Tree::default();
         let mut values = Values::default();
         let mut servers = Servers::default();
         for model::Entry {
@@ -160,6 +182,9 @@ impl Tree {
                 continue;
             };
             let Some((backend, rest)) = key[skip..].split_once('/') else {
+                if v2 && key.len() > skip {
+                    tree.stray.push((key, Fault::NotADirectory));
+                }
                 continue;
             };
             if backend.is_empty() {
@@ -167,25 +192,45 @@ impl Tree {
             }
             match (rest, rest.strip_prefix("servers/")) {
                 ("backend", _) => {
-                    let definition = match defines(&value) {
+                    let definition = match definition::check(&value) {
                         Ok(()) => Definition::Valid {
                             key: key.clone(),
                             revision,
                         },
-                        Err(why) => Definition::Broken {
+                        Err((refusal, mended)) => Definition::Broken {
                             key: key.clone(),
-                            why,
+                            refusal,
+                            mended,
                         },
                     };
                     tree.backend(backend).definition = definition;
+                }
+                (_, None) if v2 && rest.starts_with("backend/") => {
+                    let end = skip + backend.len() + "/backend".len();
+                    tree.backend(backend).definition = Definition::Broken {
+                        key: key[..end].to_owned(),
+                        refusal: Refusal::Directory {
+                            empty: rest == "backend/",
+                        },
+                        mended: definition::SMALLEST.to_owned(),
+                    };
+                }
+                ("servers", None) if v2 => {
+                    tree.backend(backend);
+                    tree.stray.push((key, Fault::NotADirectory));
                 }
                 // An empty directory of etcd v2.
                 ("", _) | (_, Some("")) => {
                     tree.backend(backend);
                 }
-                (_, Some(id)) if id.contains('/') => {
+                (_, Some(id)) if let Some((id, below)) = id.split_once('/') => {
                     tree.backend(backend);
-                    tree.stray.push((key, Fault::SlashInId));
+                    if v2 {
+                        let end = skip + backend.len() + "/servers/".len() + id.len();
+                        tree.directory(&key[..end], below.is_empty());
+                    } else {
+                        tree.stray.push((key, Fault::SlashInId));
+                    }
                 }
                 (_, Some(id)) => {
                     let Value { url, mark, fault } = values.read(&value);
@@ -220,6 +265,15 @@ impl Tree {
         }
         tree
     }
+}
+
+impl Tree {
+    fn directory(&mut self, key: &str, empty: bool) {
+        if self.directory != key {
+            key.clone_into(&mut self.directory);
+            self.stray.push((key.to_owned(), Fault::Directory(empty)));
+        }
+    }
 
     fn backend(&mut self, id: &str) -> &mut Backend {
         backend(&mut self.backends, id)
@@ -240,40 +294,6 @@ struct Servers {
     entries: Vec<(Box<str>, Entry)>,
 }
 
-/// Whether a `backend` key's value is a definition that vulcand takes.
-fn defines(value: &[u8]) -> Result<(), String> {
-    struct Type(Option<String>);
-    impl<'de> Deserialize<'de> for Type {
-        fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-            struct Fields;
-            impl<'de> Visitor<'de> for Fields {
-                type Value = Type;
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("a JSON object")
-                }
-                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Type, A::Error> {
-                    let mut found = Type(None);
-                    while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-                        if key.eq_ignore_ascii_case("type") {
-                            found.0 = map.next_value()?;
-                        } else {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                    Ok(found)
-                }
-            }
-            input.deserialize_map(Fields)
-        }
-    }
-    match serde_json::from_slice(value) {
-        Ok(Type(Some(kind))) if kind == "http" => Ok(()),
-        Ok(Type(Some(kind))) => Err(format!("its Type is `{kind}`, not `http`")),
-        Ok(Type(None)) => Err("it has no Type".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
 /// What a server's value says.
 struct Value {
     url: Option<ServerUrl>,
@@ -290,6 +310,8 @@ struct Fields<'v> {
     owner: Option<Cow<'v, str>>,
     scope: Option<Cow<'v, str>>,
     pod: Option<Cow<'v, str>>,
+    /// Whether there is a field that vulcand may refuse the whole for.
+    suspect: bool,
 }
 
 impl<'v> Fields<'v> {
@@ -311,6 +333,7 @@ impl<'v> Fields<'v> {
             owner: text(owner),
             scope: text(scope),
             pod: text(pod),
+            suspect: false,
         })
     }
 }
@@ -345,15 +368,19 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                         "Owner" => &mut fields.owner,
                         "Scope" => &mut fields.scope,
                         "Pod" => &mut fields.pod,
-                        url if url.eq_ignore_ascii_case("url") => {
-                            // `null` leaves Go's string as it was.
-                            if let Some(Borrowed(url)) = map.next_value()? {
-                                fields.url = Some(url);
+                        other => {
+                            let name = go::fold(other);
+                            if name == "url" {
+                                // `null` leaves Go's string as it was.
+                                match map.next_value()? {
+                                    Some(Text(Some(url))) => fields.url = Some(url),
+                                    Some(Text(None)) => fields.suspect = true,
+                                    None => {}
+                                }
+                            } else {
+                                fields.suspect |= name == "id" || name == "stats";
+                                map.next_value::<IgnoredAny>()?;
                             }
-                            continue;
-                        }
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
                             continue;
                         }
                     };
@@ -385,17 +412,21 @@ impl Values {
         if value.trim_ascii() == b"null" {
             return fault(Fault::Null);
         }
-        let fields = Fields::plain(value).map_or_else(|| serde_json::from_slice(value), Ok);
+        // Go, too, reads what is not UTF-8 as U+FFFD.
+        let text = String::from_utf8_lossy(value);
+        let fields = Fields::plain(value).map_or_else(|| serde_json::from_str(&text), Ok);
         let Ok(Fields {
             url,
             owner,
             scope,
             pod,
+            suspect,
         }) = fields
         else {
             return fault(Fault::Malformed);
         };
-        let url = url.as_deref().and_then(ServerUrl::parse);
+        let refused = suspect.then(|| definition::refused_server_field(&text));
+        let (url, of_url) = read_url(url.as_deref().unwrap_or_default());
         let mark = owner.filter(|owner| !owner.is_empty()).map(|owner| {
             let pod = pod.as_deref().and_then(PodName::split);
             Mark {
@@ -408,9 +439,27 @@ impl Values {
                 pod: pod.map(|(_, name)| name.into()),
             }
         });
-        let fault = url.is_none().then_some(Fault::NoUrl);
+        let fault = refused.flatten().map(Fault::Refused).or(of_url);
         Value { url, mark, fault }
     }
+}
+
+/// A server's URL, and what is wrong with it for vulcand.
+fn read_url(text: &str) -> (Option<ServerUrl>, Option<Fault>) {
+    let fault = match ServerUrl::read(text) {
+        // Traefik's scheme: vulcand takes it, and cannot speak it.
+        Ok(url) if url.scheme == Scheme::H2c => return (Some(url), Some(Fault::Unreachable)),
+        Ok(url) => return (Some(url), None),
+        Err(_) if text.is_empty() => Fault::NoUrl,
+        Err(UrlFault::Unreadable) => Fault::Refused("URL"),
+        // Go's `ParseRequestURI` wants a scheme or a path.
+        Err(UrlFault::NoHost) if !text.contains(':') && !text.starts_with('/') => {
+            Fault::Refused("URL")
+        }
+        Err(UrlFault::NoHost) => Fault::NoHost,
+        Err(UrlFault::Unreachable) => Fault::Unreachable,
+    };
+    (None, Some(fault))
 }
 
 /// The text that was kept last, if this is the same.
@@ -486,8 +535,28 @@ mod tests {
         let fault = |value: &str| read(value.as_bytes()).fault;
         assert_eq!(fault(" null "), Some(Fault::Null));
         assert_eq!(fault("{}"), Some(Fault::NoUrl));
-        assert_eq!(fault(r#"{"URL":"localhost:80"}"#), Some(Fault::NoUrl));
-        assert_eq!(fault(r#"{"URL":7}"#), Some(Fault::Malformed));
+        assert_eq!(fault(r#"{"URL":""}"#), Some(Fault::NoUrl));
+        assert_eq!(fault(r#"{"URL":"localhost:80"}"#), Some(Fault::NoHost));
+        assert_eq!(fault(r#"{"URL":"http://"}"#), Some(Fault::NoHost));
+        for refused in ["10.0.0.1:80", "rubbish", "http://a:x", "http://a b"] {
+            let value = format!(r#"{{"URL":"{refused}"}}"#);
+            assert_eq!(fault(&value), Some(Fault::Refused("URL")), "{refused}");
+        }
+        for unreachable in ["ftp://a:1", "h2c://a:1", "http://a:0"] {
+            let value = format!(r#"{{"URL":"{unreachable}"}}"#);
+            assert_eq!(fault(&value), Some(Fault::Unreachable), "{unreachable}");
+        }
+        assert_eq!(fault(r#"{"URL":7}"#), Some(Fault::Refused("URL")));
+        assert_eq!(
+            fault(r#"{"URL":"http://a:1","iD":7}"#),
+            Some(Fault::Refused("Id"))
+        );
+        assert_eq!(
+            fault(r#"{"URL":"http://a:1","ſtats":[]}"#),
+            Some(Fault::Refused("Stats"))
+        );
+        assert_eq!(fault(r#"{"URL":"http://a:1","Id":"x","Stats":null}"#), None);
+        assert_eq!(read(b"{\"URL\":\"http://a:1\",\"x\":\"\xff\"}").fault, None);
         assert_eq!(fault("[]"), Some(Fault::Malformed));
         assert_eq!(fault(r#"{"URL":"http://a:1"} x"#), Some(Fault::Malformed));
     }
@@ -563,11 +632,12 @@ mod tests {
         let chosen = observe(Some("vulcand"), [bare(), slash()]).expect("chosen");
         assert_eq!(chosen.prefix, "vulcand");
         assert_eq!(
-            chosen.sibling,
-            Some(Sibling {
+            chosen.siblings,
+            [Sibling {
                 prefix: "/vulcand".to_owned(),
-                backends: 1
-            })
+                backends: 1,
+                kind: SiblingKind::Spelling
+            }]
         );
     }
 

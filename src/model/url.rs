@@ -10,33 +10,32 @@ pub enum Scheme {
     Http,
     /// HTTP over TLS.
     Https,
+    /// HTTP/2 without TLS: Traefik knows it. It is read, and never written.
+    H2c,
 }
 
 impl Scheme {
     /// Reads `http` or `https`, in any case.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        if word.eq_ignore_ascii_case("http") {
-            Some(Self::Http)
-        } else if word.eq_ignore_ascii_case("https") {
-            Some(Self::Https)
-        } else {
-            None
-        }
+        [Self::Http, Self::Https]
+            .into_iter()
+            .find(|scheme| word.eq_ignore_ascii_case(scheme.as_str()))
     }
 
-    /// `http` or `https`.
+    /// `http`, `https` or `h2c`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Https => "https",
+            Self::H2c => "h2c",
         }
     }
 
     fn default_port(self) -> u16 {
         match self {
-            Self::Http => 80,
+            Self::Http | Self::H2c => 80,
             Self::Https => 443,
         }
     }
@@ -63,6 +62,17 @@ pub struct ServerUrl {
     pub port: u16,
 }
 
+/// Why a text is not the URL of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UrlFault {
+    /// Go's `net/url`, with which the proxies read it, refuses it.
+    Unreadable,
+    /// It has no scheme or no host.
+    NoHost,
+    /// It has both, and no proxy can send requests there: another scheme, or a port out of range.
+    Unreachable,
+}
+
 impl ServerUrl {
     /// The URL of a pod's port.
     #[must_use]
@@ -74,46 +84,97 @@ impl ServerUrl {
         }
     }
 
-    /// Reads an absolute `http` or `https` URL with a host; path, query and user are dropped.
-    /// `None` for anything else, such as `localhost:80` or `http://`.
+    /// Reads an absolute URL with a host, as [`ServerUrl::read`] does.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
+        Self::read(text).ok()
+    }
+
+    /// Reads an absolute URL with a host as Go's `net/url` does, in which the proxies are written; path,
+    /// query and user are dropped.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(text: &str) -> Result<Self, UrlFault> {
         if let Some(url) = Self::parse_plain(text) {
-            return Some(url);
+            return Ok(url);
         }
-        let uri = http::Uri::try_from(text).ok()?;
-        let scheme = Scheme::parse(uri.scheme_str()?)?;
-        let authority = uri.authority()?;
-        let name = authority.host();
-        if name.is_empty() {
-            return None;
+        let (scheme, rest) = go_scheme(text)?;
+        if text.bytes().any(|c| c < b' ' || c == 0x7f) {
+            return Err(UrlFault::Unreadable);
         }
-        let host = match name
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
+        let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+        let (rest, _) = rest.split_once('?').unwrap_or((rest, ""));
+        let Some(rest) = rest.strip_prefix("//") else {
+            let opaque = !rest.starts_with('/') && !scheme.is_empty();
+            let colon = rest
+                .split('/')
+                .next()
+                .is_some_and(|part| part.contains(':'));
+            return Err(if !opaque && (colon || !has_whole_escapes(rest)) {
+                UrlFault::Unreadable
+            } else {
+                UrlFault::NoHost
+            });
+        };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if !has_whole_escapes(path) || !has_whole_escapes(fragment) {
+            return Err(UrlFault::Unreadable);
+        }
+        let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let of_user = |c: char| c.is_ascii_alphanumeric() || "-._:~!$&'()*+,;=%@".contains(c);
+        if !user.chars().all(of_user) || !has_whole_escapes(user) {
+            return Err(UrlFault::Unreadable);
+        }
+        let (name, port) = match host.strip_prefix('[') {
+            Some(inner) => inner.rsplit_once(']').ok_or(UrlFault::Unreadable)?,
+            None => host.split_at(host.rfind(':').unwrap_or(host.len())),
+        };
+        // Each is empty, or a colon and digits, if any.
+        let digits = port.strip_prefix(':').unwrap_or(port);
+        if digits.len() == port.len() && !port.is_empty()
+            || digits.bytes().any(|c| !c.is_ascii_digit())
         {
-            Some(inner) => Host::Ip(
-                inner
-                    .parse::<Ipv6Addr>()
-                    .ok()
-                    .map(IpAddr::V6)?
-                    .to_canonical(),
-            ),
-            None => match name.parse::<IpAddr>() {
-                Ok(ip) => Host::Ip(ip),
+            return Err(UrlFault::Unreadable);
+        }
+        let of_host = |c: char| {
+            c.is_ascii_alphanumeric() || !c.is_ascii() || "-._~!$&'()*+,;=:[]<>\"".contains(c)
+        };
+        if !name
+            .chars()
+            .all(|c| of_host(c) || (host.starts_with('[') && c == '%'))
+        {
+            return Err(UrlFault::Unreadable);
+        }
+        let known = [Scheme::Http, Scheme::Https, Scheme::H2c];
+        let known = known
+            .into_iter()
+            .find(|known| scheme.eq_ignore_ascii_case(known.as_str()));
+        if name.is_empty() || scheme.is_empty() {
+            return Err(UrlFault::NoHost);
+        }
+        let scheme = known.ok_or(UrlFault::Unreachable)?;
+        let host = if host.starts_with('[') {
+            let ip = name
+                .parse::<Ipv6Addr>()
+                .map_err(|_| UrlFault::Unreachable)?;
+            Host::Ip(IpAddr::V6(ip).to_canonical())
+        } else {
+            match name.parse::<Ipv4Addr>() {
+                Ok(ip) => Host::Ip(ip.into()),
+                Err(_) if name.contains(':') => return Err(UrlFault::Unreachable),
                 Err(_) => Host::Name(name.to_ascii_lowercase().into()),
-            },
-        };
-        // `http` keeps the text of a port it cannot read (`:99999`): such a URL has no server.
-        let port = match authority.port_u16() {
-            Some(0) => return None,
-            Some(port) => port,
-            None if authority.port().is_none() && !ends_in_port(authority.as_str()) => {
-                scheme.default_port()
             }
-            None => return None,
         };
-        Some(Self { scheme, host, port })
+        let port = match digits {
+            "" => scheme.default_port(),
+            digits => digits
+                .parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or(UrlFault::Unreachable)?,
+        };
+        Ok(Self { scheme, host, port })
     }
 
     /// Reads what [`ServerUrl`] prints of an IPv4 address, without the whole grammar of URLs: nearly all
@@ -144,14 +205,25 @@ impl ServerUrl {
     }
 }
 
-/// Whether an authority has a colon behind its host.
-fn ends_in_port(authority: &str) -> bool {
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
-    host.rsplit_once(']')
-        .map_or(host, |(_, rest)| rest)
-        .contains(':')
+/// The scheme, empty where there is none, and what follows it (Go: `getScheme`).
+fn go_scheme(text: &str) -> Result<(&str, &str), UrlFault> {
+    for (at, c) in text.char_indices() {
+        match c {
+            'a'..='z' | 'A'..='Z' => {}
+            '0'..='9' | '+' | '-' | '.' if at > 0 => {}
+            ':' if at == 0 => return Err(UrlFault::Unreadable),
+            ':' => return Ok((&text[..at], &text[at + 1..])),
+            _ => break,
+        }
+    }
+    Ok(("", text))
+}
+
+/// Whether each `%` is followed by two hexadecimal digits.
+fn has_whole_escapes(text: &str) -> bool {
+    let mut parts = text.split('%');
+    parts.next();
+    parts.all(|part| part.len() >= 2 && part.bytes().take(2).all(|c| c.is_ascii_hexdigit()))
 }
 
 impl fmt::Display for ServerUrl {
@@ -176,30 +248,50 @@ mod tests {
             ("http://10.0.0.1:8080", "http://10.0.0.1:8080"),
             ("HTTP://10.0.0.1:8080/some/path?x#y", "http://10.0.0.1:8080"),
             ("http://10.0.0.1", "http://10.0.0.1:80"),
+            ("http://10.0.0.1:/a b", "http://10.0.0.1:80"),
             ("https://Example.com/", "https://example.com:443"),
             ("http://user:pass@10.0.0.1:8080", "http://10.0.0.1:8080"),
             ("http://[FD00:0::1]:80", "http://[fd00::1]:80"),
             ("http://[::ffff:10.0.0.1]:80", "http://10.0.0.1:80"),
+            ("h2c://10.0.0.1:8080", "h2c://10.0.0.1:8080"),
+            ("http://a?x:y@b/%zz", "http://a:80"),
         ] {
             assert_eq!(ServerUrl::parse(text).expect(text).to_string(), canonical);
         }
-        let bad = [
-            "",
-            "localhost:80",
-            "http://",
-            "http://:80",
-            "ftp://a:1",
-            "/a",
-            "10.0.0.1:80",
-        ];
-        let ports = [
-            "http://a:99999",
-            "http://a:0",
-            "http://[::1]:x",
-            "http://[::zz]:1",
-        ];
-        for text in bad.into_iter().chain(ports) {
-            assert_eq!(ServerUrl::parse(text), None, "{text}");
+    }
+
+    /// What Go 1.22's `url.Parse` said, and where Traefik 3.7 then sent requests.
+    #[test]
+    fn what_is_no_url_of_a_server_is_told_apart() {
+        use UrlFault::{NoHost, Unreachable, Unreadable};
+        for (text, fault) in [
+            ("", NoHost),
+            ("/a", NoHost),
+            ("//a:1", NoHost),
+            ("localhost:80", NoHost),
+            ("http:/a:1", NoHost),
+            ("http://", NoHost),
+            ("http://:80", NoHost),
+            ("rubbish", NoHost),
+            ("ftp://a:1", Unreachable),
+            ("http://a:99999", Unreachable),
+            ("http://a:0", Unreachable),
+            ("http://a:b:80", Unreachable),
+            ("http://[::zz]:1", Unreachable),
+            ("10.0.0.1:80", Unreadable),
+            (":80", Unreadable),
+            (" http://a", Unreadable),
+            ("http://a b:80", Unreadable),
+            ("http://a:80 ", Unreadable),
+            ("http://a\n", Unreadable),
+            ("http://a:x", Unreadable),
+            ("http://[::1]:x", Unreadable),
+            ("http://[::1]x", Unreadable),
+            ("http://[::1", Unreadable),
+            ("http://a/%zz", Unreadable),
+            ("http://a b@c/", Unreadable),
+        ] {
+            assert_eq!(ServerUrl::read(text), Err(fault), "{text}");
         }
     }
 }

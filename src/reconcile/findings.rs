@@ -1,17 +1,20 @@
-//! What the tree holds that hurts the proxy, whoever wrote it.
+//! What the tree holds that hurts the proxy, whoever wrote it, as it is after the run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use crate::layout::{Definition, Fault, Layout, Observed, Undefined};
+use crate::layout::{Definition, Entry, Fault, Layout, Observed, Refusal, Sibling, Undefined};
 use crate::model::{PodName, ServerUrl};
 use crate::reconcile::evidence::{Evidence, Lists};
-use crate::reconcile::plan::Plan;
+use crate::reconcile::plan::{Action, Plan};
+
+/// How many pairs of backends that share servers are named.
+const EXAMPLES: usize = 5;
 
 /// One thing that hurts the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// Others' servers under a backend that is not defined.
+    /// Servers under a backend that is not defined, and that no pod names.
     Undefined {
         /// The backend.
         backend: String,
@@ -27,7 +30,9 @@ pub enum Finding {
         /// The key.
         key: String,
         /// What is wrong.
-        why: String,
+        refusal: Refusal,
+        /// The value that mends it, if that is ours to say.
+        mend: Option<String>,
     },
     /// A key or value that the proxy cannot read, or that crashes it.
     Fault {
@@ -36,23 +41,21 @@ pub enum Finding {
         /// What is wrong.
         fault: Fault,
     },
-    /// Two backends that share servers because one id begins the other.
+    /// Backends that share servers because one id begins the other.
     Bleeds {
-        /// The shorter id: this backend also gets the other's servers.
-        shorter: String,
-        /// The longer id.
-        longer: String,
+        /// How many pairs there are.
+        pairs: usize,
+        /// Some of them: the shorter id, whose backend also gets the other's servers, and the longer one.
+        examples: Vec<(String, String)>,
     },
-    /// Backends under the other spelling of the prefix.
+    /// Backends under a prefix that this run's is easily taken for.
     Sibling {
         /// The prefix of this run.
         prefix: String,
-        /// The other spelling.
-        sibling: String,
+        /// The other.
+        sibling: Sibling,
         /// The proxy's option for the prefix of this run.
         root_option: String,
-        /// How many backends are there.
-        backends: usize,
     },
     /// One address in backends of two owners.
     TwoOwners {
@@ -61,7 +64,8 @@ pub enum Finding {
         /// Keys and owners, in key order.
         entries: Vec<(String, String)>,
     },
-    /// An unmarked entry at an address that is now a pod's of another backend.
+    /// An unmarked entry at an address that is now a pod's of another backend, at a port that the pod does
+    /// not declare.
     Stranger {
         /// The backend of the entry.
         backend: String,
@@ -74,94 +78,194 @@ pub enum Finding {
     },
 }
 
+impl Finding {
+    /// Whether somebody should look at once: the proxy cannot start again.
+    #[must_use]
+    pub fn is_alarm(&self) -> bool {
+        match self {
+            Self::Fault { fault, .. } => matches!(fault, Fault::Null | Fault::Malformed),
+            Self::BrokenDefinition { refusal, .. } => *refusal == Refusal::Null,
+            Self::Undefined { .. }
+            | Self::Bleeds { .. }
+            | Self::Sibling { .. }
+            | Self::TwoOwners { .. }
+            | Self::Stranger { .. } => false,
+        }
+    }
+}
+
+/// What the plan does to the tree.
+struct After<'p> {
+    /// The keys that it writes or deletes: what is wrong with them now is not after the run.
+    changed: HashSet<&'p str>,
+    /// The servers that it gives a URL, by their key up to its last slash.
+    given_url: HashSet<&'p str>,
+    /// The servers that it deletes, per backend.
+    deleted: BTreeMap<&'p str, usize>,
+    /// The backends that it defines.
+    defined: BTreeSet<&'p str>,
+    /// Backends that the plan speaks of itself.
+    told: BTreeSet<&'p str>,
+}
+
+impl<'p> After<'p> {
+    fn new(plan: &'p Plan) -> Self {
+        let mut after = Self {
+            changed: HashSet::new(),
+            given_url: HashSet::new(),
+            deleted: BTreeMap::new(),
+            defined: BTreeSet::new(),
+            told: plan
+                .undefined
+                .iter()
+                .map(|frozen| &*frozen.backend)
+                .collect(),
+        };
+        for change in &plan.changes {
+            let backend = change.backend.as_str();
+            after.changed.extend(change.writes().map(|write| write.key));
+            match (&change.server, &change.action) {
+                (None, _) => {
+                    after.defined.insert(backend);
+                }
+                (_, Action::Delete { .. }) => *after.deleted.entry(backend).or_default() += 1,
+                _ => {
+                    let server = change.key.rsplit_once('/').map(|(server, _)| server);
+                    after.given_url.extend(server);
+                }
+            }
+        }
+        after
+    }
+
+    fn leaves(&self, key: &str, fault: Fault) -> bool {
+        let repaired = match fault {
+            Fault::UrlMissing => key
+                .rsplit_once('/')
+                .is_some_and(|(server, _)| self.given_url.contains(server)),
+            Fault::NoRouter => !self.defined.is_empty(),
+            Fault::BareDirectory => key
+                .rsplit_once('/')
+                .is_some_and(|(_, backend)| self.defined.contains(backend)),
+            _ => false,
+        };
+        !repaired && !self.changed.contains(key)
+    }
+}
+
 pub(super) fn find(
     observed: &Observed,
     lists: &Lists,
     layout: &dyn Layout,
     plan: &Plan,
 ) -> Vec<Finding> {
+    let after = After::new(plan);
     let mut found = Vec::new();
-    if let Some(sibling) = &observed.sibling {
-        found.push(Finding::Sibling {
-            prefix: observed.prefix.clone(),
-            sibling: sibling.prefix.clone(),
-            root_option: layout.root_option(&observed.prefix),
-            backends: sibling.backends,
-        });
-    }
-    let strays = observed.stray.iter();
-    found.extend(strays.map(|(key, fault)| Finding::Fault {
-        key: key.clone(),
-        fault: *fault,
+    found.extend(observed.siblings.iter().map(|sibling| Finding::Sibling {
+        prefix: observed.prefix.clone(),
+        sibling: sibling.clone(),
+        root_option: layout.root_option(&observed.prefix),
     }));
-    let ids = observed.backends.keys().collect::<Vec<_>>();
-    for (index, (id, backend)) in observed.backends.iter().enumerate() {
+    let fault = |key: &str, fault: Fault| {
+        let key = after.leaves(key, fault).then(|| key.to_owned())?;
+        Some(Finding::Fault { key, fault })
+    };
+    let strays = observed.stray.iter();
+    found.extend(strays.filter_map(|(key, of)| fault(key, *of)));
+    for (id, backend) in &observed.backends {
+        let told = after.told.contains(id.as_str());
         match &backend.definition {
             Definition::OtherType { .. } if backend.servers.is_empty() => {}
-            Definition::Broken { key, why } | Definition::OtherType { key, why } => {
-                found.push(Finding::BrokenDefinition {
-                    key: key.clone(),
-                    why: why.clone(),
-                });
-            }
+            Definition::Broken { .. } | Definition::OtherType { .. } if told => {}
+            Definition::Broken {
+                key,
+                refusal,
+                mended,
+            } => found.push(Finding::BrokenDefinition {
+                key: key.clone(),
+                refusal: refusal.clone(),
+                mend: Some(mended.clone()),
+            }),
+            Definition::OtherType { key, refusal } => found.push(Finding::BrokenDefinition {
+                key: key.clone(),
+                refusal: refusal.clone(),
+                mend: None,
+            }),
             // A backend that the plan speaks of, or is about to define, needs no second word.
-            Definition::Absent
-                if !backend.servers.is_empty()
-                    && !plan.undefined.iter().any(|frozen| frozen.backend == *id)
-                    && !plan
-                        .changes
-                        .iter()
-                        .any(|c| c.backend == *id && c.server.is_none()) =>
-            {
-                found.push(Finding::Undefined {
-                    backend: id.clone(),
-                    servers: backend.servers.len(),
-                    define: layout.definition(&observed.prefix, id),
-                    effect: layout.undefined(),
-                });
+            Definition::Absent if !told && !after.defined.contains(id.as_str()) => {
+                let deleted = after.deleted.get(id.as_str()).copied().unwrap_or_default();
+                let servers = backend.servers.len() - deleted.min(backend.servers.len());
+                if servers > 0 {
+                    found.push(Finding::Undefined {
+                        backend: id.clone(),
+                        servers,
+                        define: layout.definition(&observed.prefix, id),
+                        effect: layout.undefined(),
+                    });
+                }
             }
             Definition::Absent | Definition::Valid { .. } => {}
         }
-        // Ids are in order: those that begin with this one follow it.
-        let longer = ids[index + 1..]
-            .iter()
-            .take_while(|other| other.starts_with(id.as_str()));
-        for other in longer.filter(|other| layout.bleeds(id, other)) {
-            found.push(Finding::Bleeds {
-                shorter: id.clone(),
-                longer: (*other).clone(),
-            });
-        }
         let entries = backend.servers.values();
-        found.extend(entries.filter_map(|entry| {
-            let fault = entry.fault?;
-            Some(Finding::Fault {
-                key: entry.key.to_string(),
-                fault,
-            })
-        }));
+        found.extend(entries.filter_map(|entry| fault(&entry.key, entry.fault?)));
     }
-    found.extend(two_owners(observed));
-    found.extend(strangers(observed, lists));
+    found.extend(bleeds(observed, layout, &after));
+    found.extend(two_owners(observed, &after));
+    found.extend(strangers(observed, lists, &after));
     found
 }
 
-fn two_owners(observed: &Observed) -> Vec<Finding> {
+fn bleeds(observed: &Observed, layout: &dyn Layout, after: &After) -> Option<Finding> {
+    let ids = observed.backends.keys().map(String::as_str);
+    let ids = ids.chain(after.defined.iter().copied());
+    let ids = ids.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
+    let (mut pairs, mut examples) = (0, Vec::new());
+    for (index, id) in ids.iter().enumerate() {
+        // Ids are in order: those that begin with this one follow it.
+        let later = &ids[index + 1..];
+        let longer = &later[..later.partition_point(|other| other.starts_with(id))];
+        if longer.first().is_some_and(|other| layout.bleeds(id, other)) {
+            pairs += longer.len();
+            let more = EXAMPLES - examples.len();
+            let named = longer.iter().take(more);
+            examples.extend(named.map(|other| ((*id).to_owned(), (*other).to_owned())));
+        }
+    }
+    (pairs > 0).then_some(Finding::Bleeds { pairs, examples })
+}
+
+/// Entries that the run leaves as they are, each with its address.
+fn at_addresses<'o>(
+    observed: &'o Observed,
+    after: &'o After,
+) -> impl Iterator<Item = (&'o str, &'o Entry, &'o ServerUrl, IpAddr)> {
+    let backends = observed.backends.iter();
+    let entries = backends.flat_map(|(id, backend)| {
+        backend
+            .servers
+            .values()
+            .map(move |entry| (id.as_str(), entry))
+    });
+    let entries = entries.filter(|(_, entry)| !after.changed.contains(&*entry.key));
+    entries.filter_map(|(id, entry)| {
+        let url = entry.url.as_ref()?;
+        Some((id, entry, url, url.ip()?))
+    })
+}
+
+fn two_owners(observed: &Observed, after: &After) -> Vec<Finding> {
     let entries = || {
-        let backends = observed.backends.values();
-        let entries = backends.flat_map(|backend| backend.servers.values());
-        entries.filter_map(|entry| Some((entry, &*entry.mark.as_ref()?.owner)))
+        at_addresses(observed, after)
+            .filter_map(|(_, entry, _, ip)| Some((entry, ip, &*entry.mark.as_ref()?.owner)))
     };
-    let mut owners = entries().map(|(_, owner)| owner);
+    let mut owners = entries().map(|(_, _, owner)| owner);
     let first = owners.next();
     if owners.all(|owner| Some(owner) == first) {
         return Vec::new();
     }
     let mut by_ip = BTreeMap::<IpAddr, Vec<(&str, &str)>>::new();
-    for (entry, owner) in entries() {
-        if let Some(ip) = entry.url.as_ref().and_then(ServerUrl::ip) {
-            by_ip.entry(ip).or_default().push((&entry.key, owner));
-        }
+    for (entry, ip, owner) in entries() {
+        by_ip.entry(ip).or_default().push((&entry.key, owner));
     }
     let several = |entries: &[(&str, &str)]| entries.iter().any(|(_, o)| *o != entries[0].1);
     by_ip
@@ -179,36 +283,27 @@ fn two_owners(observed: &Observed) -> Vec<Finding> {
         .collect()
 }
 
-fn strangers(observed: &Observed, lists: &Lists) -> Vec<Finding> {
+fn strangers(observed: &Observed, lists: &Lists, after: &After) -> Vec<Finding> {
     let evidence = Evidence::new(lists);
-    let mut found = Vec::new();
-    for (id, backend) in &observed.backends {
-        for entry in backend
-            .servers
-            .values()
-            .filter(|entry| entry.mark.is_none())
-        {
-            let Some(ip) = entry.url.as_ref().and_then(ServerUrl::ip) else {
-                continue;
-            };
-            let pods = evidence.live_at(ip).collect::<Vec<_>>();
-            let backends = pods
-                .iter()
-                .flat_map(|pod| &pod.wants)
-                .map(|want| &*want.backend);
-            let backends = backends.collect::<BTreeSet<&str>>();
-            if let Some(pod) = pods.first()
-                && !backends.is_empty()
-                && !backends.contains(id.as_str())
-            {
-                found.push(Finding::Stranger {
-                    backend: id.clone(),
-                    key: entry.key.to_string(),
-                    ip,
-                    pod: pod.name.clone(),
-                });
-            }
-        }
-    }
-    found
+    let unmarked = at_addresses(observed, after).filter(|(_, entry, _, _)| entry.mark.is_none());
+    let found = unmarked.filter_map(|(id, entry, url, ip)| {
+        let pods = evidence.live_at(ip).filter(|pod| !pod.wants.is_empty());
+        let pods = pods.collect::<Vec<_>>();
+        // An alias, or a second backend for another of its ports, is made by hand on purpose.
+        let meant = pods.iter().any(|pod| {
+            pod.declares.contains(&url.port)
+                || pod
+                    .wants
+                    .iter()
+                    .any(|want| want.url.port == url.port || observed.spelled(&want.backend) == id)
+        });
+        let pod = pods.first().filter(|_| !meant)?;
+        Some(Finding::Stranger {
+            backend: id.to_owned(),
+            key: entry.key.to_string(),
+            ip,
+            pod: pod.name.clone(),
+        })
+    });
+    found.collect()
 }

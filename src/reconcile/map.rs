@@ -102,6 +102,8 @@ pub struct SeenPod {
     pub state: State,
     /// The servers it wants to be.
     pub wants: SmallVec<[Want; 1]>,
+    /// The TCP ports it declares beside those of its servers, if it has any server.
+    pub declares: Box<[u16]>,
     /// Why it is left out, or one of the backends it names.
     pub skipped: Vec<Skipped>,
 }
@@ -338,7 +340,7 @@ impl Mapping {
     #[must_use]
     pub fn map(&self, pod: Pod) -> SeenPod {
         let state = State::of(&pod);
-        let mut wants = SmallVec::new();
+        let mut wants = SmallVec::<[Want; 1]>::new();
         let mut skipped = Vec::new();
         match state {
             State::NotReady => skipped.push(SkipReason::NotReady.into()),
@@ -352,7 +354,17 @@ impl Mapping {
             let tcp = pod.ports.iter().filter(|port| port.tcp);
             tcp.map(|port| port.number).collect()
         });
+        let declares = |port: &&ContainerPort| {
+            port.tcp && wants.iter().all(|want| want.url.port != port.number)
+        };
+        let declares = pod
+            .ports
+            .iter()
+            .filter(|_| !wants.is_empty())
+            .filter(declares);
+        let declares = declares.map(|port| port.number).collect();
         SeenPod {
+            declares,
             name: PodName {
                 namespace: pod.namespace.as_ref().into(),
                 name: pod.name.as_ref().into(),

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::iter;
 
-use crate::layout::Undefined;
+use crate::layout::{Refusal, Undefined};
 use crate::model::{PodName, Scope, ServerUrl};
 use crate::reconcile::classify::Unproved;
 use crate::reconcile::findings::Finding;
@@ -482,10 +482,12 @@ pub enum Freeze {
     },
     /// Its definition is not valid.
     Broken {
-        /// What is wrong.
-        why: String,
-        /// The keys and values that mend it, if that is ours to say.
-        mend: Vec<(String, String)>,
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        refusal: Refusal,
+        /// The value that mends it, if that is ours to say.
+        mend: Option<String>,
     },
     /// It would be created, but its id and this one begin alike, and would share servers.
     Bleeds(String),
@@ -517,8 +519,16 @@ impl Plan {
     /// Whether somebody should look: exit code 3.
     #[must_use]
     pub fn alarms(&self) -> bool {
-        let undefined =
-            |frozen: &Frozen| frozen.ours > 0 || matches!(frozen.why, Freeze::Bleeds(_));
+        let crashes = |why: &Freeze| {
+            let refusal = match why {
+                Freeze::Broken { refusal, .. } => Some(refusal),
+                _ => None,
+            };
+            refusal == Some(&Refusal::Null)
+        };
+        let undefined = |frozen: &Frozen| {
+            frozen.ours > 0 || matches!(frozen.why, Freeze::Bleeds(_)) || crashes(&frozen.why)
+        };
         !self.held.is_empty()
             || self.kept_everywhere
             || !self.emptied.is_empty()
@@ -528,6 +538,7 @@ impl Plan {
             || !self.out_of_scope.is_empty()
             || !self.unshared.is_empty()
             || self.undefined.iter().any(undefined)
+            || self.findings.iter().any(Finding::is_alarm)
     }
 
     /// How many servers the plan takes out of rotation: URLs that leave their backend.

@@ -66,7 +66,7 @@ pub fn plan(
             example: (*example).to_owned(),
         });
     }
-    let missed = missed(lists);
+    let missed = missed(observed, lists);
     let ids = observed.backends.keys().map(String::as_str);
     let ids = ids.chain(desired.keys().copied());
     let ids = ids.collect::<BTreeSet<_>>();
@@ -89,11 +89,11 @@ fn is_valid(definition: &Definition) -> bool {
 }
 
 /// How many Ready pods name a backend and are left out by mistake.
-fn missed(lists: &Lists) -> BTreeMap<&str, usize> {
+fn missed<'a>(observed: &'a Observed, lists: &'a Lists) -> BTreeMap<&'a str, usize> {
     let mut missed = BTreeMap::new();
     for skipped in lists.pods().flat_map(|pod| &pod.skipped) {
         if let Some(backend) = &skipped.backend {
-            *missed.entry(&**backend).or_default() += 1;
+            *missed.entry(observed.spelled(backend)).or_default() += 1;
         }
     }
     missed
@@ -212,7 +212,7 @@ impl<'a> Planner<'a> {
         let mut witnesses = lists
             .map(|list| {
                 let mut wants = list.pods.iter().flat_map(|pod| &pod.wants);
-                wants.any(|want| publishes(&want.backend))
+                wants.any(|want| publishes(self.observed.spelled(&want.backend)))
             })
             .collect::<Vec<_>>();
         for entry in self.entries() {
@@ -238,8 +238,9 @@ impl<'a> Planner<'a> {
                 self.plan.skipped.push((pod.name.clone(), reason));
             }
             for want in &pod.wants {
-                desired.entry(&*want.backend).or_default().push(Wanted {
-                    id: self.id(&want.backend, &want.server, &pod.name),
+                let backend = self.observed.spelled(&want.backend);
+                desired.entry(backend).or_default().push(Wanted {
+                    id: self.id(backend, &want.server, &pod.name),
                     pod: &pod.name,
                     url: &want.url,
                 });
@@ -456,13 +457,19 @@ impl<'a> Planner<'a> {
         all: &BTreeSet<&str>,
     ) -> Option<Freeze> {
         match definition {
-            Definition::Broken { key: _, why } => Some(Freeze::Broken {
-                why: why.clone(),
-                mend: self.layout.definition(&self.observed.prefix, id),
+            Definition::Broken {
+                key,
+                refusal,
+                mended,
+            } => Some(Freeze::Broken {
+                key: key.clone(),
+                refusal: refusal.clone(),
+                mend: Some(mended.clone()),
             }),
-            Definition::OtherType { key: _, why } => Some(Freeze::Broken {
-                why: why.clone(),
-                mend: Vec::new(),
+            Definition::OtherType { key, refusal } => Some(Freeze::Broken {
+                key: key.clone(),
+                refusal: refusal.clone(),
+                mend: None,
             }),
             Definition::Absent if !self.rules.create_backends || wanted.is_empty() => {
                 Some(Freeze::Undefined {
@@ -537,7 +544,8 @@ impl<'a> Planner<'a> {
         let entry = found.entry;
         let same_url = entry.url.as_ref() == Some(wanted.url);
         if !found.ownership.is_ours() {
-            return self.wanted_elsewhere(draft, wanted, found, same_url);
+            let same = same_url && entry.fault.is_none();
+            return self.wanted_elsewhere(draft, wanted, found, same);
         }
         let adopted = match found.ownership {
             Ownership::Adopted(what) => Some(what),
@@ -755,7 +763,8 @@ impl<'a> Planner<'a> {
     fn emptied(&self, id: &str) -> Emptied {
         let pods = self.lists.pods().flat_map(|pod| {
             let here = pod.skipped.iter();
-            let here = here.filter(|s| s.backend.as_deref() == Some(id));
+            let named = |backend| self.observed.spelled(backend);
+            let here = here.filter(|s| s.backend.as_deref().map(named) == Some(id));
             here.map(|skipped| (pod.name.clone(), skipped.reason.clone()))
         });
         Emptied {
@@ -816,9 +825,11 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The one key and value that define a backend, where it is one.
+    /// The key and value that define a backend where it is created.
     fn definition(&self, id: &str) -> Option<(String, String)> {
-        self.layout.definition(&self.observed.prefix, id).pop()
+        let prefix = &self.observed.prefix;
+        let created = self.layout.created(prefix, id);
+        created.or_else(|| self.layout.definition(prefix, id).pop())
     }
 
     /// Reports what a frozen backend does not get, if it is anything.

@@ -20,7 +20,7 @@ enum Ink {
     Bold,
 }
 
-impl Style {
+impl Style<'_> {
     fn paint(self, ink: Ink, text: &str) -> String {
         if !self.color {
             return text.to_owned();

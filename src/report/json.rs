@@ -137,7 +137,7 @@ pub fn print(
     plan: &Plan,
     changes: &[Change],
     applied: bool,
-    etcdctl: Etcdctl,
+    etcdctl: &Etcdctl,
 ) -> io::Result<()> {
     let name = |pod: &PodName| pod.to_string();
     let findings = notes(plan, applied, etcdctl)

@@ -4,59 +4,20 @@ use crate::model::PodName;
 use crate::reconcile::plan::{
     Action, Change, Conflict, Duplicate, Freeze, Frozen, Held, Plan, Reason,
 };
-use crate::text::{escaped, quoted, shown};
+use crate::text::{escaped, shown};
 
 pub mod diff;
+pub mod etcdctl;
 mod findings;
 pub mod json;
 mod losses;
 pub mod metrics;
 mod reporter;
 
+pub use etcdctl::Etcdctl;
 pub use findings::no_backends;
 pub use losses::deletes_to_allow;
 pub use reporter::{Reporter, Style};
-
-/// Which `etcdctl` a suggested command is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Etcdctl {
-    /// API version 3.
-    V3,
-    /// API version 2.
-    V2,
-}
-
-impl Etcdctl {
-    /// The command that sets a key, quoted for `sh`; `None` for a key that nobody should paste, and for a
-    /// value that `etcdctl` would take for a flag.
-    #[must_use]
-    pub fn put(self, key: &str, value: &str) -> Option<String> {
-        if value.starts_with('-') {
-            return None;
-        }
-        let (key, value) = (plain(key)?, quoted(value));
-        Some(match self {
-            Self::V3 => format!("etcdctl put {key} {value}"),
-            Self::V2 => format!("ETCDCTL_API=2 etcdctl set {key} {value}"),
-        })
-    }
-
-    /// The command that removes a key, quoted for `sh`; `None` for a key that nobody should paste.
-    #[must_use]
-    pub fn del(self, key: &str) -> Option<String> {
-        let key = plain(key)?;
-        Some(match self {
-            Self::V3 => format!("etcdctl del {key}"),
-            Self::V2 => format!("ETCDCTL_API=2 etcdctl rm {key}"),
-        })
-    }
-}
-
-/// A key made of what ids and prefixes are made of, in quotes.
-fn plain(key: &str) -> Option<String> {
-    let harmless = |c: u8| c.is_ascii_alphanumeric() || b"/._:[]-".contains(&c);
-    key.bytes().all(harmless).then(|| quoted(key))
-}
 
 /// Why a change is made, in a line.
 #[must_use]
@@ -106,7 +67,7 @@ pub struct Note {
 
 /// Everything there is to say of a plan beside its changes, alarms first.
 #[must_use]
-pub fn notes(plan: &Plan, applied: bool, etcdctl: Etcdctl) -> Vec<Note> {
+pub fn notes(plan: &Plan, applied: bool, etcdctl: &Etcdctl) -> Vec<Note> {
     let mut notes = Vec::new();
     notes.extend(losses::held(plan, applied));
     notes.extend(plan.over_budget.iter().map(losses::over_budget));
@@ -192,7 +153,7 @@ fn duplicate_note(duplicate: &Duplicate) -> Note {
     }
 }
 
-fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
+fn frozen_note(frozen: &Frozen, etcdctl: &Etcdctl) -> Note {
     let Frozen {
         backend,
         left_out,
@@ -201,6 +162,7 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
     } = frozen;
     let backend = escaped(backend);
     let count = format!("{left_out} left out, {ours} of ours stay as they are");
+    let mut items = Vec::new();
     let (kind, text, commands) = match why {
         Freeze::Undefined { define, effect } => {
             let why = findings::undefined(*effect);
@@ -211,15 +173,16 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
                 puts(etcdctl, define),
             )
         }
-        Freeze::Broken { why, mend } => {
-            let commands = puts(etcdctl, mend);
+        Freeze::Broken { key, refusal, mend } => {
+            let commands = findings::mend(etcdctl, key, refusal, mend.as_deref());
             let end = if commands.is_empty() { '.' } else { ':' };
-            let why = escaped(why);
+            items.push(escaped(key).into_owned());
             (
                 "not defined",
                 format!(
-                    "backend {backend}: the proxy does not take its definition: {why} ({count}). Mend \
-                     it{end}"
+                    "backend {backend}: the proxy does not take its definition: {} ({count}). Mend \
+                     it{end}",
+                    escaped(&shown(refusal.to_string().as_bytes()))
                 ),
                 commands,
             )
@@ -264,37 +227,14 @@ fn frozen_note(frozen: &Frozen, etcdctl: Etcdctl) -> Note {
     Note {
         kind,
         text,
-        items: Vec::new(),
+        items,
         commands,
     }
 }
 
 /// The commands that set these keys; none of them if one is nothing to paste.
 #[must_use]
-pub fn puts(etcdctl: Etcdctl, pairs: &[(String, String)]) -> Vec<String> {
+pub fn puts(etcdctl: &Etcdctl, pairs: &[(String, String)]) -> Vec<String> {
     let commands = pairs.iter().map(|(key, value)| etcdctl.put(key, value));
     commands.collect::<Option<_>>().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn suggested_commands_are_harmless() {
-        let command = Etcdctl::V3.del("/vulcand/backends/a/servers/[fd00::1]:80");
-        assert_eq!(
-            command.as_deref(),
-            Some("etcdctl del '/vulcand/backends/a/servers/[fd00::1]:80'")
-        );
-        for key in ["/a'; rm -rf $HOME #", "/a b", "/a\n", "/$(x)", "/é"] {
-            assert_eq!(Etcdctl::V3.del(key), None, "{key}");
-        }
-        assert_eq!(Etcdctl::V3.put("traefik/x", "--prefix"), None);
-        let command = Etcdctl::V2.put("/a/backend", "it's");
-        assert_eq!(
-            command.as_deref(),
-            Some(r"ETCDCTL_API=2 etcdctl set '/a/backend' 'it'\''s'")
-        );
-    }
 }

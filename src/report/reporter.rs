@@ -10,11 +10,11 @@ use crate::reconcile::plan::{Change, Plan};
 
 /// How a plan is printed.
 #[derive(Debug, Clone, Copy)]
-pub struct Style {
+pub struct Style<'s> {
     /// With colour.
     pub color: bool,
-    /// Which command line to suggest.
-    pub etcdctl: Etcdctl,
+    /// How suggested commands reach the store.
+    pub etcdctl: &'s Etcdctl,
 }
 
 /// Writes what a run decides and does to stdout.
@@ -24,7 +24,7 @@ pub struct Reporter<'o> {
     /// What is printed.
     pub format: Format,
     /// How.
-    pub style: Style,
+    pub style: Style<'o>,
     /// Print nothing when in sync.
     pub quiet: bool,
     /// The run's owner.
@@ -68,7 +68,7 @@ impl Reporter<'_> {
     /// # Errors
     /// As for [`Reporter::plan`].
     pub fn finished(&mut self, plan: &Plan, applied: &[Change]) -> anyhow::Result<()> {
-        if self.quiet && applied.is_empty() && !plan.alarms() {
+        if self.quiet && applied.is_empty() && !plan.alarms() && plan.findings.is_empty() {
             return Ok(());
         }
         let Self { format, style, .. } = *self;

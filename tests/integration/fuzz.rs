@@ -526,9 +526,10 @@ fn large_and_growing_inputs_are_bounded() {
         ),
     );
     let pods = file("web.json", &page("", "web"));
+    // One of the values is none of a server.
     within(
         400,
-        0,
+        3,
         "long keys",
         &["--pods", &pods, "--store-file", &store],
     );

@@ -2,9 +2,11 @@
 //! `after.json` out; then a run that has nothing left to do. The same is run in Traefik's layout, from
 //! `before.traefik.json`. `BLESS=1` accepts what comes out.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::etcd::Etcd;
 use crate::support::program::{Answer, Program, vulcanized};
 
 fn folder() -> PathBuf {
@@ -51,6 +53,15 @@ impl Scenario {
     }
 
     fn program(&self) -> Program {
+        let program = self.program_without_store();
+        program.arg("--store-file").arg(self.store())
+    }
+
+    fn program_on(&self, etcd: &Etcd) -> Program {
+        self.program_without_store().arg("--etcd").arg(etcd.url())
+    }
+
+    fn program_without_store(&self) -> Program {
         let read = |name: &str| fs::read_to_string(self.folder.join(name)).ok();
         let args = match self.layout {
             Layout::Vulcand => None,
@@ -65,8 +76,6 @@ impl Scenario {
         vulcanized(&format!("--owner prod {more}"))
             .arg("--pods")
             .arg(self.folder.join("pods.json"))
-            .arg("--store-file")
-            .arg(self.store())
     }
 
     /// Compares with what is kept beside the inputs, or keeps it.
@@ -372,47 +381,49 @@ fn exit_code_4_is_for_changes() {
 
 #[test]
 fn suggested_commands_do_what_they_say_and_nothing_else() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let fake = folder.path().join("etcdctl");
-    fs::write(&fake, "#!/bin/sh\nprintf '<%s>' \"$@\"\n").expect("it is written");
-    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).expect("it may run");
+    let etcd = Etcd::start();
     let mut commands = 0;
-    for entry in fs::read_dir(self::folder()).expect("scenarios") {
-        let path = entry.expect("one").path();
-        let plan = fs::read_to_string(path.join("plan.diff")).expect("it is kept");
-        for command in plan
-            .lines()
-            .filter(|line| line.trim_start().starts_with("etcdctl "))
-        {
+    for entry in fs::read_dir(folder()).expect("scenarios") {
+        let scenario = Scenario::open(entry.expect("one").path());
+        let before = serde_json::from_str::<BTreeMap<String, String>>(&scenario.read());
+        let before = before.expect("keys and values");
+        for prefix in ["/", "v", "x"] {
+            etcd.ctl(&["del", "--prefix", prefix]);
+        }
+        etcd.put_all(&before.into_iter().collect::<Vec<_>>());
+        let look = scenario.program_on(&etcd).arg("--dry-run").run();
+        let suggested = look.out.lines().map(str::trim);
+        for command in suggested.filter(|line| line.starts_with("etcdctl ")) {
+            let now = || {
+                let all = ["/", "v", "x"].iter().flat_map(|prefix| etcd.get(prefix));
+                all.collect::<BTreeMap<_, _>>()
+            };
+            let mut expected = now();
             let output = std::process::Command::new("sh")
                 .args(["-c", command])
-                .current_dir(folder.path())
-                .env("PATH", format!("{}:/bin:/usr/bin", folder.path().display()))
                 .output()
                 .expect("sh runs");
-            let said = String::from_utf8(output.stdout).expect("UTF-8");
-            let value = r#"<{"Type":"http"}>"#;
-            let rest = said.strip_prefix("<del>").or_else(|| {
-                said.strip_prefix("<put>")
-                    .and_then(|rest| rest.strip_suffix(value))
-            });
-            let key = rest.and_then(|key| key.strip_prefix("<")?.strip_suffix(">"));
-            let key = key.unwrap_or_else(|| panic!("{command}: {said}"));
-            assert!(
-                key.starts_with("/vulcand/backends/") && !key.contains('<'),
-                "{command}: {said}"
-            );
+            assert!(output.status.success(), "{command}: {output:?}");
+            let words = command.split('\'').collect::<Vec<_>>();
+            match (words[0], &words[1..]) {
+                ("etcdctl put ", [key, " ", value, ..]) => {
+                    expected.insert((*key).to_owned(), (*value).to_owned());
+                }
+                ("etcdctl del ", [key, ..]) => {
+                    assert!(expected.remove(*key).is_some(), "{command}");
+                }
+                _ => panic!("{command}"),
+            }
+            assert!(command.ends_with(&format!(" --endpoints='{}'", etcd.url())));
+            assert_eq!(now(), expected, "{command}");
             commands += 1;
         }
     }
     assert!(commands >= 8, "{commands}");
-    let names = fs::read_dir(folder.path()).expect("a folder").count();
-    assert_eq!(names, 1, "nothing was made: only the program is there");
     let hostile = scenario("finding_hostile_key")
         .program()
         .arg("--dry-run")
-        .exits(0);
+        .exits(3);
     assert!(!hostile.out.contains("etcdctl"), "{hostile}");
 }
 

@@ -450,7 +450,11 @@ fn v2_shows_what_stops_vulcand() {
         .expect("a directory");
     let answer = Pods::new([web(1)]).on(&etcd.url(), "--etcd-api 2").exits(0);
     assert!(answer.out.contains("/vulcand/backends/empty"), "{answer}");
-    assert!(answer.out.contains("ETCDCTL_API=2 etcdctl set"), "{answer}");
+    let command = format!(
+        "ETCDCTL_API=2 etcdctl --endpoints='{}' set '/vulcand/backends/old/backend'",
+        etcd.url()
+    );
+    assert!(answer.out.contains(&command), "{answer}");
     // v2 and v3 are two stores.
     let other = Pods::new([web(1)]).on(&etcd.url(), "").exits(1);
     assert!(other.err.contains("--etcd-api"), "{other}");

@@ -22,6 +22,7 @@ use vulcanized::reconcile::evidence::{Coverage, List, Lists};
 use vulcanized::reconcile::map::{IpFamily, Mapping, PortRef, SeenPod};
 use vulcanized::reconcile::plan::{Action, Adopt, Change, Plan, Rules, plan};
 use vulcanized::reconcile::template::Template;
+use vulcanized::report::etcdctl::{Access, Api};
 use vulcanized::report::metrics::{self, Run};
 use vulcanized::report::{self, Etcdctl, Style, notes};
 use vulcanized::store::{Applied, Store as _, file::File};
@@ -395,7 +396,15 @@ fn check_key(layout: &dyn Layout, key: &str) {
         (Undefined::Stops, ["", "vulcand", "backends", backend, "backend"])
         | (
             Undefined::Unrouted,
-            ["traefik", "http", "routers", backend, "rule" | "service"]
+            [
+                "traefik",
+                "http",
+                "services",
+                backend,
+                "loadBalancer",
+                "passHostHeader",
+            ]
+            | ["traefik", "http", "routers", backend, "rule" | "service"]
             | ["traefik", "http", "routers", backend, "entryPoints", "0"],
         ) => [*backend; 2],
         _ => panic!("{key:?} is no key of ours"),
@@ -451,8 +460,7 @@ fn check_run(
             owners: BTreeSet::new(),
         },
         share_backends: options & 32 != 0,
-        // A usage error with Traefik.
-        create_backends: options & 64 != 0 && layout.undefined() == Undefined::Stops,
+        create_backends: options & 64 != 0,
         strict_ready: options & 128 != 0,
         allow_empty: false,
         allow_deletes: (options & 3 == 3).then_some(1000),
@@ -551,7 +559,7 @@ fn check_value(layout: &dyn Layout, value: &str) {
 
 /// All that can be printed of a plan.
 fn check_outputs(plan: &Plan) {
-    let etcdctl = Etcdctl::V3;
+    let [etcdctl, v2] = &[Api::V3, Api::V2].map(|api| Etcdctl::new(api, &Access::default()));
     for color in [false, true] {
         let style = Style { color, etcdctl };
         let changes = || plan.changes.iter();
@@ -579,7 +587,7 @@ fn check_outputs(plan: &Plan) {
         json["changes"].as_array().map(Vec::len),
         Some(plan.changes.len())
     );
-    for etcdctl in [Etcdctl::V3, Etcdctl::V2] {
+    for etcdctl in [etcdctl, v2] {
         for note in notes(plan, false, etcdctl) {
             for command in &note.commands {
                 check_command(command);
@@ -634,7 +642,7 @@ fn check_command(command: &str) {
     let (verb, number) = ["put", "set"]
         .iter()
         .map(|verb| (*verb, 2))
-        .chain(["del", "rm"].map(|verb| (verb, 1)))
+        .chain(["del", "rm", "rmdir", "rm --recursive"].map(|verb| (verb, 1)))
         .find(|(verb, _)| command.starts_with(&format!("etcdctl {verb} ")))
         .unwrap_or_else(|| panic!("{command:?}"));
     let mut rest = &command["etcdctl ".len() + verb.len()..];

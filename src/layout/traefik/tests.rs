@@ -1,0 +1,298 @@
+use super::*;
+use crate::layout::entry;
+use crate::model::Denied;
+
+type Range = Result<Vec<model::Entry>, Denied>;
+
+fn try_observe(ranges: [Range; 4]) -> Result<Observed, ObserveError> {
+    let layout = Traefik { prefix: None };
+    layout.observe(Snapshot {
+        revision: Some(1),
+        ranges: ranges.into(),
+    })
+}
+
+/// Keys and values under `traefik/http/`, each in its range.
+fn observe(keys: &[(&str, &str)]) -> Observed {
+    let range = |start: &str| {
+        let own = keys.iter().filter(|(key, _)| key.starts_with(start));
+        let own = own.map(|(key, value)| entry(&format!("traefik/http/{key}"), value));
+        let mut own = own.collect::<Vec<_>>();
+        own.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(own)
+    };
+    let ranges = ["services/", "routers/", "middlewares/", "none"].map(range);
+    try_observe(ranges).expect("it may be read")
+}
+
+/// Services of these keys and values, with a router that names `web`.
+fn observe_keys(keys: &[(&str, &str)]) -> Observed {
+    let keys = keys
+        .iter()
+        .map(|(key, value)| (format!("services/{key}"), *value));
+    let mut keys = keys.collect::<Vec<_>>();
+    keys.push(("routers/r/service".to_owned(), "web"));
+    observe(
+        &keys
+            .iter()
+            .map(|(key, value)| (&**key, *value))
+            .collect::<Vec<_>>(),
+    )
+}
+
+fn is_defined(observed: &Observed, id: &str) -> bool {
+    let backend = observed.backends.get(id);
+    backend.is_some_and(|backend| matches!(backend.definition, Definition::Valid { .. }))
+}
+
+/// All that is found wrong.
+fn faults(observed: &Observed) -> Vec<Fault> {
+    let servers = observed.backends.values().flat_map(|b| b.servers.values());
+    let own = servers.filter_map(|entry| entry.fault);
+    own.chain(observed.stray.iter().map(|(_, fault)| *fault))
+        .collect()
+}
+
+#[test]
+fn a_mark_is_read_back_from_its_id() {
+    let written = Mark {
+        owner: "prod".into(),
+        scope: "c1".into(),
+        namespace: "shop".into(),
+        pod: None,
+    };
+    assert_eq!(mark(&id("10.0.0.1", &written)), Some(written.clone()));
+    assert_eq!(mark(&id("[FD00::1]:80", &written)), Some(written));
+    for (owner, cluster, namespace) in [
+        ("prod", "main-3f2a91c0", "shop-2"),
+        ("7-up", "3f2a91c0", "0"),
+        ("a", &"c".repeat(41), "team-1-web"),
+    ] {
+        let found = mark(&format!("{owner}.{cluster}.{namespace}.10.0.0.1:80")).expect("a mark");
+        assert_eq!((&*found.owner, &*found.scope), (owner, cluster));
+        assert_eq!(&*found.namespace, namespace);
+    }
+    for nobodys in [
+        "0",
+        "10.0.0.1",
+        "10.0.0.1:8080",
+        "10.0.0.1.nip.io",
+        "web",
+        "a.b.c",
+        "a.b.c.",
+        "A.b.c.d",
+        "a_.b.c.d",
+        "a.b.c_.d",
+        "...",
+        &format!("a.{}.c.d", "b".repeat(42)),
+    ] {
+        assert_eq!(mark(nobodys), None, "{nobodys}");
+    }
+}
+
+const SERVER_KEY: (&str, &str) = (
+    "services/web/loadBalancer/servers/0/url",
+    "http://10.0.0.1:80",
+);
+
+#[test]
+fn a_service_is_defined_by_what_refers_to_it_or_a_key_of_its_own() {
+    assert!(!is_defined(&observe(&[SERVER_KEY]), "web"));
+    for (key, value) in [
+        ("routers/r/service", "web"),
+        ("routers/r/service", "web@etcd"),
+        ("routers/r/Service", "WEB"),
+        ("routers/r/service/0", "web"),
+        ("services/w/weighted/services/0/name", "web"),
+        ("services/w/Weighted/Services/x/Name", "web@etcd"),
+        ("services/w/highestRandomWeight/services/0/name", "web"),
+        ("services/w/mirroring/service", "web"),
+        ("services/w/mirroring/mirrors/0/name", "web"),
+        ("services/w/failover/service", "web"),
+        ("services/w/failover/fallback", "web"),
+        ("middlewares/m/errors/service", "web"),
+        ("services/web/loadBalancer/passHostHeader", "true"),
+        ("services/WEB/middlewares/0", "m"),
+    ] {
+        let observed = observe(&[SERVER_KEY, (key, value)]);
+        assert!(is_defined(&observed, observed.spelled("web")), "{key}");
+    }
+    for (key, value) in [
+        ("routers/r/service", "web@file"),
+        ("routers/r/service", "web@ETCD"),
+        ("routers/r/service", "we"),
+        ("routers/r/rule", "web"),
+        ("routers/r/middlewares/0", "web"),
+        ("services/w/weighted/services/0/weight", "3"),
+        ("services/w/mirroring/mirrors/0/percent", "10"),
+        ("middlewares/m/errors/query", "web"),
+        ("middlewares/m/forwardAuth/service", "web"),
+        ("services/web/foo", "x"),
+    ] {
+        assert!(
+            !is_defined(&observe(&[SERVER_KEY, (key, value)]), "web"),
+            "{key}"
+        );
+    }
+}
+
+#[test]
+fn a_service_that_has_no_key_yet_is_spelled_as_it_is_referred_to() {
+    let observed = observe(&[("routers/r/service", "Site1")]);
+    assert!(is_defined(&observed, "Site1"));
+    assert_eq!(observed.spelled("site1"), "Site1");
+    assert_eq!(observed.spelled("other"), "other");
+    // The store's first key names it.
+    let url = "http://10.0.0.1:80";
+    let first = ("services/SITE1/loadBalancer/servers/a/url", url);
+    let second = ("services/site1/loadBalancer/servers/b/url", url);
+    let observed = observe(&[first, second, ("routers/r/service", "SITE1")]);
+    assert_eq!(observed.spelled("site1"), "SITE1");
+    assert_eq!(observed.backends["SITE1"].servers.len(), 2);
+    assert_eq!(faults(&observed), []);
+    let observed = observe(&[first, second, ("routers/r/service", "site1")]);
+    assert_eq!(faults(&observed), [Fault::OtherSpelling]);
+    assert!(is_defined(&observed, "SITE1"));
+}
+
+#[test]
+fn names_of_digits_have_brackets_for_those_that_refer_to_them() {
+    let server = (
+        "services/123/loadBalancer/servers/0/url",
+        "http://10.0.0.1:80",
+    );
+    assert!(!is_defined(
+        &observe(&[server, ("routers/r/service", "123")]),
+        "123"
+    ));
+    let observed = observe(&[server, ("routers/r/service", "[123]")]);
+    assert!(is_defined(&observed, "123"));
+    assert_eq!(faults(&observed), []);
+    let layout = Traefik { prefix: None };
+    for digits in ["123", "[123]"] {
+        assert_eq!(layout.backend_id(digits), Err(InvalidId::OnlyDigits));
+    }
+}
+
+#[test]
+fn a_server_is_all_of_its_keys() {
+    let observed = observe_keys(&[
+        ("web/loadBalancer/servers/a/preservePath", "true"),
+        ("web/loadBalancer/servers/a/url", "http://10.0.0.1:80"),
+        ("web/loadBalancer/servers/a/weight", "3"),
+        ("web/loadbalancer/Servers/A/URL", "http://10.0.0.2:80"),
+        ("web/loadBalancer/servers/a/owner", "x"),
+        ("web/loadBalancer/servers/b/url", "http://10.0.0.3:80"),
+        ("web/loadBalancer/servers/5/url", "http://10.0.0.4:80"),
+        ("web/loadBalancer/servers/[5]/weight", "2"),
+    ]);
+    let servers = &observed.backends["web"].servers;
+    let keys = |id: &str| {
+        let others = servers.get(id).expect(id).others.iter();
+        others
+            .map(|other| other.key.rsplit('/').next().expect("a field"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(keys("a"), ["owner", "preservePath", "weight", "url"]);
+    assert_eq!(keys("5"), ["weight"]);
+    assert_eq!(keys("b"), [""; 0]);
+}
+
+#[test]
+fn a_server_that_cannot_be_served_is_found() {
+    let found = |value: &str| {
+        let key = "web/loadBalancer/servers/a/url";
+        faults(&observe_keys(&[(key, value)]))
+    };
+    for good in [
+        "http://10.0.0.1:80",
+        "https://a",
+        "h2c://10.0.0.1:80",
+        "http://10.0.0.1:80/a b",
+        "http://10.0.0.1:",
+        "HTTP://u:p@10.0.0.1",
+    ] {
+        assert_eq!(found(good), [], "{good}");
+    }
+    for share in [
+        "rubbish",
+        "localhost:80",
+        "http://",
+        "ftp://a",
+        "http://a:0",
+    ] {
+        assert_eq!(found(share), [Fault::Unreachable], "{share}");
+    }
+    for whole in ["http://a b:80", "10.0.0.1:80", "http://a:x", "http://a/%zz"] {
+        assert_eq!(found(whole), [Fault::Disables], "{whole}");
+    }
+    assert_eq!(found(""), [Fault::UrlMissing]);
+    let weight = ("web/loadBalancer/servers/a/weight", "1");
+    let url = ("web/loadBalancer/servers/a/url", "http://10.0.0.1:80");
+    assert_eq!(faults(&observe_keys(&[weight])), [Fault::UrlMissing]);
+    assert_eq!(faults(&observe_keys(&[weight, url])), []);
+    let alone = ("web/loadBalancer/servers/a", "x");
+    assert_eq!(faults(&observe_keys(&[alone])), [Fault::UrlMissing]);
+    let listed = ("web/loadBalancer/servers/5", "x");
+    assert_eq!(faults(&observe_keys(&[listed])), []);
+}
+
+#[test]
+fn of_several_spellings_of_a_url_the_last_counts() {
+    let observed = observe_keys(&[
+        ("web/loadBalancer/servers/a/url", "http://10.0.0.1:80"),
+        ("web/loadBalancer/servers/a/url/", "http://10.0.0.2:80"),
+    ]);
+    let server = observed.backends["web"].servers.get("a").expect("a server");
+    assert!(server.key.ends_with("/url/"));
+    assert_eq!(server.url, ServerUrl::parse("http://10.0.0.2:80"));
+    assert!(server.others[0].key.ends_with("/url"));
+    assert_eq!(faults(&observed), []);
+}
+
+#[test]
+fn a_service_of_another_type_gets_no_servers() {
+    let balancer = ("web/loadBalancer/passHostHeader", "true");
+    let weighted = ("web/weighted/services/0/name", "x");
+    for keys in [&[balancer, weighted][..], &[weighted, balancer]] {
+        let observed = observe_keys(keys);
+        let definition = &observed.backends["web"].definition;
+        assert!(matches!(definition, Definition::OtherType { .. }));
+    }
+}
+
+#[test]
+fn servers_without_any_router_are_found() {
+    let own = ("services/web/loadBalancer/passHostHeader", "true");
+    let router = ("routers/r/rule", "x");
+    assert_eq!(faults(&observe(&[SERVER_KEY])), [Fault::NoRouter]);
+    assert_eq!(faults(&observe(&[own, SERVER_KEY])), []);
+    assert_eq!(faults(&observe(&[SERVER_KEY, router])), []);
+    assert_eq!(faults(&observe(&[])), []);
+}
+
+#[test]
+fn without_the_routers_nothing_is_decided() {
+    let denied = || Err(Denied("permission denied".to_owned()));
+    let nothing = || Ok(vec![]);
+    for ranges in [
+        [denied(), nothing(), nothing(), nothing()],
+        [nothing(), denied(), nothing(), nothing()],
+    ] {
+        assert!(matches!(try_observe(ranges), Err(ObserveError::Denied(_))));
+    }
+    assert!(try_observe([nothing(), nothing(), denied(), denied()]).is_ok());
+}
+
+#[test]
+fn what_freezes_the_provider_is_found() {
+    // What stands in this file is tried on the real Traefik, too.
+    for line in include_str!("../../../fixtures/traefik/keys.tsv").lines() {
+        let [verdict, key, value] = *line.split('\t').collect::<Vec<_>>() else {
+            panic!("three columns: {line}");
+        };
+        let observed = observe(&[(key, value)]);
+        let found = faults(&observed).contains(&Fault::Freezes);
+        assert_eq!(found, verdict == "freezes", "{line}");
+    }
+}
