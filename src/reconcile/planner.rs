@@ -764,7 +764,7 @@ impl<'a> Planner<'a> {
         let pods = self.lists.pods().flat_map(|pod| {
             let here = pod.skipped.iter();
             let named = |backend| self.observed.spelled(backend);
-            let here = here.filter(|s| s.backend.as_deref().map(named) == Some(id));
+            let here = here.filter(move |s| s.backend.as_deref().map(named) == Some(id));
             here.map(|skipped| (pod.name.clone(), skipped.reason.clone()))
         });
         Emptied {
