@@ -11,8 +11,8 @@ use super::{
     Sibling, SiblingKind, Undefined, Unsupported, go,
 };
 use crate::model::{
-    self, BackendId, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot, UrlFault,
-    check_name,
+    self, BackendId, Cluster, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
+    UrlFault, check_name,
 };
 
 mod schema;
@@ -139,8 +139,14 @@ impl Layout for Traefik {
 
     /// The cluster: the id has no room for selectors.
     fn scope(&self, scope: &Scope) -> String {
-        // An id has no `@`.
-        scope.cluster.to_string().replace('@', "-")
+        let Cluster { name, fingerprint } = &scope.cluster;
+        // Pods from a file have no fingerprint: a name says it all.
+        match (name.as_str(), fingerprint.as_str()) {
+            (name, "file") if !name.is_empty() => name.to_owned(),
+            ("", fingerprint) => fingerprint.to_owned(),
+            // An id has no `@`.
+            (name, fingerprint) => format!("{name}-{fingerprint}"),
+        }
     }
 
     fn mark(&self, owner: Rc<str>, scope: Rc<str>, pod: &PodName) -> Mark {
