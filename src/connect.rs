@@ -172,7 +172,8 @@ impl<'c> Pods<'c> {
         let mut lists = Lists::default();
         match &mut self.from {
             From::File(path) => {
-                let pods = kube::file::read(path, &mut map).context("failed to read the pods")?;
+                let kube::file::Pods { pods, complete } =
+                    kube::file::read(path, &mut map).context("failed to read the pods")?;
                 let seen = pods
                     .iter()
                     .map(|pod| &pod.name.namespace)
@@ -181,7 +182,11 @@ impl<'c> Pods<'c> {
                     return Err(NamespacesMix(namespaces_mix(&self.mapping.backend)).into());
                 }
                 lists.lists.push(List {
-                    coverage: Coverage::Seen,
+                    coverage: if complete {
+                        Coverage::Seen
+                    } else {
+                        Coverage::Partial
+                    },
                     pods,
                 });
             }

@@ -97,9 +97,43 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
+/// Decodes a file's bytes: UTF-8, or UTF-16 with a byte order mark, which is left out. `None` for
+/// anything else.
+#[must_use]
+pub fn decoded(bytes: &[u8]) -> Option<String> {
+    let utf16 = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (units, []) = rest.as_chunks::<2>() else {
+            return None;
+        };
+        let units = units.iter().map(|pair| unit(*pair));
+        String::from_utf16(&units.collect::<Vec<_>>()).ok()
+    };
+    match bytes {
+        [0xEF, 0xBB, 0xBF, rest @ ..] => String::from_utf8(rest.to_vec()).ok(),
+        [0xFF, 0xFE, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xFE, 0xFF, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        _ => String::from_utf8(bytes.to_vec()).ok(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn byte_order_marks_say_how_a_file_is_encoded() {
+        let units = |unit: fn(u16) -> [u8; 2]| "\u{feff}a: é".encode_utf16().flat_map(unit);
+        for bytes in [
+            "a: é".as_bytes().to_vec(),
+            "\u{feff}a: é".as_bytes().to_vec(),
+            units(u16::to_le_bytes).collect(),
+            units(u16::to_be_bytes).collect(),
+        ] {
+            assert_eq!(decoded(&bytes).as_deref(), Some("a: é"), "{bytes:?}");
+        }
+        assert_eq!(decoded(&[0xFF, 0xFE, 0x61]), None);
+        assert_eq!(decoded(&[0x61, 0xFF]), None);
+    }
 
     #[test]
     fn what_steers_a_terminal_is_escaped() {

@@ -100,7 +100,16 @@ impl Exec {
         let time = deadline.attempt()?;
         let until = std::time::Instant::now() + time;
         let variables = self.config.env.iter().flatten();
-        let mut child = Command::new(&self.command)
+        let mut command = Command::new(&self.command);
+        // Our own passwords are none of the plugin's business.
+        let ours = std::env::vars_os().map(|(name, _)| name);
+        for name in ours.filter(|name| {
+            let name = name.to_string_lossy();
+            name.starts_with("VULCANIZED_") || name.starts_with("ETCDCTL_")
+        }) {
+            command.env_remove(name);
+        }
+        let mut child = command
             .args(self.config.args.iter().flatten())
             .envs(variables.map(|variable| (&variable.name, &variable.value)))
             .env("KUBERNETES_EXEC_INFO", &self.info)
@@ -170,7 +179,8 @@ impl Exec {
             client_certificate_data,
             client_key_data,
         } = status.context("its output has no status")?;
-        let identity = match (client_certificate_data, client_key_data) {
+        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let identity = match (filled(client_certificate_data), filled(client_key_data)) {
             (Some(certificate), Some(key)) => Some(Identity {
                 certificate: certificate.into_bytes(),
                 key: key.into_bytes(),
@@ -178,7 +188,7 @@ impl Exec {
             (None, None) => None,
             _ => bail!("its output has a certificate or a key without the other"),
         };
-        let token = token.filter(|token| !token.is_empty());
+        let token = filled(token);
         if token.is_none() && identity.is_none() {
             bail!("its output has neither a token nor a certificate");
         }

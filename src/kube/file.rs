@@ -9,28 +9,41 @@ use serde_json::value::RawValue;
 
 use super::wire::{self, ListMeta};
 use crate::model::Pod;
+use crate::text;
+
+/// The pods of a file.
+#[derive(Debug)]
+pub struct Pods<T> {
+    /// The pods, mapped.
+    pub pods: Vec<T>,
+    /// Whether these are all pods of their namespaces: one `Pod` is not, nor is a kubelet's list.
+    pub complete: bool,
+}
 
 /// Reads a `List`, a `PodList` or one `Pod`, all of it. `source` is a path, or `-` for stdin.
 ///
 /// # Errors
 /// When it cannot be read, is empty, is something else, or is only a part of a list.
-pub fn read<T>(source: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Vec<T>> {
+pub fn read<T>(source: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Pods<T>> {
     let (name, text) = if source == "-" {
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         io::stdin()
-            .read_to_string(&mut text)
+            .read_to_end(&mut bytes)
             .context("failed to read stdin")?;
-        ("stdin", text)
+        ("stdin", bytes)
     } else {
         (
             source,
-            fs::read_to_string(source).with_context(|| format!("failed to read `{source}`"))?,
+            fs::read(source).with_context(|| format!("failed to read `{source}`"))?,
         )
     };
-    parse(&text, map).with_context(|| format!("`{name}` holds no pods"))
+    text::decoded(&text)
+        .context("it is neither UTF-8 nor UTF-16")
+        .and_then(|text| parse(&text, map))
+        .with_context(|| format!("`{name}` holds no pods"))
 }
 
-fn parse<T>(text: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Vec<T>> {
+fn parse<T>(text: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Pods<T>> {
     #[derive(Deserialize)]
     struct Head<'t> {
         #[serde(default)]
@@ -48,17 +61,29 @@ fn parse<T>(text: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Vec
     if text.trim().is_empty() {
         bail!("it is empty");
     }
+    match text.trim_start().as_bytes()[0] {
+        b'{' => {}
+        b'[' => bail!("it is an array, not a `List`: use `kubectl get pods -o json` as it is"),
+        _ => bail!("it is not JSON: use `-o json`"),
+    }
+    let complete;
     let head = serde_json::from_str::<Head>(text).map_err(|error| anyhow!("{error}"))?;
     let pods = match (head.kind.as_str(), head.items) {
-        ("Pod", _) => vec![text],
+        ("Pod", _) => {
+            complete = false;
+            vec![text]
+        }
         ("List" | "PodList", Some(items)) => {
             let meta = head
                 .metadata
                 .map(|meta| serde_json::from_str::<ListMeta>(meta.get()));
-            if meta
-                .transpose()?
-                .is_some_and(|meta| !meta.r#continue.is_empty())
-            {
+            let meta = meta.transpose()?;
+            // A kubelet's list has no resourceVersion: it shows the pods of one node.
+            complete = head.kind == "List"
+                || meta
+                    .as_ref()
+                    .is_some_and(|meta| !meta.resource_version.is_empty());
+            if meta.is_some_and(|meta| !meta.r#continue.is_empty()) {
                 bail!("it is one page of a list: its `continue` says that there are more pods");
             }
             items.into_iter().map(RawValue::get).collect()
@@ -74,7 +99,8 @@ fn parse<T>(text: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Vec
         }
         wire::json_pod(text)?.convert().map(&mut *map)
     };
-    pods.into_iter().map(pod).collect()
+    let pods = pods.into_iter().map(pod).collect::<anyhow::Result<_>>()?;
+    Ok(Pods { pods, complete })
 }
 
 #[cfg(test)]
@@ -82,7 +108,10 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> Result<Vec<String>, String> {
-        parse(text, &mut |pod| pod.name.into_owned()).map_err(|error| error.to_string())
+        let parsed = parse(text, &mut |pod| pod.name.into_owned());
+        parsed
+            .map(|pods| pods.pods)
+            .map_err(|error| error.to_string())
     }
 
     const POD: &str = r#"{"kind":"Pod","metadata":{"name":"a","namespace":"n","labels":null}}"#;

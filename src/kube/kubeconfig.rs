@@ -1,7 +1,7 @@
 //! How the API server is found and who we are to it: a kubeconfig as `kubectl` reads it, or the service
 //! account of the pod this runs in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::exec::Exec;
 use crate::net::tls::{Identity, Tls};
-use crate::text::redacted;
+use crate::text::{self, redacted};
 
 /// Where a service account is mounted.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -91,6 +91,8 @@ pub(super) struct Access {
     /// The namespace that is meant when none is named.
     pub(super) namespace: String,
     pub(super) auth: Auth,
+    /// Headers that say as whom to act.
+    pub(super) impersonate: Vec<(String, String)>,
     /// Whether to ask for compressed answers: the way may be long.
     pub(super) gzip: bool,
 }
@@ -101,7 +103,11 @@ pub(super) enum Auth {
     None,
     Token(String),
     /// A token in a file, read again when it was refused.
-    TokenFile(PathBuf),
+    TokenFile {
+        path: PathBuf,
+        /// Used while the file cannot be read.
+        fallback: Option<String>,
+    },
     Basic(String, String),
     /// A program that says who we are.
     Exec(Box<Exec>),
@@ -112,7 +118,10 @@ pub(super) fn access(options: &Options) -> anyhow::Result<Access> {
     let named = !options.kubeconfig.is_empty() || options.context.is_some();
     let home = options.home.as_ref().map(|home| home.join(".kube/config"));
     match &options.service {
-        Some((host, port)) if !named => in_cluster(options, host, port),
+        // Without a mounted token this is no pod with a service account, as for kubectl.
+        Some((host, port)) if !named && options.service_account.join("token").is_file() => {
+            in_cluster(options, host, port)
+        }
         _ if !options.kubeconfig.is_empty() => kubeconfig(options, &options.kubeconfig),
         _ => match home {
             Some(path) if path.exists() => kubeconfig(options, &[path]),
@@ -159,7 +168,11 @@ fn in_cluster(options: &Options, host: &str, port: &str) -> anyhow::Result<Acces
         },
         server_name: None,
         namespace: namespace.unwrap_or_else(|| "default".to_owned()),
-        auth: Auth::TokenFile(token),
+        auth: Auth::TokenFile {
+            path: token,
+            fallback: None,
+        },
+        impersonate: Vec::new(),
         // The network is near and the processor is shared.
         gzip: false,
     })
@@ -229,6 +242,10 @@ struct User {
     password: Option<String>,
     auth_provider: Option<AuthProvider>,
     exec: Option<ExecConfig>,
+    r#as: Option<String>,
+    as_uid: Option<String>,
+    as_groups: Option<Vec<String>>,
+    as_user_extra: Option<BTreeMap<String, Vec<String>>>,
 }
 
 #[derive(Deserialize)]
@@ -281,8 +298,13 @@ impl Merged {
         let mut merged = Self::default();
         let mut found = false;
         for path in paths {
-            let text = match fs::read_to_string(path) {
-                Ok(text) => text,
+            let text = match fs::read(path) {
+                Ok(bytes) => text::decoded(&bytes).with_context(|| {
+                    format!(
+                        "kubeconfig `{}` is neither UTF-8 nor UTF-16",
+                        path.display()
+                    )
+                })?,
                 // `KUBECONFIG` may name files that do not exist.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !explicit => continue,
                 Err(error) => {
@@ -292,10 +314,13 @@ impl Merged {
                 }
             };
             found = true;
+            // A mark at the end begins an empty document.
+            let text = text.trim_end();
+            let text = text.strip_suffix("\n---").unwrap_or(text);
             let config = if text.trim().is_empty() {
                 KubeConfig::default()
             } else {
-                serde_saphyr::from_str(&text).map_err(|error| {
+                serde_saphyr::from_str(text).map_err(|error| {
                     // Its own message quotes the text around the mistake: that may be a token.
                     let place = error.location().map_or(String::new(), |place| {
                         format!(" at line {}, column {}", place.line(), place.column())
@@ -306,7 +331,9 @@ impl Merged {
                     )
                 })?
             };
-            merged.add(config, path.parent().unwrap_or(Path::new(".")));
+            let folder = path.parent().unwrap_or(Path::new("."));
+            let added = merged.add(config, folder);
+            added.with_context(|| format!("kubeconfig `{}`", path.display()))?;
         }
         if !found {
             let names = paths.iter().map(|path| format!("`{}`", path.display()));
@@ -318,7 +345,7 @@ impl Merged {
         Ok(merged)
     }
 
-    fn add(&mut self, config: KubeConfig, folder: &Path) {
+    fn add(&mut self, config: KubeConfig, folder: &Path) -> anyhow::Result<()> {
         let KubeConfig {
             current_context,
             clusters,
@@ -333,24 +360,75 @@ impl Merged {
                 *path = folder.join(&path);
             }
         };
-        for NamedCluster { name, cluster } in clusters.into_iter().flatten() {
+        let clusters = clusters.unwrap_or_default();
+        let users = users.unwrap_or_default();
+        let contexts = contexts.unwrap_or_default();
+        unique("cluster", clusters.iter().map(|named| &named.name))?;
+        unique("user", users.iter().map(|named| &named.name))?;
+        unique("context", contexts.iter().map(|named| &named.name))?;
+        for NamedCluster { name, cluster } in clusters {
             let mut cluster = cluster.unwrap_or_default();
             resolve(&mut cluster.certificate_authority);
             self.clusters.entry(name).or_insert(cluster);
         }
-        for NamedUser { name, user } in users.into_iter().flatten() {
+        for NamedUser { name, user } in users {
             let mut user = user.unwrap_or_default();
             resolve(&mut user.client_certificate);
             resolve(&mut user.client_key);
             resolve(&mut user.token_file);
             self.users.entry(name).or_insert((user, folder.to_owned()));
         }
-        for NamedContext { name, context } in contexts.into_iter().flatten() {
+        for NamedContext { name, context } in contexts {
             self.contexts
                 .entry(name)
                 .or_insert(context.unwrap_or_default());
         }
+        Ok(())
     }
+}
+
+/// Refuses a name that one file gives twice: which of the two is meant?
+fn unique<'n>(kind: &str, names: impl Iterator<Item = &'n String>) -> anyhow::Result<()> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            bail!("it has two {kind}s named `{name}`");
+        }
+    }
+    Ok(())
+}
+
+/// The URL of a server with its scheme in lower case. Without a scheme it is `https` if anything says TLS,
+/// else `http`, as for kubectl.
+fn with_scheme(server: &str, tls: bool) -> String {
+    match server.split_once("://") {
+        Some((scheme, rest)) => format!("{}://{rest}", scheme.to_ascii_lowercase()),
+        None if tls => format!("https://{server}"),
+        None => format!("http://{server}"),
+    }
+}
+
+/// The headers that say as whom to act.
+fn impersonation(user: &User) -> anyhow::Result<Vec<(String, String)>> {
+    let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let mut headers = Vec::new();
+    headers.extend(filled(&user.as_uid).map(|uid| ("Impersonate-Uid".to_owned(), uid)));
+    for group in user.as_groups.iter().flatten() {
+        headers.push(("Impersonate-Group".to_owned(), group.clone()));
+    }
+    for (key, values) in user.as_user_extra.iter().flatten() {
+        let name = format!("Impersonate-Extra-{}", crate::net::http::encoded(key, b""));
+        headers.extend(values.iter().map(|value| (name.clone(), value.clone())));
+    }
+    match filled(&user.r#as) {
+        Some(name) => headers.insert(0, ("Impersonate-User".to_owned(), name)),
+        None if headers.is_empty() => {}
+        None => bail!(
+            "the kubeconfig's user has `as-uid`, `as-groups` or `as-user-extra` without `as`: whom to \
+             act as is not said"
+        ),
+    }
+    Ok(headers)
 }
 
 fn kubeconfig(options: &Options, paths: &[PathBuf]) -> anyhow::Result<Access> {
@@ -381,17 +459,20 @@ fn kubeconfig(options: &Options, paths: &[PathBuf]) -> anyhow::Result<Access> {
             .with_context(|| format!("the kubeconfig has no user `{user}`"))?,
         None => (User::default(), PathBuf::new()),
     };
-    let server = cluster
-        .server
-        .as_deref()
-        .unwrap_or_default()
-        .trim_end_matches('/')
-        .to_owned();
+    let server = cluster.server.as_deref().unwrap_or_default();
+    let server = server.trim_end_matches('/');
     if server.is_empty() {
         bail!("cluster `{cluster_name}` of the kubeconfig names no server");
     }
     let (ca, identity) = certificates(&cluster, &user)?;
     let insecure = cluster.insecure_skip_tls_verify.unwrap_or(false);
+    if insecure && ca.is_some() {
+        bail!(
+            "cluster `{cluster_name}` of the kubeconfig has a certificate authority and \
+             `insecure-skip-tls-verify: true`: remove one of them"
+        );
+    }
+    let server = with_scheme(server, ca.is_some() || identity.is_some() || insecure);
     if insecure {
         log::warn!(
             "cluster `{cluster_name}` is not verified (`insecure-skip-tls-verify`): whoever answers \
@@ -408,7 +489,13 @@ fn kubeconfig(options: &Options, paths: &[PathBuf]) -> anyhow::Result<Access> {
         .tls_server_name
         .clone()
         .filter(|name| !name.is_empty());
-    let auth = auth(user, &folder, &cluster, &server, ca.as_deref())?;
+    let impersonate = impersonation(&user)?;
+    // No credential goes over plain HTTP: anybody on the way could read it.
+    let auth = if server.starts_with("https://") {
+        auth(user, &folder, &cluster, &server, ca.as_deref())?
+    } else {
+        Auth::None
+    };
     Ok(Access {
         server,
         tls: Tls {
@@ -420,6 +507,7 @@ fn kubeconfig(options: &Options, paths: &[PathBuf]) -> anyhow::Result<Access> {
         proxy,
         namespace: namespace.unwrap_or_else(|| "default".to_owned()),
         auth,
+        impersonate,
         gzip,
     })
 }
@@ -478,10 +566,33 @@ fn auth(
     const EXTENSION: &str = "client.authentication.k8s.io/exec";
     let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
     if let Some(AuthProvider { name }) = user.auth_provider {
+        let plugin = match name.as_str() {
+            "gcp" => "`gke-gcloud-auth-plugin`",
+            "azure" => "`kubelogin`",
+            "oidc" => "`kubectl oidc-login` (kubelogin)",
+            _ => "the provider's own",
+        };
         bail!(
-            "auth provider `{name}` of the kubeconfig is not supported: it was removed from kubectl \
-             too; use its exec plugin"
+            "auth provider `{name}` of the kubeconfig is not supported here: use an exec plugin \
+             instead, {plugin}"
         );
+    }
+    let token = filled(user.token);
+    let token_file = user.token_file.filter(|path| !path.as_os_str().is_empty());
+    let name = filled(user.username);
+    if name.is_some() && (token.is_some() || token_file.is_some()) {
+        bail!("the kubeconfig's user has a token and a user name: remove one of them");
+    }
+    // As client-go has it: a token or a password keeps the plugin from being run.
+    if let Some(path) = token_file {
+        let fallback = token;
+        return Ok(Auth::TokenFile { path, fallback });
+    }
+    if let Some(token) = token {
+        return Ok(Auth::Token(token));
+    }
+    if let Some(name) = name {
+        return Ok(Auth::Basic(name, user.password.unwrap_or_default()));
     }
     if let Some(config) = user.exec {
         let extensions = cluster.extensions.iter().flatten();
@@ -499,16 +610,7 @@ fn auth(
         });
         return Ok(Auth::Exec(Box::new(Exec::new(config, folder, info)?)));
     }
-    if let Some(path) = user.token_file.filter(|path| !path.as_os_str().is_empty()) {
-        return Ok(Auth::TokenFile(path));
-    }
-    if let Some(token) = filled(user.token) {
-        return Ok(Auth::Token(token));
-    }
-    Ok(match (filled(user.username), user.password) {
-        (Some(name), password) => Auth::Basic(name, password.unwrap_or_default()),
-        (None, _) => Auth::None,
-    })
+    Ok(Auth::None)
 }
 
 /// The proxy on the way to `server`, as the environment says.
@@ -521,25 +623,33 @@ fn proxy_of(server: &str, options: &Options) -> anyhow::Result<Option<String>> {
         .trim_start_matches('[')
         .trim_end_matches(']');
     let secure = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
     let proxy = if secure {
         &options.https_proxy
     } else {
         &options.http_proxy
     };
-    Ok(proxy.clone().filter(|_| !bypasses(host, &options.no_proxy)))
+    Ok(proxy
+        .clone()
+        .filter(|_| !bypasses(host, port, &options.no_proxy)))
 }
 
 /// Whether `NO_PROXY` names a host: itself, a domain above it, or a network it is in.
-fn bypasses(host: &str, no_proxy: &str) -> bool {
+fn bypasses(host: &str, port: u16, no_proxy: &str) -> bool {
+    let host = host.to_ascii_lowercase();
     let ip = host.parse::<IpAddr>().ok();
     if ip.is_some_and(|ip| ip.is_loopback()) || host == "localhost" {
         return true;
     }
     no_proxy
         .split(',')
-        .map(str::trim)
+        .map(|entry| entry.trim().to_ascii_lowercase())
         .filter(|entry| !entry.is_empty())
         .any(|entry| {
+            let (entry, of_port) = split_port(&entry);
+            if of_port.is_some_and(|of_port| of_port != port) {
+                return false;
+            }
             if entry == "*" {
                 return true;
             }
@@ -557,6 +667,26 @@ fn bypasses(host: &str, no_proxy: &str) -> bool {
                 }
             }
         })
+}
+
+/// An entry of `NO_PROXY` without its port, and that port. An IPv6 address may stand in brackets.
+fn split_port(entry: &str) -> (&str, Option<u16>) {
+    if let Some((ip, rest)) = entry
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
+        return (
+            ip,
+            rest.strip_prefix(':').and_then(|port| port.parse().ok()),
+        );
+    }
+    match entry.split_once(':') {
+        Some((host, port)) if !port.contains(':') => match port.parse() {
+            Ok(port) => (host, Some(port)),
+            Err(_) => (entry, None),
+        },
+        _ => (entry, None),
+    }
 }
 
 fn within(ip: IpAddr, network: IpAddr, bits: u32) -> bool {
@@ -581,6 +711,101 @@ fn within(ip: IpAddr, network: IpAddr, bits: u32) -> bool {
 mod tests {
     use super::*;
 
+    /// How a kubeconfig with these lines for cluster and user is read: server, credential, and headers.
+    fn read(cluster: &str, user: &str) -> Result<String, String> {
+        let text = format!(
+            "current-context: c\ncontexts:\n- name: c\n  context: {{cluster: k, user: u}}\nclusters:\n\
+             - name: k\n  cluster: {cluster}\nusers:\n- name: u\n  user: {user}\n---\n"
+        );
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), text).expect("written");
+        let options = Options {
+            kubeconfig: vec![file.path().to_owned()],
+            explicit: true,
+            ..Options::default()
+        };
+        let access = access(&options).map_err(|error| format!("{error:#}"))?;
+        let auth = match access.auth {
+            Auth::None => "none".to_owned(),
+            Auth::Token(token) => format!("token {token}"),
+            Auth::TokenFile { path, fallback } => format!("{} or {fallback:?}", path.display()),
+            Auth::Basic(name, password) => format!("{name}:{password}"),
+            Auth::Exec(_) => "exec".to_owned(),
+        };
+        let headers = access.impersonate.iter();
+        let headers = headers.map(|(name, value)| format!(" {name}={value}"));
+        Ok(format!(
+            "{} {auth}{}",
+            access.server,
+            headers.collect::<String>()
+        ))
+    }
+
+    /// The order is client-go's: `tools/clientcmd/client_config.go` (`getUserIdentificationPartialConfig`),
+    /// `plugin/pkg/client/auth/exec/exec.go` (`UpdateTransportConfig`).
+    #[test]
+    fn users_are_read_as_client_go_reads_them() {
+        const EXEC: &str = "exec: {apiVersion: client.authentication.k8s.io/v1, command: x}";
+        let tls = "{server: 'https://h'}";
+        for (cluster, user, wanted) in [
+            (tls, format!("{{token: t, {EXEC}}}"), "https://h token t"),
+            (
+                tls,
+                format!("{{username: n, password: p, {EXEC}}}"),
+                "https://h n:p",
+            ),
+            (tls, format!("{{{EXEC}}}"), "https://h exec"),
+            (
+                tls,
+                "{token: t, tokenFile: /f}".to_owned(),
+                "https://h /f or Some(\"t\")",
+            ),
+            (tls, "{token: ''}".to_owned(), "https://h none"),
+            (
+                "{server: 'http://h'}",
+                "{token: t}".to_owned(),
+                "http://h none",
+            ),
+            ("{server: 'h:1'}", format!("{{{EXEC}}}"), "http://h:1 none"),
+            (
+                "{server: 'HTTPS://h/'}",
+                "{token: t}".to_owned(),
+                "https://h token t",
+            ),
+            (
+                "{server: 'h:1', insecure-skip-tls-verify: true}",
+                "{token: t}".to_owned(),
+                "https://h:1 token t",
+            ),
+            (
+                tls,
+                "{as: a, as-groups: [g, h], as-user-extra: {'k/x': [v]}}".to_owned(),
+                "https://h none Impersonate-User=a Impersonate-Group=g Impersonate-Group=h \
+                 Impersonate-Extra-k%2Fx=v",
+            ),
+        ] {
+            assert_eq!(
+                read(cluster, &user).as_deref(),
+                Ok(wanted),
+                "{cluster} {user}"
+            );
+        }
+        for (cluster, user, wanted) in [
+            (tls, "{token: t, username: n}", "remove one of them"),
+            (tls, "{as-groups: [g]}", "without `as`"),
+            (tls, "{auth-provider: {name: oidc}}", "oidc-login"),
+            (
+                "{server: 'https://h', insecure-skip-tls-verify: true, certificate-authority-data: eA==}",
+                "{}",
+                "remove one of them",
+            ),
+            (tls, "{}\n- name: u\n  user: {}", "two users named `u`"),
+        ] {
+            let error = read(cluster, user).expect_err(user);
+            assert!(error.contains(wanted), "{user}: {error}");
+        }
+    }
+
     #[test]
     fn hosts_that_need_no_proxy() {
         for (host, list, wanted) in [
@@ -596,8 +821,14 @@ mod tests {
             ("fd00::1", "fd00::/8", true),
             ("127.0.0.1", "", true),
             ("api", "", false),
+            ("API.Example.com", "example.COM", true),
+            ("api.example.com", "api.example.com:6443", true),
+            ("api.example.com", "api.example.com:443", false),
+            ("10.1.2.3", "10.1.2.3:6443", true),
+            ("10.1.2.3", "10.1.2.3:80", false),
+            ("fd00::1", "[fd00::1]:6443", true),
         ] {
-            assert_eq!(bypasses(host, list), wanted, "{host} in {list}");
+            assert_eq!(bypasses(host, 6443, list), wanted, "{host} in {list}");
         }
     }
 }

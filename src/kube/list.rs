@@ -82,10 +82,11 @@ impl Api {
         })
     }
 
-    /// A short name of the cluster that stays as long as its certificates do: the first 8 hex digits of
-    /// the SHA-256 of its CA certificates (DER, in order); without them, of its host and port.
+    /// The cluster's fingerprint: the first 8 hex digits of the SHA-256 of its CA certificates (DER, in
+    /// order) and the path of its URL; where no CA is checked, of its host, port and path.
     #[must_use]
     pub fn cluster(&self) -> String {
+        let server = &self.access.server;
         let mut ders = self.access.tls.ca.as_deref().map_or(Vec::new(), |pem| {
             certificates(pem)
                 .unwrap_or_default()
@@ -95,8 +96,14 @@ impl Api {
         });
         ders.sort_unstable();
         let mut text = ders.concat();
-        if text.is_empty() {
-            text = host_and_port(&self.access.server).into_bytes();
+        if text.is_empty() || self.access.tls.insecure {
+            text = host_and_port(server).into_bytes();
+        }
+        // Gateways serve many clusters under one host and one CA.
+        let rest = server.split_once("://").map_or(&**server, |(_, rest)| rest);
+        if let Some((_, path)) = rest.split_once('/') {
+            text.push(b'/');
+            text.extend_from_slice(path.trim_end_matches('/').as_bytes());
         }
         let digest = ring::digest::digest(&ring::digest::SHA256, &text);
         let mut name = String::with_capacity(8);
@@ -294,6 +301,9 @@ impl Api {
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);
         }
+        for (name, value) in &self.access.impersonate {
+            request = request.header(name, value);
+        }
         let mut response = request.call().map_err(|error| trouble(&error))?;
         let header = |name: &str| {
             response
@@ -330,7 +340,7 @@ impl Api {
 
     /// Finds out anew who we are. `false` where that cannot change.
     fn renew(&mut self) -> anyhow::Result<bool> {
-        if !matches!(self.access.auth, Auth::TokenFile(_) | Auth::Exec(_)) {
+        if !matches!(self.access.auth, Auth::TokenFile { .. } | Auth::Exec(_)) {
             return Ok(false);
         }
         debug!("the server does not know us: reading the credentials again");
@@ -390,7 +400,14 @@ fn authorization(auth: &Auth, tls: &mut Tls, deadline: Deadline) -> anyhow::Resu
     Ok(match auth {
         Auth::None => None,
         Auth::Token(token) => bearer(token),
-        Auth::TokenFile(path) => bearer(&token(path)?),
+        Auth::TokenFile { path, fallback } => match (token(path), fallback) {
+            (Ok(token), _) => bearer(&token),
+            (Err(error), Some(fallback)) => {
+                log::warn!("{error:#}: using the kubeconfig's `token`");
+                bearer(fallback)
+            }
+            (Err(error), None) => return Err(error),
+        },
         Auth::Basic(name, password) => {
             let pair = format!("{name}:{password}");
             Some(format!(
@@ -409,8 +426,12 @@ fn authorization(auth: &Auth, tls: &mut Tls, deadline: Deadline) -> anyhow::Resu
 }
 
 fn token(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path)
-        .with_context(|| format!("failed to read the token `{}`", path.display()))
+    let token = fs::read_to_string(path)
+        .with_context(|| format!("failed to read the token `{}`", path.display()))?;
+    if token.trim().is_empty() {
+        bail!("the token file `{}` is empty", path.display());
+    }
+    Ok(token)
 }
 
 fn agent(access: &Access) -> anyhow::Result<Agent> {
@@ -431,14 +452,17 @@ fn agent(access: &Access) -> anyhow::Result<Agent> {
         None => None,
     };
     let proxy = match &access.proxy {
-        Some(url) if !url.starts_with("http://") => {
-            bail!(
-                "proxy `{}` is not supported: it must be http://",
-                redacted(url)
-            )
-        }
         Some(url) => {
-            Some(ureq::Proxy::new(url).map_err(|_| anyhow!("`{}` is no proxy", redacted(url)))?)
+            let lower = url.to_ascii_lowercase();
+            if lower.contains("://") && !lower.starts_with("http://") {
+                bail!(
+                    "proxy `{}` is not supported: it must be http://",
+                    redacted(url)
+                )
+            }
+            // Without a scheme it is `http`.
+            let proxy = ureq::Proxy::new(url);
+            Some(proxy.map_err(|_| anyhow!("`{}` is not a proxy URL", redacted(url)))?)
         }
         None => None,
     };

@@ -1424,6 +1424,16 @@ mod properties {
         world.entries = entries.into_iter().collect();
     }
 
+    /// Whether two live pods have one address: no cluster has that, and it proves nothing.
+    fn is_impossible(world: &World) -> bool {
+        let unlisted = world.again.iter().flatten().flatten();
+        let pods = world.pods.iter().chain(unlisted);
+        let live = pods.filter(|pod| pod.ready && !pod.terminating && pod.phase == Phase::Running);
+        let mut names = BTreeMap::new();
+        let mut addresses = live.flat_map(|pod| pod.ips.iter().map(move |ip| (*ip, &pod.name)));
+        addresses.any(|(ip, name)| *names.entry(ip).or_insert(name) != name)
+    }
+
     /// The backends that have a server whose pod is Ready at that very URL, as the pods themselves say.
     fn live_backends(world: &World) -> BTreeSet<String> {
         let unlisted = world
@@ -1434,13 +1444,6 @@ mod properties {
             .flatten();
         let pods = world.pods.iter().chain(unlisted);
         let live = pods.filter(|pod| pod.ready && !pod.terminating && pod.phase == Phase::Running);
-        let live = live.collect::<Vec<_>>();
-        // No two live pods of a cluster have one address: such a world proves nothing.
-        let alone = |pod: &&&Pod| {
-            let mut others = live.iter().filter(|other| other.name != pod.name);
-            !others.any(|other| other.ips == pod.ips)
-        };
-        let live = live.iter().filter(alone);
         let urls = live.flat_map(|pod| {
             let name = format!("{}/{}", pod.namespace, pod.name);
             let port = pod.ports[0].number;
@@ -1517,6 +1520,7 @@ mod properties {
 
         #[test]
         fn a_backend_with_a_live_server_keeps_one(mut world in any_world()) {
+            if is_impossible(&world) { return Ok(()) }
             // `--allow-deletes` is there to release what this demands.
             world.rules.allow_deletes = None;
             let Ok(plan) = world.try_plan() else { return Ok(()) };

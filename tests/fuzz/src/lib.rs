@@ -35,7 +35,7 @@ pub fn pods_json(data: &[u8]) {
     }
     let file = Scratch::new("pods", data);
     if let Ok(pods) = kube::file::read(file.path(), &mut |pod| pod.into_owned()) {
-        check_pods(&pods);
+        check_pods(&pods.pods);
     }
 }
 
