@@ -925,15 +925,15 @@ impl StoreArgs {
             _ => return Err(usage("`--cert` and `--key` go together")),
         };
         let mut password = text("VULCANIZED_PASSWORD");
-        let user = user.or_else(|| {
-            let given = text("ETCDCTL_USER")?;
-            match given.split_once(':') {
-                Some((name, secret)) => {
-                    password.get_or_insert_with(|| secret.to_owned());
-                    Some(name.to_owned())
-                }
-                None => Some(given),
+        // `name:password`, as etcdctl takes it: the password must not be part of the name, which messages
+        // repeat.
+        let user = user.or_else(|| text("ETCDCTL_USER"));
+        let user = user.map(|given| match given.split_once(':') {
+            Some((name, secret)) => {
+                password.get_or_insert_with(|| secret.to_owned());
+                name.to_owned()
             }
+            None => given,
         });
         let user = match (user, password_file, password) {
             (None, None, _) => None,
@@ -1028,6 +1028,30 @@ mod tests {
     #[test]
     fn the_declaration_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_password_beside_the_user_is_not_part_of_the_name() {
+        let user = |given: &str, variable: Option<&str>| {
+            let arguments = "vulcanized --owner a --pods - --etcd http://h --user";
+            let cli = Cli::try_parse_from(arguments.split(' ').chain([given])).expect("parsed");
+            let env = |name: &str| match name {
+                "VULCANIZED_PASSWORD" => variable.map(OsString::from),
+                _ => None,
+            };
+            match cli.config(&env).map_err(|error| error.to_string())?.store {
+                StoreConfig::Etcd {
+                    user: Some((name, Password::Given(password))),
+                    ..
+                } => Ok((name, password)),
+                _ => Err("no user".to_owned()),
+            }
+        };
+        let given = |name: &str, password: &str| Ok((name.to_owned(), password.to_owned()));
+        assert_eq!(user("root:s3cret", None), given("root", "s3cret"));
+        assert_eq!(user("root:a:b", None), given("root", "a:b"));
+        assert_eq!(user("root:s3cret", Some("other")), given("root", "other"));
+        assert!(user("root", None).is_err_and(|error| error.contains("user `root` needs")));
     }
 
     #[test]
