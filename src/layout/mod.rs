@@ -85,6 +85,21 @@ pub trait Layout: fmt::Debug {
     /// The value of a server.
     fn value(&self, url: &ServerUrl, mark: &Mark) -> String;
 
+    /// The key of a server's weight; `None`: the proxy knows no weights.
+    fn weight_key(&self, _prefix: &str, _backend: &str, _id: &str) -> Option<String> {
+        None
+    }
+
+    /// Whether the proxy knows weights of servers.
+    fn has_weights(&self) -> bool {
+        self.weight_key("", "", "").is_some()
+    }
+
+    /// The key that a further key of a server gets under another id; `None` if it does not move with it.
+    fn moved_key(&self, _prefix: &str, _backend: &str, _id: &str, _key: &str) -> Option<String> {
+        None
+    }
+
     /// The keys and values that define a backend with nothing but defaults, the one that makes it
     /// defined last.
     fn definition(&self, prefix: &str, backend: &str) -> Vec<(String, String)>;
@@ -214,6 +229,8 @@ pub struct Backend {
     pub definition: Definition,
     /// Its servers, by the id in their key. One vector: there may be a hundred thousand.
     pub servers: LiteMap<Box<str>, Entry>,
+    /// Further keys of servers that have no URL, by their id.
+    pub leftovers: BTreeMap<Box<str>, Box<[Other]>>,
 }
 
 /// Whether and where a backend is defined.

@@ -76,13 +76,22 @@ fn pack(changes: &[Change], limits: Limits, ranges: &dyn Fn(&str) -> Option<Rang
             packer.open.append(alone, range);
             continue;
         }
-        for (index, change) in range.zip(group) {
+        let mut index = range.start;
+        // A server that moves to another id is deleted with the keys that it leaves there.
+        for unit in group.chunk_by(|put, delete| {
+            delete
+                .moves_to()
+                .is_some_and(|to| put.server.as_deref() == Some(to))
+        }) {
             let mut next = Open::default();
-            next.add(change, ranged.as_ref());
+            for change in unit {
+                next.add(change, ranged.as_ref());
+            }
             if !packer.open.fits(&next, limits) {
                 packer.close(index);
             }
-            packer.open.append(next, index..index + 1);
+            packer.open.append(next, index..index + unit.len());
+            index += unit.len();
         }
     }
     packer.close(changes.len());

@@ -105,6 +105,8 @@ pub(super) struct Server<'p> {
     pub(super) url: &'p ServerUrl,
     pub(super) pod: &'p PodName,
     pub(super) rest: Rest,
+    /// Whether its weight is 0: it serves nobody, and replaces nothing.
+    pub(super) drained: bool,
 }
 
 /// An entry of ours whose URL would leave its id: it is deleted, or updated to another URL.
@@ -258,6 +260,7 @@ impl<'b> Count<'b> {
         for server in servers {
             let kind = Kind::of(server.url);
             match losers.get(server.pod) {
+                _ if server.drained => {}
                 Some(lost) => of_losers.entry(kind).or_default().extend(lost),
                 None => remain.entry(kind).or_default().push(&server.rest),
             }

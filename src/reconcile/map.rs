@@ -18,7 +18,10 @@ use crate::reconcile::template::{Field, Template};
 const BACKENDS: usize = 32;
 
 /// The annotations that are read, behind the prefix.
-const ANNOTATIONS: [&str; 4] = ["backend", "port", "scheme", "ignore"];
+const ANNOTATIONS: [&str; 5] = ["backend", "port", "scheme", "weight", "ignore"];
+
+/// The largest weight an annotation may give.
+const WEIGHT_MAX: u16 = 1_000;
 
 /// How pods become servers: the flags. Annotations of a pod win over them.
 #[derive(Debug, Clone)]
@@ -181,6 +184,8 @@ pub struct Want {
     pub server: ServerId,
     /// At this URL.
     pub url: ServerUrl,
+    /// With this weight, if the pod gives it one.
+    pub weight: Option<u16>,
 }
 
 /// Why a pod is left out, or one of its servers.
@@ -388,7 +393,8 @@ impl Mapping {
             }
         }
         for (name, _) in &own.texts {
-            if !ANNOTATIONS.contains(name) {
+            let weightless = *name == "weight" && !self.layout.has_weights();
+            if weightless || !ANNOTATIONS.contains(name) {
                 let name = format!("{}{name}", own.prefix);
                 skipped.push(SkipReason::UnknownAnnotation(name).into());
             }
@@ -463,8 +469,18 @@ impl Mapping {
             Some(IpFamily::Ipv6) => "IPv6",
             Some(IpFamily::Ipv4) | None => "IPv4",
         }))?;
+        let weight = match own.get("weight") {
+            Some((key, value)) if self.layout.has_weights() => {
+                let weight = value.trim().parse::<u16>().ok();
+                let weight = weight.filter(|weight| *weight <= WEIGHT_MAX);
+                let why = || format!("`{value}` is not a weight from 0 to {WEIGHT_MAX}");
+                Some(weight.ok_or_else(|| SkipReason::BadAnnotation(key, why()))?)
+            }
+            _ => None,
+        };
         let published = Some((*ip, port));
         Ok(Want {
+            weight,
             backend: self.backend_id(pod, name, published)?,
             server: {
                 let text = render("server", &self.server_id, pod, name, published)?;

@@ -214,6 +214,8 @@ pub enum Reason {
     Differs(&'static str),
     /// The entry is taken over: what it was.
     Adopted(&'static str),
+    /// The server had it under this other id.
+    Moved(String),
 }
 
 /// A change that is not made: too little is known of the pod behind the URL that would go.
@@ -574,6 +576,21 @@ impl Change {
             after: extra.after.as_deref(),
         });
         iter::once(first).chain(extra)
+    }
+
+    /// For a delete: the id under which the URL stays in the backend.
+    #[must_use]
+    pub fn stays_as(&self) -> Option<&str> {
+        match (&self.action, self.permit()?.grounds()) {
+            (Action::Delete { .. }, Grounds::Stays(id)) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// For the delete of a server that has further keys: the id to which they move.
+    #[must_use]
+    pub fn moves_to(&self) -> Option<&str> {
+        self.stays_as().filter(|_| !self.extra.is_empty())
     }
 
     /// Whether a URL leaves its backend by it.

@@ -7,7 +7,7 @@ use std::mem;
 use std::rc::Rc;
 
 use crate::layout::{Definition, Entry, Layout, Observed, Other};
-use crate::model::{Cluster, Mark, PodName, ServerUrl};
+use crate::model::{Cluster, Host, Mark, PodName, Scheme, ServerUrl};
 use crate::reconcile::classify::{Class, Classified, Unproved, classify};
 use crate::reconcile::evidence::{Absence, Evidence, Lists};
 use crate::reconcile::findings;
@@ -104,6 +104,7 @@ struct Wanted<'l> {
     id: Cow<'l, str>,
     pod: &'l PodName,
     url: &'l ServerUrl,
+    weight: Option<u16>,
 }
 
 /// An entry of a backend.
@@ -243,6 +244,7 @@ impl<'a> Planner<'a> {
                     id: self.id(backend, &want.server, &pod.name),
                     pod: &pod.name,
                     url: &want.url,
+                    weight: want.weight,
                 });
             }
         }
@@ -386,6 +388,7 @@ impl<'a> Planner<'a> {
                 _ => None,
             },
             servers: Vec::new(),
+            otherwise: found.iter().filter_map(Found::otherwise).collect(),
             puts: Vec::new(),
             losing: Vec::new(),
             deletes: Vec::new(),
@@ -409,6 +412,7 @@ impl<'a> Planner<'a> {
             self.unwanted(&mut draft, found);
         }
         self.resolve_losses(&mut draft, &found);
+        self.move_others(&mut draft, &found, wanted);
         let owned = found.iter().filter(|found| found.ownership.is_ours());
         let owned = owned.count();
         let created = |change: &&Change| matches!(change.action, Action::Create { .. });
@@ -529,16 +533,25 @@ impl<'a> Planner<'a> {
                 draft.left_out += 1;
                 return;
             }
+            if draft
+                .otherwise
+                .contains(&(&wanted.url.host, wanted.url.port))
+            {
+                draft.taken += 1;
+                self.plan.counts.satisfied_unmarked += 1;
+                return;
+            }
             let key = self.layout.key(&self.observed.prefix, draft.id, &wanted.id);
+            let extra = self.weigh(draft.id, wanted, None);
             draft.servers.push(Candidate::new(wanted, None, true));
             let after = self.layout.value(wanted.url, &self.mark(wanted.pod));
             let action = Action::Create {
                 after,
                 reason: Reason::Ready,
             };
-            draft
-                .puts
-                .push(draft.put(&wanted.id, key, wanted.pod, action));
+            let mut put = draft.put(&wanted.id, key, wanted.pod, action);
+            put.extra.extend(extra);
+            draft.puts.push(put);
             return;
         };
         let entry = found.entry;
@@ -553,10 +566,17 @@ impl<'a> Planner<'a> {
         };
         let in_order = entry.fault.is_none() && adopted.is_none();
         if same_url && in_order && self.is_for(entry, wanted.pod) {
-            self.plan.counts.unchanged += 1;
             draft
                 .servers
                 .push(Candidate::new(wanted, Some(entry), false));
+            match self.weigh(draft.id, wanted, Some(entry)) {
+                None => self.plan.counts.unchanged += 1,
+                Some(_) if draft.frozen => draft.left_out += 1,
+                Some(weight) => {
+                    let reason = Reason::Differs("its weight");
+                    draft.touch(found, wanted.pod, reason, vec![weight]);
+                }
+            }
             return;
         }
         if draft.frozen {
@@ -578,7 +598,7 @@ impl<'a> Planner<'a> {
         let after = self.layout.value(wanted.url, &self.mark(wanted.pod));
         if !same_url && may_serve(entry) {
             let server = draft.servers.len() - 1;
-            return self.losing(draft, found, Some((after, server, wanted.pod)));
+            return self.losing(draft, found, Some((after, server, wanted)));
         }
         let reason = match adopted {
             Some(what) => Reason::Adopted(what),
@@ -593,8 +613,46 @@ impl<'a> Planner<'a> {
             reason,
             permit: None,
         };
-        let put = draft.put(&wanted.id, entry.key.to_string(), wanted.pod, action);
+        let mut put = draft.put(&wanted.id, entry.key.to_string(), wanted.pod, action);
+        put.extra.extend(self.weigh(draft.id, wanted, Some(entry)));
         draft.puts.push(put);
+    }
+
+    /// The weight that a server is to have, where it is not what is there. Without an annotation it is left
+    /// alone: somebody may have set it by hand.
+    fn weigh(&self, backend: &str, wanted: &Wanted, entry: Option<&'a Entry>) -> Option<Extra> {
+        let after = wanted.weight?.to_string();
+        let key = self
+            .layout
+            .weight_key(&self.observed.prefix, backend, &wanted.id)?;
+        let there = self.weight_of(backend, &wanted.id, entry);
+        if there.is_some_and(|other| *other.value == *after.as_bytes()) {
+            return None;
+        }
+        let before = there.map(|other| (other.value.to_vec(), other.revision));
+        Some(Extra {
+            key: there.map_or(key, |other| other.key.to_string()),
+            before,
+            after: Some(after),
+        })
+    }
+
+    /// The weight that is there for a server of this id, with a URL or without.
+    fn weight_of(&self, backend: &str, id: &str, entry: Option<&'a Entry>) -> Option<&'a Other> {
+        let prefix = &self.observed.prefix;
+        let key = self.layout.weight_key(prefix, backend, id)?;
+        let leftovers = || Some(&**self.observed.backends.get(backend)?.leftovers.get(id)?);
+        let others = match entry {
+            Some(entry) => &entry.others,
+            None => leftovers()?,
+        };
+        let is_weight = |other: &&Other| {
+            self.layout
+                .moved_key(prefix, backend, id, &other.key)
+                .as_ref()
+                == Some(&key)
+        };
+        others.iter().find(is_weight)
     }
 
     /// A wanted server at whose key an entry stands that is not ours.
@@ -641,7 +699,7 @@ impl<'a> Planner<'a> {
         &mut self,
         draft: &mut Draft<'a, '_>,
         found: &Found<'a>,
-        update: Option<(String, usize, &PodName)>,
+        update: Option<(String, usize, &Wanted)>,
     ) {
         let Found { id, entry, .. } = *found;
         let adopted = matches!(found.ownership, Ownership::Adopted(_));
@@ -655,19 +713,18 @@ impl<'a> Planner<'a> {
             return;
         };
         let named = entry_pod(entry).or_else(|| pod.map(|pod| pod.name.clone()));
+        let (others, weight) = match &update {
+            None => (&entry.others[..], None),
+            Some((_, _, wanted)) => (&[][..], self.weigh(draft.id, wanted, Some(entry))),
+        };
         let (after, server, wanted_by) = match update {
-            Some((after, server, pod)) => (Some(after), Some(server), Some(pod.clone())),
+            Some((after, server, wanted)) => (Some(after), Some(server), Some(wanted.pod.clone())),
             None => (None, None, None),
         };
         let delete = |other: &Other| Extra {
             key: other.key.to_string(),
             before: Some((other.value.to_vec(), other.revision)),
             after: None,
-        };
-        let others = if after.is_none() {
-            &entry.others[..]
-        } else {
-            &[]
         };
         let losing = Losing {
             backend: draft.id.to_owned(),
@@ -683,7 +740,7 @@ impl<'a> Planner<'a> {
             revision: entry.revision,
             defined_by: draft.defined_by.clone().filter(|_| after.is_some()),
             after,
-            extra: others.iter().map(delete).collect(),
+            extra: others.iter().map(delete).chain(weight).collect(),
         };
         if !may_serve(entry) {
             draft.deletes.push(losing.change(Permit::without_url()));
@@ -721,6 +778,13 @@ impl<'a> Planner<'a> {
         });
         let servers = mem::take(&mut draft.servers).into_iter();
         let servers = servers.map(|Candidate { wanted, entry, put }| Server {
+            drained: wanted.weight.map_or_else(
+                || {
+                    let weight = self.weight_of(draft.id, &wanted.id, entry);
+                    weight.is_some_and(|other| *other.value == *b"0")
+                },
+                |weight| weight == 0,
+            ),
             id: &wanted.id,
             url: wanted.url,
             pod: wanted.pod,
@@ -759,6 +823,52 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Gives a server that stays under another id what its entry had beside the URL.
+    fn move_others(&self, draft: &mut Draft<'a, '_>, found: &[Found<'a>], wanted: &[Wanted<'a>]) {
+        let moves = draft.deletes.iter().filter_map(|delete| {
+            let id = delete.stays_as()?.to_owned();
+            (!delete.extra.is_empty()).then(|| (delete.server.clone(), id))
+        });
+        for (from, to) in moves.collect::<Vec<_>>() {
+            let entry = |id: &str| found.iter().find(|found| found.id == id);
+            let Some(from) = from.and_then(|from| entry(&from)) else {
+                continue;
+            };
+            let prefix = &self.observed.prefix;
+            let there = entry(&to).map_or(&[][..], |found| &found.entry.others);
+            let leftovers = self.observed.backends.get(draft.id);
+            let leftovers = leftovers.and_then(|backend| backend.leftovers.get(&*to));
+            let there = there.iter().chain(leftovers.into_iter().flatten());
+            let there =
+                there.filter_map(|other| self.layout.moved_key(prefix, draft.id, &to, &other.key));
+            let there = there.collect::<BTreeSet<_>>();
+            let moved = from.entry.others.iter().filter_map(|other| {
+                let key = self.layout.moved_key(prefix, draft.id, &to, &other.key)?;
+                let after = String::from_utf8(other.value.to_vec()).ok()?;
+                let extra = Extra {
+                    key,
+                    before: None,
+                    after: Some(after),
+                };
+                (!there.contains(&extra.key)).then_some(extra)
+            });
+            let mut moved = moved.collect::<Vec<_>>();
+            let put = draft
+                .puts
+                .iter_mut()
+                .find(|put| put.server.as_ref() == Some(&to));
+            if let Some(put) = put {
+                moved.retain(|extra| put.writes().all(|write| write.key != extra.key));
+                put.extra.append(&mut moved);
+            } else if !moved.is_empty()
+                && let Some(found) = entry(&to)
+                && let Some(wanted) = wanted.iter().find(|wanted| *wanted.id == *to)
+            {
+                draft.touch(found, wanted.pod, Reason::Moved(from.id.to_owned()), moved);
+            }
+        }
+    }
+
     /// The pods that name a backend and are left out.
     fn emptied(&self, id: &str) -> Emptied {
         let pods = self.lists.pods().flat_map(|pod| {
@@ -785,9 +895,9 @@ impl<'a> Planner<'a> {
             kept,
             ..
         } = draft;
+        puts.append(&mut updates);
+        puts.append(&mut deletes);
         puts.sort_by(|a, b| order(a).cmp(&order(b)));
-        updates.sort_by(|a, b| order(a).cmp(&order(b)));
-        deletes.sort_by(|a, b| order(a).cmp(&order(b)));
         if let Some((key, after)) = definition {
             self.plan.changes.push(Change {
                 backend: id.to_owned(),
@@ -803,8 +913,6 @@ impl<'a> Planner<'a> {
             });
         }
         self.plan.changes.append(&mut puts);
-        self.plan.changes.append(&mut updates);
-        self.plan.changes.append(&mut deletes);
         let held = held.into_iter().filter_map(|(entry, class, lost, remain)| {
             let Class::Unproved(evidence) = class else {
                 return None;
@@ -902,16 +1010,19 @@ impl<'a> Planner<'a> {
 
 /// The order of changes: by backend; within one its definition, creates, updates, updates by which a URL
 /// goes, deletes; then by id. An update may give up an address that a create brings back under another
-/// id.
-fn order(change: &Change) -> (&str, u8, Option<&str>) {
-    let step = match (&change.server, &change.action) {
-        (None, _) => 0,
-        (_, Action::Create { .. }) => 1,
-        (_, Action::Update { permit: None, .. }) => 2,
-        (_, Action::Update { .. }) => 3,
-        (_, Action::Delete { .. }) => 4,
+/// id. A server that moves with further keys to another id is deleted right after that one is written:
+/// they belong into one transaction.
+fn order(change: &Change) -> (&str, u8, Option<&str>, bool) {
+    let server = change.server.as_deref();
+    let (step, server, moved) = match (server, &change.action) {
+        (None, _) => (0, None, false),
+        (_, Action::Create { .. }) if change.extra.is_empty() => (1, server, false),
+        (_, Action::Create { .. } | Action::Update { permit: None, .. }) => (2, server, false),
+        (_, Action::Delete { .. }) if let Some(to) = change.moves_to() => (2, Some(to), true),
+        (_, Action::Update { .. }) => (3, server, false),
+        (_, Action::Delete { .. }) => (4, server, false),
     };
-    (&change.backend, step, change.server.as_deref())
+    (&change.backend, step, server, moved)
 }
 
 /// Whether the proxy may send requests to an entry's URL, even where we cannot read it.
@@ -919,7 +1030,14 @@ fn may_serve(entry: &Entry) -> bool {
     entry.url.is_some() || entry.fault.is_none()
 }
 
-impl Found<'_> {
+impl<'o> Found<'o> {
+    /// The host and port of an entry of others that has another scheme than we know to write.
+    fn otherwise(&self) -> Option<(&'o Host, u16)> {
+        let url = self.entry.url.as_ref()?;
+        let other = url.scheme == Scheme::H2c && self.entry.fault.is_none();
+        (other && !self.ownership.is_ours()).then_some((&url.host, url.port))
+    }
+
     fn is_foreign(&self) -> bool {
         matches!(
             self.ownership,
@@ -939,6 +1057,9 @@ struct Draft<'a, 'w> {
     defined_by: Option<Rest>,
     /// Servers of ours that pods want and that will be there, unless their update is held.
     servers: Vec<Candidate<'a, 'w>>,
+    /// Hosts and ports that entries of others serve by another scheme than we know to write: a server of
+    /// ours there would be the same pod a second time.
+    otherwise: BTreeSet<(&'a Host, u16)>,
     /// Creates, and updates by which no URL goes.
     puts: Vec<Change>,
     /// Entries that would lose their URL.
@@ -980,6 +1101,22 @@ impl Draft<'_, '_> {
             defined_by: self.defined_by.clone(),
             extra: Vec::new(),
         }
+    }
+
+    /// Changes further keys of a server that is right otherwise. Its URL is written with them, as it is: so
+    /// they are not written beside one that somebody has deleted meanwhile.
+    fn touch(&mut self, found: &Found, pod: &PodName, reason: Reason, extra: Vec<Extra>) {
+        let entry = found.entry;
+        let action = Action::Update {
+            before: entry.value.to_vec(),
+            revision: entry.revision,
+            after: String::from_utf8_lossy(&entry.value).into_owned(),
+            reason,
+            permit: None,
+        };
+        let mut put = self.put(found.id, entry.key.to_string(), pod, action);
+        put.extra = extra;
+        self.puts.push(put);
     }
 
     fn goes(&mut self, change: Change) {

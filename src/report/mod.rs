@@ -28,6 +28,7 @@ pub fn why(change: &Change) -> String {
         Reason::Ready => format!("{pod} is ready"),
         Reason::Differs(what) => format!("{pod} is ready; changed: {what}"),
         Reason::Adopted(what) => format!("{pod} is ready; adopted: {what}"),
+        Reason::Moved(id) => format!("{pod} is ready; it was {id} too, with further keys"),
     };
     match &change.action {
         Action::Create { reason: why, .. } => reason(why),

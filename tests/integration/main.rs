@@ -18,4 +18,5 @@ mod store;
 mod stores;
 mod support;
 mod traefik;
+mod traefik_servers;
 mod weather;

@@ -19,10 +19,10 @@ use crate::support::etcd::{Etcd, VERSIONS, Version};
 use crate::support::program::{Program, vulcanized};
 use crate::support::traefik::{Site, Traefik, Traffic};
 
-const SERVERS: &str = "traefik/http/services/web/loadBalancer/servers/";
+pub const SERVERS: &str = "traefik/http/services/web/loadBalancer/servers/";
 
 /// Defines the service `web` by a router that sends everything to it.
-fn seed_router(etcd: &Etcd) {
+pub fn seed_router(etcd: &Etcd) {
     etcd.put("traefik/http/routers/web/rule", "PathPrefix(`/`)");
     etcd.put("traefik/http/routers/web/entryPoints/0", "web");
     etcd.put("traefik/http/routers/web/service", "web");
@@ -36,20 +36,20 @@ fn program(etcd: &Etcd, owner: &str) -> Program {
 }
 
 /// One run on these pods.
-fn run(etcd: &Etcd, pods: &[Value], more: &str) -> Program {
+pub fn run(etcd: &Etcd, pods: &[Value], more: &str) -> Program {
     let program = program(etcd, "prod").arg("--pods").arg("-");
     let program = more.split_whitespace().fold(program, Program::arg);
     program.input(kubectl(pods.iter().cloned()))
 }
 
-fn pod_of(site: &Site) -> Value {
+pub fn pod_of(site: &Site) -> Value {
     let ip = site.ip.to_string();
     let mut pod = pod("shop", &format!("web-{}", ip.replace('.', "-")), "web", &ip);
     pod["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(site.port);
     pod
 }
 
-fn urls(sites: &[&Site]) -> BTreeSet<String> {
+pub fn urls(sites: &[&Site]) -> BTreeSet<String> {
     sites.iter().map(|site| site.url()).collect()
 }
 

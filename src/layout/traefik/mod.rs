@@ -104,6 +104,20 @@ impl Layout for Traefik {
         url.to_string()
     }
 
+    fn weight_key(&self, prefix: &str, backend: &str, id: &str) -> Option<String> {
+        let server = self.key(prefix, backend, id);
+        Some(server.strip_suffix("url")?.to_owned() + "weight")
+    }
+
+    /// The fields of a server that Traefik knows move; a further spelling of its URL does not.
+    fn moved_key(&self, prefix: &str, backend: &str, id: &str, key: &str) -> Option<String> {
+        let mut parts = key.split('/').rev().filter(|part| !part.is_empty());
+        let name = parts.next()?;
+        let (field, _) = schema::SERVER.iter().find(|(field, _)| is(name, field))?;
+        let server = self.key(prefix, backend, id);
+        (*field != "url").then_some(server.strip_suffix("url")?.to_owned() + field)
+    }
+
     /// A router that names the service.
     fn definition(&self, prefix: &str, backend: &str) -> Vec<(String, String)> {
         // A router of the service's own name may be there and send its requests elsewhere.
@@ -512,9 +526,10 @@ impl Tree {
                     frozen,
                 } = server;
                 let Some((url, mark)) = url else {
-                    if !frozen && let Some(first) = others.into_iter().next() {
-                        self.stray.push((first.key.into(), Fault::UrlMissing));
+                    if !frozen && let Some(first) = others.first() {
+                        self.stray.push((first.key.to_string(), Fault::UrlMissing));
                     }
+                    backend.leftovers.insert(id, others.into());
                     continue;
                 };
                 let Other {

@@ -125,7 +125,7 @@ const BALANCER: Fields = &[
     ("serversTransport", Kind::Text),
 ];
 
-const SERVER: Fields = &[
+pub(super) const SERVER: Fields = &[
     ("url", Kind::Text),
     ("weight", Kind::Whole),
     ("preservePath", Kind::Bool),
