@@ -4,10 +4,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use clap::Parser as _;
-use log::error;
+use log::{error, warn};
 
-use vulcanized::config::Cli;
+use vulcanized::config;
 use vulcanized::connect::NamespacesMix;
 use vulcanized::layout::ObserveError;
 use vulcanized::run::{self, Exit};
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
     };
     let start = SystemTime::now();
     let stdout = io::stdout();
-    let cli = match Cli::try_parse() {
+    let cli = match config::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -47,6 +46,9 @@ fn main() -> ExitCode {
         .color
         .get_or_insert(stdout.is_terminal() && !dumb);
     logging::start(config.output, std::env::var("RUST_LOG").ok().as_deref());
+    for warning in config::unread_variables(std::env::vars_os()) {
+        warn!("{warning}");
+    }
     let mut out = io::BufWriter::new(stdout.lock());
     let result = run::run(&config, &signals, &mut config.reporter(&mut out));
     // A closed stdout is no failure; whatever else there was has been said already.

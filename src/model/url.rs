@@ -4,11 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How a server is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scheme {
-    /// Plain HTTP.
+    /// Plain HTTP
     Http,
-    /// HTTP over TLS.
+    /// HTTP over TLS
     Https,
     /// HTTP/2 without TLS: Traefik knows it. It is read, and never written.
     H2c,

@@ -73,11 +73,11 @@ impl PortRef {
 }
 
 /// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IpFamily {
-    /// IPv4.
+    /// IPv4
     Ipv4,
-    /// IPv6.
+    /// IPv6
     Ipv6,
 }
 

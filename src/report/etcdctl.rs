@@ -3,11 +3,13 @@
 use crate::text::quoted;
 
 /// A version of etcd's API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Api {
-    /// Version 3.
+    /// Version 3
+    #[value(name = "3")]
     V3,
-    /// Version 2.
+    /// Version 2
+    #[value(name = "2")]
     V2,
 }
 

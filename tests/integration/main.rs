@@ -11,6 +11,7 @@ mod main_job;
 mod manifest;
 mod model;
 mod operations;
+mod options;
 mod reach;
 mod recipes;
 mod scenarios;
