@@ -103,10 +103,13 @@ pub fn unread_variables(environment: impl Iterator<Item = (OsString, OsString)>)
         }
         let likeliest = known
             .iter()
-            .map(|known| (strsim::jaro_winkler(known, &name), known))
+            .map(|known| {
+                let (ours, theirs) = (&known[PREFIX.len()..], &name[PREFIX.len()..]);
+                (strsim::jaro_winkler(ours, theirs), known)
+            })
             .max_by(|(a, _), (b, _)| a.total_cmp(b));
         let meant = match likeliest {
-            Some((likeness, known)) if likeness > 0.9 => format!("; did you mean `{known}`?"),
+            Some((likeness, known)) if likeness > 0.8 => format!("; did you mean `{known}`?"),
             _ => String::new(),
         };
         Some(format!("environment variable `{name}` is not read{meant}"))
