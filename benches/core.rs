@@ -7,13 +7,13 @@ use std::hint::black_box;
 use divan::Bencher;
 
 use pods::{Encoding, Pods};
-use vulcanized::kube::{pods_from_json, pods_from_protobuf};
-use vulcanized::layout::{self, Observed};
-use vulcanized::model::{Cluster, Entry, Pod, Scheme, Scope, Snapshot};
-use vulcanized::reconcile::evidence::{Coverage, List, Lists};
-use vulcanized::reconcile::map::Mapping;
-use vulcanized::reconcile::plan::{Action, Adopt, Plan, Rules, plan};
-use vulcanized::reconcile::template::Template;
+use vulcanized::internals::kube::{pods_from_json, pods_from_protobuf};
+use vulcanized::internals::layout::{self, Observed};
+use vulcanized::internals::model::{Cluster, Entry, Pod, Scheme, Scope, Snapshot};
+use vulcanized::internals::reconcile::evidence::{Coverage, List, Lists};
+use vulcanized::internals::reconcile::map::Mapping;
+use vulcanized::internals::reconcile::plan::{Action, Adopt, Plan, Rules, plan};
+use vulcanized::internals::reconcile::template::Template;
 
 #[path = "support/pods.rs"]
 #[expect(

@@ -29,11 +29,11 @@ use serde_json::json;
 use pods::{Encoding, Pods};
 use support::api::{Api, Listen, Reply, Request};
 use support::etcd::Etcd;
-use vulcanized::model::{Op, Transaction};
-use vulcanized::net::deadline::Deadline;
-use vulcanized::net::http;
-use vulcanized::net::tls::Tls;
-use vulcanized::store::{Applied, Store as _, endpoints, etcd3::Etcd3};
+use vulcanized::internals::model::{Op, Transaction};
+use vulcanized::internals::net::deadline::Deadline;
+use vulcanized::internals::net::http;
+use vulcanized::internals::net::tls::Tls;
+use vulcanized::internals::store::{Applied, Store as _, endpoints, etcd3::Etcd3};
 
 #[path = "support/pods.rs"]
 mod pods;

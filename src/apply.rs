@@ -15,7 +15,7 @@ use crate::store::{Applied, ApplyError, Store};
 
 /// What a run has applied so far, over all its attempts.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Changes that are in the store.
     pub applied: Vec<Change>,
     /// Changes of the transaction whose answer was lost.
@@ -28,7 +28,7 @@ pub struct Progress {
 
 /// How far a plan was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progressed {
+pub(crate) enum Progressed {
     /// All of it is in the store.
     Done,
     /// The store changed under the plan, or an answer was lost: list again.
@@ -40,7 +40,7 @@ impl Progress {
     ///
     /// # Errors
     /// What failed, and how far the run got; a signal ends the run after the batch in flight.
-    pub fn apply(
+    pub(crate) fn apply(
         &mut self,
         store: &mut dyn Store,
         plan: &Plan,
@@ -97,7 +97,7 @@ impl Progress {
     ///
     /// # Errors
     /// Those of the reporter.
-    pub fn resolve_unknown(
+    pub(crate) fn resolve_unknown(
         &mut self,
         observed: &Observed,
         reporter: &mut Reporter,
@@ -127,7 +127,7 @@ impl Progress {
 
     /// Why the run gave up after its last attempt.
     #[must_use]
-    pub fn gave_up(&mut self, attempts: usize) -> anyhow::Error {
+    pub(crate) fn gave_up(&mut self, attempts: usize) -> anyhow::Error {
         let why = if self.unknown.is_empty() {
             "the store changed under the plan"
         } else {
@@ -138,7 +138,7 @@ impl Progress {
 
     /// Adds to a failure how far the run got.
     #[must_use]
-    pub fn failed(&mut self, cause: anyhow::Error) -> anyhow::Error {
+    pub(crate) fn failed(&mut self, cause: anyhow::Error) -> anyhow::Error {
         let (applied, planned, unknown) = (self.applied.len(), self.planned, self.unknown.len());
         let lost = self
             .lost

@@ -26,7 +26,7 @@ pub struct NamespacesMix(String);
 ///
 /// # Errors
 /// A file that cannot be read, or says no.
-pub fn store(
+pub(crate) fn store(
     config: &StoreConfig,
     dry_run: bool,
     deadline: Deadline,
@@ -91,7 +91,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Where pods are listed, and how they become servers.
-pub struct Pods<'c> {
+pub(crate) struct Pods<'c> {
     from: From<'c>,
     mapping: &'c Mapping,
 }
@@ -111,7 +111,7 @@ impl<'c> Pods<'c> {
     ///
     /// # Errors
     /// A kubeconfig or service account that cannot be used.
-    pub fn open(
+    pub(crate) fn open(
         source: &'c Source,
         mapping: &'c Mapping,
         deadline: Deadline,
@@ -143,7 +143,7 @@ impl<'c> Pods<'c> {
 
     /// The cluster's own name, for the scope.
     #[must_use]
-    pub fn cluster(&self) -> String {
+    pub(crate) fn cluster(&self) -> String {
         match &self.from {
             From::File(_) => "file".to_owned(),
             From::Api { api, .. } => api.cluster(),
@@ -154,7 +154,7 @@ impl<'c> Pods<'c> {
     ///
     /// # Errors
     /// A list that failed, or was not whole; [`NamespacesMix`].
-    pub fn list(&mut self) -> anyhow::Result<Lists> {
+    pub(crate) fn list(&mut self) -> anyhow::Result<Lists> {
         let mut namespace = Rc::<str>::default();
         let mut backend = None::<BackendId>;
         let mut map = |pod: Pod<'_>| {
@@ -219,7 +219,7 @@ impl<'c> Pods<'c> {
     ///
     /// # Errors
     /// A list that failed otherwise, or was not whole.
-    pub fn list_again(
+    pub(crate) fn list_again(
         &mut self,
         namespaces: &BTreeSet<String>,
         lists: &mut Lists,

@@ -6,12 +6,12 @@ use std::time::SystemTime;
 
 use log::{error, warn};
 
-use vulcanized::config;
-use vulcanized::connect::NamespacesMix;
-use vulcanized::layout::ObserveError;
-use vulcanized::run::{self, Exit};
-use vulcanized::signals::Signals;
-use vulcanized::{logging, metrics, text};
+use vulcanized::internals::config;
+use vulcanized::internals::connect::NamespacesMix;
+use vulcanized::internals::layout::ObserveError;
+use vulcanized::internals::run::{self, Exit};
+use vulcanized::internals::signals::Signals;
+use vulcanized::internals::{logging, metrics, text};
 
 fn main() -> ExitCode {
     // First of all: as PID 1 there is no default that would end the program.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// Puts `text` into single quotes for `sh`.
 #[must_use]
-pub fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
@@ -23,7 +23,7 @@ fn steers(c: char) -> bool {
 /// Escapes in JSON what JSON itself does not: of the characters that [`escaped`] escapes it writes
 /// many as they are. All of them stand in strings, but for the line ends between its parts.
 #[must_use]
-pub fn escaped_json(json: &str) -> Cow<'_, str> {
+pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
     let steers = |c: char| c != '\n' && steers(c);
     if !json.contains(steers) {
         return Cow::Borrowed(json);
@@ -56,7 +56,7 @@ fn escaped_but<'t>(text: &'t str, spared: &[char]) -> Cow<'t, str> {
 /// A value for the eye: not UTF-8 is shown as such, control characters are escaped, line ends kept,
 /// and the password of a URL is left out.
 #[must_use]
-pub fn shown(value: &[u8]) -> String {
+pub(crate) fn shown(value: &[u8]) -> String {
     let text = String::from_utf8_lossy(value);
     redacted(&escaped_but(&text, &['\n', '\t'])).into_owned()
 }
@@ -100,7 +100,7 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
 /// Decodes a file's bytes: UTF-8, or UTF-16 with a byte order mark, which is left out. `None` for
 /// anything else.
 #[must_use]
-pub fn decoded(bytes: &[u8]) -> Option<String> {
+pub(crate) fn decoded(bytes: &[u8]) -> Option<String> {
     let utf16 = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
         let (units, []) = rest.as_chunks::<2>() else {
             return None;

@@ -236,7 +236,7 @@ pub(super) struct OutputArgs {
 
 /// What is generated from the declaration of the command line.
 #[derive(ValueEnum, Debug, Clone, Copy)]
-pub enum Generate {
+pub(crate) enum Generate {
     /// Completions for bash
     Bash,
     /// Completions for zsh

@@ -10,7 +10,8 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 
 use args::{AdoptArg, ChangesArgs, Color, KubernetesArgs, MappingArgs, Policy, StoreArgs};
-pub use args::{Cli, Format, Generate, LogFormat};
+pub use args::{Cli, LogFormat};
+pub(crate) use args::{Format, Generate};
 pub use env::{parse, unread_variables};
 
 use crate::kube;
@@ -451,7 +452,7 @@ fn usage(message: &str) -> clap::Error {
 
 /// What is wrong with a backend template when pods of several namespaces are listed.
 #[must_use]
-pub fn namespaces_mix(template: &Template) -> String {
+pub(crate) fn namespaces_mix(template: &Template) -> String {
     format!(
         "with several namespaces `--backend {template}` could mix their pods: begin it with \
          `{{namespace}}` and one of `.`, `_`, `:`, for example `--backend '{{namespace}}.{{name}}.svc'`"

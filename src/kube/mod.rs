@@ -1,13 +1,14 @@
 //! Pods from a Kubernetes API server, or from a file that `kubectl` wrote.
 
 mod exec;
-pub mod file;
+pub(crate) mod file;
 mod kubeconfig;
 mod list;
 mod wire;
 
 pub use kubeconfig::Options;
-pub use list::{Api, Error, Selection};
+pub(crate) use list::Error;
+pub use list::{Api, Selection};
 
 use std::path::Path;
 

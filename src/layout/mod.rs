@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use litemap::LiteMap;
 
-pub use definition::Refusal;
+pub(crate) use definition::Refusal;
 
 use crate::model::{
     BackendId, Denied, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
@@ -24,7 +24,7 @@ mod vulcand;
 
 /// All layouts, by the name that `--layout` takes, the default one first. A new layout is a module of
 /// this folder and a line here.
-pub const LAYOUTS: &[(&str, Open)] = &[
+pub(crate) const LAYOUTS: &[(&str, Open)] = &[
     ("vulcand", vulcand::open),
     ("traefik", traefik::open),
     #[cfg(test)]
@@ -32,7 +32,7 @@ pub const LAYOUTS: &[(&str, Open)] = &[
 ];
 
 /// Makes a layout.
-pub type Open = fn(Options) -> Result<Rc<dyn Layout>, Unsupported>;
+pub(crate) type Open = fn(Options) -> Result<Rc<dyn Layout>, Unsupported>;
 
 /// What a layout depends on.
 #[derive(Debug, Clone, Default)]

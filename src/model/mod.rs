@@ -7,7 +7,7 @@ mod scope;
 mod transaction;
 mod url;
 
-pub use id::*;
+pub(crate) use id::*;
 pub use pod::*;
 pub use scope::*;
 pub use transaction::*;

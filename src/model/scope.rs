@@ -7,7 +7,7 @@ use std::rc::Rc;
 ///
 /// # Errors
 /// A sentence for the usage message.
-pub fn check_name(text: &str) -> Result<String, String> {
+pub(crate) fn check_name(text: &str) -> Result<String, String> {
     let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     if (1..=32).contains(&text.len()) && text.bytes().all(allowed) {
         Ok(text.to_owned())

@@ -83,7 +83,7 @@ impl Resolver for Addresses {
 
 /// What went wrong with a request that took up to `time`, in words.
 #[must_use]
-pub fn problem(error: &Error, time: Duration) -> String {
+pub(crate) fn problem(error: &Error, time: Duration) -> String {
     let text = match error {
         Error::Timeout(_) => {
             let time = Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
@@ -233,7 +233,7 @@ fn is_tls(error: &io::Error) -> bool {
 
 /// Percent-encodes a part of a URL; what is in `spared` stays.
 #[must_use]
-pub fn encoded(text: &str, spared: &[u8]) -> String {
+pub(crate) fn encoded(text: &str, spared: &[u8]) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || spared.contains(&byte) {
@@ -248,13 +248,13 @@ pub fn encoded(text: &str, spared: &[u8]) -> String {
 
 /// Whether a request was never sent, because nobody listens there.
 #[must_use]
-pub fn never_sent(error: &Error) -> bool {
+pub(crate) fn never_sent(error: &Error) -> bool {
     is_refused(error) || is_unknown_name(error)
 }
 
 /// Whether nobody listens there, now.
 #[must_use]
-pub fn is_refused(error: &Error) -> bool {
+pub(crate) fn is_refused(error: &Error) -> bool {
     matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 

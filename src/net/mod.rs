@@ -1,5 +1,5 @@
 //! Connections: HTTP, TLS, and the deadline that every wait obeys.
 
-pub mod deadline;
-pub mod http;
-pub mod tls;
+pub(crate) mod deadline;
+pub(crate) mod http;
+pub(crate) mod tls;

@@ -134,7 +134,7 @@ impl ServerCertVerifier for AnyServer {
 ///
 /// # Errors
 /// When the text has none, or one that is broken.
-pub fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
     if found.is_empty() {
         bail!("no PEM certificate in it");
@@ -144,7 +144,7 @@ pub fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> 
 
 /// What went wrong in a handshake, and the way out, in words.
 #[must_use]
-pub fn handshake_problem(error: &std::io::Error) -> String {
+pub(crate) fn handshake_problem(error: &std::io::Error) -> String {
     use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
     let inner = error
         .get_ref()
@@ -186,7 +186,7 @@ pub fn handshake_problem(error: &std::io::Error) -> String {
 
 /// What it means that a server ended a connection right after the handshake, in words.
 #[must_use]
-pub fn hung_up(error: &std::io::Error) -> Option<String> {
+pub(crate) fn hung_up(error: &std::io::Error) -> Option<String> {
     matches!(
         error.kind(),
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset

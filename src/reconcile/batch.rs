@@ -15,7 +15,7 @@ const RANGE_COMPARED: usize = 1_000;
 
 /// A transaction and the changes it makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// What is sent.
     pub transaction: Transaction,
     /// The changes it makes, as a range of the plan's.
@@ -27,7 +27,7 @@ pub struct Batch {
 /// backend's definition, and the entry that stays in place of a lost one. Where the store compares ranges
 /// nothing else may have been written in the backend either.
 #[must_use]
-pub fn batches(
+pub(crate) fn batches(
     plan: &Plan,
     layout: &dyn Layout,
     observed: &Observed,

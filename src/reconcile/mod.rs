@@ -1,14 +1,14 @@
 //! What should be, what is, and what to do about it. No network, no files, no clock.
 
-pub mod batch;
-pub mod classify;
-pub mod evidence;
-pub mod findings;
-pub mod hold;
-pub mod map;
-pub mod plan;
+pub(crate) mod batch;
+pub(crate) mod classify;
+pub(crate) mod evidence;
+pub(crate) mod findings;
+pub(crate) mod hold;
+pub(crate) mod map;
+pub(crate) mod plan;
 mod planner;
-pub mod template;
+pub(crate) mod template;
 
 #[cfg(test)]
 mod tests;

@@ -53,7 +53,7 @@ pub fn dry_run(out: &mut dyn Write, plan: &Plan, style: Style) -> io::Result<()>
 ///
 /// # Errors
 /// Those of `out`.
-pub fn tail<'c>(
+pub(crate) fn tail<'c>(
     out: &mut dyn Write,
     plan: &Plan,
     changes: impl Iterator<Item = &'c Change>,
@@ -176,7 +176,7 @@ pub fn applied(out: &mut dyn Write, change: &Change, style: Style) -> io::Result
 
 /// The counts in one line: what changes, what stands, what is not done.
 #[must_use]
-pub fn summary<'c>(
+pub(crate) fn summary<'c>(
     plan: &Plan,
     changes: impl Iterator<Item = &'c Change>,
     applied: bool,
@@ -277,7 +277,7 @@ pub fn one_line<'c>(
 /// What is said loudly when pods were seen and none is published: `0 of 37 pods published: 37 without
 /// a backend`.
 #[must_use]
-pub fn none_published(plan: &Plan) -> Option<String> {
+pub(crate) fn none_published(plan: &Plan) -> Option<String> {
     let Counts {
         pods, published, ..
     } = plan.counts;

@@ -146,7 +146,7 @@ pub(super) fn mend(
 
 /// Why a run stops where the store defines no backend at all, and the likeliest ways out.
 #[must_use]
-pub fn no_backends(
+pub(crate) fn no_backends(
     none: &NoBackends,
     observed: &Observed,
     layout: &dyn Layout,

@@ -81,7 +81,7 @@ pub(super) fn unproved(pod: &str, unproved: &Unproved) -> String {
 
 /// How many servers `--allow-deletes` must allow to release all that is held.
 #[must_use]
-pub fn deletes_to_allow(plan: &Plan, applied: bool) -> usize {
+pub(crate) fn deletes_to_allow(plan: &Plan, applied: bool) -> usize {
     // What this run deletes is done when the next one asks; after a dry run it is not.
     plan.held.len() + if applied { 0 } else { plan.lost() }
 }

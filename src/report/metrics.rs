@@ -175,7 +175,7 @@ fn float(count: usize) -> f64 {
 
 /// The time of the last success that an older file tells, for this owner.
 #[must_use]
-pub fn last_success(text: &str, owner: &str) -> Option<f64> {
+pub(crate) fn last_success(text: &str, owner: &str) -> Option<f64> {
     let start = format!("{LAST_SUCCESS}{{owner=\"{owner}\"}} ");
     text.lines()
         .find_map(|line| line.strip_prefix(&start)?.parse().ok())

@@ -6,22 +6,23 @@ use crate::reconcile::plan::{
 };
 use crate::text::{escaped, shown};
 
-pub mod diff;
-pub mod etcdctl;
+pub(crate) mod diff;
+pub(crate) mod etcdctl;
 mod findings;
-pub mod json;
+pub(crate) mod json;
 mod losses;
-pub mod metrics;
+pub(crate) mod metrics;
 mod reporter;
 
 pub use etcdctl::Etcdctl;
-pub use findings::no_backends;
-pub use losses::deletes_to_allow;
-pub use reporter::{Reporter, Style};
+pub(crate) use findings::no_backends;
+pub(crate) use losses::deletes_to_allow;
+pub(crate) use reporter::Reporter;
+pub use reporter::Style;
 
 /// Why a change is made, in a line.
 #[must_use]
-pub fn why(change: &Change) -> String {
+pub(crate) fn why(change: &Change) -> String {
     let pod = losses::named(change.pod.as_ref());
     let reason = |reason: &Reason| match reason {
         Reason::Define => "pods want this backend, and it is not defined".to_owned(),
@@ -49,7 +50,7 @@ pub fn why(change: &Change) -> String {
 
 /// Why a change is held, in a line.
 #[must_use]
-pub fn held(held: &Held) -> String {
+pub(crate) fn held(held: &Held) -> String {
     losses::unproved(&losses::named(held.entry.pod.as_ref()), &held.evidence)
 }
 
@@ -235,7 +236,7 @@ fn frozen_note(frozen: &Frozen, etcdctl: &Etcdctl) -> Note {
 
 /// The commands that set these keys; none of them if one is nothing to paste.
 #[must_use]
-pub fn puts(etcdctl: &Etcdctl, pairs: &[(String, String)]) -> Vec<String> {
+pub(crate) fn puts(etcdctl: &Etcdctl, pairs: &[(String, String)]) -> Vec<String> {
     let commands = pairs.iter().map(|(key, value)| etcdctl.put(key, value));
     commands.collect::<Option<_>>().unwrap_or_default()
 }

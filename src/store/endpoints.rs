@@ -52,7 +52,7 @@ impl fmt::Debug for User {
 
 /// One endpoint, taken apart. Prints as its URL, without a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Whether it is spoken to over TLS.
     pub tls: bool,
     /// Name or address, IPv6 without brackets.
@@ -66,7 +66,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// When it is no `http` or `https` URL with a host.
-    pub fn parse(text: &str, scheme: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(text: &str, scheme: &str) -> anyhow::Result<Self> {
         /// etcd's port for clients.
         const PORT: u16 = 2379;
         let url = if text.contains("://") {

@@ -1,9 +1,9 @@
 //! Where the proxy's configuration is kept: etcd v3, etcd v2, or a file.
 
-pub mod endpoints;
-pub mod etcd2;
-pub mod etcd3;
-pub mod file;
+pub(crate) mod endpoints;
+pub(crate) mod etcd2;
+pub(crate) mod etcd3;
+pub(crate) mod file;
 
 use crate::model::{Limits, Snapshot, Transaction};
 

@@ -761,8 +761,8 @@ fn several_namespaces_all_or_none() {
 
 #[test]
 fn the_service_account_of_a_pod() {
-    use vulcanized::kube::{Options, Selection};
-    use vulcanized::net::deadline::Deadline;
+    use vulcanized::internals::kube::{Options, Selection};
+    use vulcanized::internals::net::deadline::Deadline;
     let api = Api::tls(for_token("of-the-pod"));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let write =
@@ -777,7 +777,8 @@ fn the_service_account_of_a_pod() {
         ..Options::default()
     };
     let deadline = Deadline::start(Duration::from_secs(10), Duration::from_secs(5));
-    let mut client = vulcanized::kube::Api::open(&options, deadline).expect("a service account");
+    let mut client =
+        vulcanized::internals::kube::Api::open(&options, deadline).expect("a service account");
     assert_eq!(client.namespace(), "shop");
     assert_eq!(client.cluster().len(), 8);
     let selection = Selection {
@@ -795,7 +796,7 @@ fn the_service_account_of_a_pod() {
         "the network is near"
     );
     fs::remove_file(folder.path().join("token")).expect("it was there");
-    let error = vulcanized::kube::Api::open(&options, deadline)
+    let error = vulcanized::internals::kube::Api::open(&options, deadline)
         .err()
         .expect("no token");
     assert!(error.to_string().contains("not in a pod"), "{error}");

@@ -2,7 +2,7 @@
 
 use clap::Parser as _;
 use serde_json::{Value, json};
-use vulcanized::config::Cli;
+use vulcanized::internals::config::Cli;
 
 fn objects() -> Vec<Value> {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/cronjob.yaml"));

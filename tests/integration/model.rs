@@ -16,14 +16,14 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 
-use vulcanized::layout::{self, Layout};
-use vulcanized::model::{
+use vulcanized::internals::layout::{self, Layout};
+use vulcanized::internals::model::{
     Cluster, ContainerPort, Entry, Phase, Pod, Scheme, Scope, ServerUrl, Snapshot,
 };
-use vulcanized::reconcile::evidence::{Coverage, List, Lists};
-use vulcanized::reconcile::map::{Mapping, PortRef};
-use vulcanized::reconcile::plan::{Adopt, Change as Planned, Rules, plan};
-use vulcanized::reconcile::template::Template;
+use vulcanized::internals::reconcile::evidence::{Coverage, List, Lists};
+use vulcanized::internals::reconcile::map::{Mapping, PortRef};
+use vulcanized::internals::reconcile::plan::{Adopt, Change as Planned, Rules, plan};
+use vulcanized::internals::reconcile::template::Template;
 
 use crate::support::program::vulcanized;
 

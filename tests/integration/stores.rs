@@ -6,14 +6,14 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use vulcanized::model::{Entry, Expect, Guard, Op, Transaction};
-use vulcanized::net::deadline::Deadline;
-use vulcanized::net::tls::Tls;
-use vulcanized::store::endpoints::Options;
-use vulcanized::store::etcd2::Etcd2;
-use vulcanized::store::etcd3::Etcd3;
-use vulcanized::store::file::File;
-use vulcanized::store::{Applied, ApplyError, Store};
+use vulcanized::internals::model::{Entry, Expect, Guard, Op, Transaction};
+use vulcanized::internals::net::deadline::Deadline;
+use vulcanized::internals::net::tls::Tls;
+use vulcanized::internals::store::endpoints::Options;
+use vulcanized::internals::store::etcd2::Etcd2;
+use vulcanized::internals::store::etcd3::Etcd3;
+use vulcanized::internals::store::file::File;
+use vulcanized::internals::store::{Applied, ApplyError, Store};
 
 use crate::support::etcd::{Etcd, VERSIONS};
 

@@ -11,8 +11,8 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
-use vulcanized::layout::{self, Fault, Layout};
-use vulcanized::model::{self, PodName, ServerUrl};
+use vulcanized::internals::layout::{self, Fault, Layout};
+use vulcanized::internals::model::{self, PodName, ServerUrl};
 
 use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::etcd::{Etcd, VERSIONS, Version};
@@ -332,8 +332,8 @@ fn layout() -> Rc<dyn Layout> {
 
 /// The keys and values that a pod would get, under ids made of its labels.
 fn writes(pod: model::Pod) -> Vec<(String, String)> {
-    use vulcanized::reconcile::map::Mapping;
-    use vulcanized::reconcile::template::Template;
+    use vulcanized::internals::reconcile::map::Mapping;
+    use vulcanized::internals::reconcile::template::Template;
     let template = |text: &str| Template::parse(text).expect("a template");
     let mapping = Mapping {
         annotation_prefix: "vulcanized.io/".to_owned(),
@@ -351,7 +351,7 @@ fn writes(pod: model::Pod) -> Vec<(String, String)> {
     };
     let seen = mapping.map(pod);
     let name = seen.name.clone();
-    let write = |want: &vulcanized::reconcile::map::Want| {
+    let write = |want: &vulcanized::internals::reconcile::map::Want| {
         let mark = layout().mark("prod".into(), "c1".into(), &name);
         let id = layout().id(&want.server, &mark);
         let key = layout().key("traefik", &want.backend, &id);

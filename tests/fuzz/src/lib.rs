@@ -9,24 +9,24 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use log::Level;
-use vulcanized::config::LogFormat;
-use vulcanized::kube;
-use vulcanized::layout::{self, Layout, Observed, Undefined};
-use vulcanized::logging;
-use vulcanized::model::{
+use vulcanized::internals::config::LogFormat;
+use vulcanized::internals::kube;
+use vulcanized::internals::layout::{self, Layout, Observed, Undefined};
+use vulcanized::internals::logging;
+use vulcanized::internals::model::{
     Cluster, ContainerPort, Entry, Expect, Guard, Host, Op, Phase, Pod, Scheme, Scope, ServerUrl,
     Snapshot, Transaction,
 };
-use vulcanized::net::deadline::Deadline;
-use vulcanized::reconcile::evidence::{Coverage, List, Lists};
-use vulcanized::reconcile::map::{IpFamily, Mapping, PortRef, SeenPod};
-use vulcanized::reconcile::plan::{Action, Adopt, Change, Plan, Rules, plan};
-use vulcanized::reconcile::template::Template;
-use vulcanized::report::etcdctl::{Access, Api};
-use vulcanized::report::metrics::{self, Run};
-use vulcanized::report::{self, Etcdctl, Style, notes};
-use vulcanized::store::{Applied, Store as _, file::File};
-use vulcanized::text;
+use vulcanized::internals::net::deadline::Deadline;
+use vulcanized::internals::reconcile::evidence::{Coverage, List, Lists};
+use vulcanized::internals::reconcile::map::{IpFamily, Mapping, PortRef, SeenPod};
+use vulcanized::internals::reconcile::plan::{Action, Adopt, Change, Plan, Rules, plan};
+use vulcanized::internals::reconcile::template::Template;
+use vulcanized::internals::report::etcdctl::{Access, Api};
+use vulcanized::internals::report::metrics::{self, Run};
+use vulcanized::internals::report::{self, Etcdctl, Style, notes};
+use vulcanized::internals::store::{Applied, Store as _, file::File};
+use vulcanized::internals::text;
 
 /// A page of pods in JSON, and the same bytes as `kubectl` would have written them.
 pub fn pods_json(data: &[u8]) {
@@ -303,7 +303,7 @@ fn usual_pods<'p>() -> Vec<Pod<'p>> {
     pods[1].ready = false;
     pods[2].terminating = true;
     pods[3].phase = Phase::Failed;
-    pods[4].labels = vulcanized::model::Texts::default();
+    pods[4].labels = vulcanized::internals::model::Texts::default();
     pods
 }
 
@@ -533,7 +533,7 @@ fn check_plan(layout: &dyn Layout, observed: &Observed, plan: &Plan, rules: &Rul
 }
 
 /// What is changed was written by our owner in our scope, or is taken over as asked.
-fn check_ours(entry: Option<&vulcanized::layout::Entry>, rules: &Rules, key: &str) {
+fn check_ours(entry: Option<&vulcanized::internals::layout::Entry>, rules: &Rules, key: &str) {
     let entry = entry.unwrap_or_else(|| panic!("{key} is not in the store"));
     // Traefik takes other spellings of the segments too: it is the key that was read.
     assert_eq!(&*entry.key, key);
