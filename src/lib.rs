@@ -4,7 +4,6 @@
 
 pub(crate) mod apply;
 pub(crate) mod config;
-pub(crate) mod connect;
 pub(crate) mod kube;
 pub(crate) mod layout;
 pub(crate) mod logging;
@@ -24,15 +23,13 @@ pub mod internals {
     pub mod config {
         pub use crate::config::{Cli, LogFormat, parse, unread_variables};
     }
-    pub mod connect {
-        pub use crate::connect::NamespacesMix;
-    }
     pub mod kube {
         pub mod file {
             pub use crate::kube::file::read;
         }
         pub use crate::kube::{
-            Api, Options, Selection, check_kubeconfig, pods_from_json, pods_from_protobuf,
+            Api, NamespacesMix, Options, Selection, check_kubeconfig, pods_from_json,
+            pods_from_protobuf,
         };
     }
     pub mod layout {

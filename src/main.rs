@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use log::{error, warn};
 
 use vulcanized::internals::config;
-use vulcanized::internals::connect::NamespacesMix;
+use vulcanized::internals::kube::NamespacesMix;
 use vulcanized::internals::layout::ObserveError;
 use vulcanized::internals::run::{self, Exit};
 use vulcanized::internals::signals::Signals;

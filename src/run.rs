@@ -5,14 +5,14 @@ use log::info;
 
 use crate::apply::{Progress, Progressed};
 use crate::config::Config;
-use crate::connect::{self, Pods};
+use crate::kube::Pods;
 use crate::layout::{Layout, Observed};
 use crate::net::deadline::Deadline;
 use crate::reconcile::evidence::Lists;
 use crate::reconcile::plan::{Change, Plan, Rules, plan};
 use crate::report::{self, Reporter};
 use crate::signals::Signals;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::text;
 
 /// How often a run plans anew because the store changed meanwhile.
@@ -47,7 +47,7 @@ pub struct Outcome {
 /// What failed, and how far the run got. A listing that failed has written nothing.
 pub fn run(config: &Config, signals: &Signals, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
     let deadline = Deadline::start(config.timeout, config.request_timeout);
-    let mut store = connect::store(&config.store, config.dry_run, deadline)?;
+    let mut store = store::open(&config.store, config.dry_run, deadline)?;
     store.writable()?;
     let mut pods = Pods::open(&config.source, &config.mapping, deadline)?;
     let rules = config.rules(pods.cluster());
@@ -127,10 +127,7 @@ fn decide(
     config: &Config,
 ) -> anyhow::Result<Plan> {
     let plan = plan(observed, lists, rules, &*config.layout);
-    plan.map_err(|none| {
-        let etcdctl = config.store.etcdctl();
-        report::no_backends(&none, observed, &*config.layout, etcdctl)
-    })
+    plan.map_err(|none| report::no_backends(&none, observed, &*config.layout, &config.etcdctl))
 }
 
 impl Outcome {

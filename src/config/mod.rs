@@ -1,6 +1,5 @@
 //! The configuration of a run: the command line and the environment, checked.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -14,14 +13,14 @@ pub use args::{Cli, LogFormat};
 pub(crate) use args::{Format, Generate};
 pub use env::{parse, unread_variables};
 
-use crate::kube;
+use crate::kube::{self, Namespaces, Source, namespaces_mix};
 use crate::layout::{self, Layout, Unsupported};
 use crate::model::{ClusterName, Scope};
 use crate::reconcile::map::Mapping;
 use crate::reconcile::plan::{Adopt, Rules};
-use crate::reconcile::template::Template;
 use crate::report::etcdctl::{Access, Api, NO_ETCDCTL};
 use crate::report::{Etcdctl, Reporter, Style};
+use crate::store;
 
 mod args;
 mod env;
@@ -37,7 +36,9 @@ pub struct Config {
     /// How pods become servers.
     pub mapping: Mapping,
     /// Where servers go.
-    pub store: StoreConfig,
+    pub store: store::Source,
+    /// How suggested commands reach it.
+    pub etcdctl: Etcdctl,
     /// How they are written.
     pub layout: Rc<dyn Layout>,
     /// What may be changed.
@@ -54,74 +55,6 @@ pub struct Config {
     pub timeout: Duration,
     /// How long one attempt at a request may take.
     pub request_timeout: Duration,
-}
-
-/// Where pods come from.
-pub enum Source {
-    /// An API server.
-    Api {
-        /// How it is found and spoken to.
-        options: Box<kube::Options>,
-        /// Which namespaces are listed.
-        namespaces: Namespaces,
-        /// The label selector.
-        labels: Option<String>,
-        /// The field selector.
-        fields: Option<String>,
-    },
-    /// What `kubectl get pods -o json` wrote to this file; `-` is stdin.
-    File(String),
-}
-
-/// Which namespaces are listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Namespaces {
-    /// The context's, or the service account's.
-    Default,
-    /// These.
-    Named(BTreeSet<String>),
-    /// All of the cluster.
-    All,
-}
-
-/// Where servers go.
-pub enum StoreConfig {
-    /// etcd.
-    Etcd {
-        /// Which version of its API.
-        api: Api,
-        /// How suggested commands reach it.
-        etcdctl: Etcdctl,
-        /// Its endpoints, in order.
-        endpoints: Vec<String>,
-        /// CA certificates to trust.
-        cacert: Option<PathBuf>,
-        /// Client certificate and its key.
-        identity: Option<(PathBuf, PathBuf)>,
-        /// User, and where the password is.
-        user: Option<(String, Password)>,
-    },
-    /// A file.
-    File(PathBuf),
-}
-
-impl StoreConfig {
-    /// How suggested commands reach it.
-    #[must_use]
-    pub fn etcdctl(&self) -> &Etcdctl {
-        match self {
-            Self::Etcd { etcdctl, .. } => etcdctl,
-            Self::File(_) => &NO_ETCDCTL,
-        }
-    }
-}
-
-/// Where a password is.
-pub enum Password {
-    /// Here. Not printable on purpose.
-    Given(String),
-    /// In this file.
-    File(PathBuf),
 }
 
 /// What is said, and how.
@@ -190,7 +123,7 @@ impl Cli {
             cluster,
             pods,
         } = kubernetes;
-        let (store, layout) = store.store(env)?;
+        let (store, etcdctl, layout) = store.store(env)?;
         if !layout.takes_owner(&owner) {
             return Err(usage(
                 "`--owner` needs a letter here: it begins the ids of Traefik's servers, and one of \
@@ -231,6 +164,7 @@ impl Cli {
             cluster,
             mapping,
             store,
+            etcdctl,
             layout,
             changes,
             adopt,
@@ -286,7 +220,7 @@ impl Config {
             format: self.output.format,
             style: Style {
                 color: self.output.color.unwrap_or(false),
-                etcdctl: self.store.etcdctl(),
+                etcdctl: &self.etcdctl,
             },
             quiet: self.output.quiet,
             owner: &self.owner,
@@ -350,7 +284,7 @@ impl StoreArgs {
     fn store(
         self,
         env: &dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<(StoreConfig, Rc<dyn Layout>), clap::Error> {
+    ) -> Result<(store::Source, Etcdctl, Rc<dyn Layout>), clap::Error> {
         let Self {
             etcd,
             etcd_api,
@@ -379,7 +313,7 @@ impl StoreArgs {
         };
         let layout = open_layout(&layout, options)?;
         if let Some(file) = store_file {
-            return Ok((StoreConfig::File(file), layout));
+            return Ok((store::Source::File(file), NO_ETCDCTL, layout));
         }
         // What `etcdctl` finds in its own environment it must not be told again: it refuses both.
         let file = |file: &Option<PathBuf>| Some(file.as_ref()?.to_str()?.to_owned());
@@ -422,8 +356,8 @@ impl StoreArgs {
         let user = match (user, password_file, password) {
             (None, None, _) => None,
             (None, Some(_), _) => return Err(usage("`--password-file` needs `--user`")),
-            (Some(name), Some(file), _) => Some((name, Password::File(file))),
-            (Some(name), None, Some(password)) => Some((name, Password::Given(password))),
+            (Some(name), Some(file), _) => Some((name, store::Password::File(file))),
+            (Some(name), None, Some(password)) => Some((name, store::Password::Given(password))),
             (Some(name), None, None) => {
                 return Err(usage(&format!(
                     "user `{name}` needs a password: set `VULCANIZED_PASSWORD` or give \
@@ -432,14 +366,14 @@ impl StoreArgs {
             }
         };
         Ok((
-            StoreConfig::Etcd {
+            store::Source::Etcd {
                 api: etcd_api,
-                etcdctl: Etcdctl::new(etcd_api, &access),
                 endpoints,
                 cacert,
                 identity,
                 user,
             },
+            Etcdctl::new(etcd_api, &access),
             layout,
         ))
     }
@@ -448,15 +382,6 @@ impl StoreArgs {
 /// A usage error in clap's own form.
 fn usage(message: &str) -> clap::Error {
     env::command().error(ErrorKind::ValueValidation, message)
-}
-
-/// What is wrong with a backend template when pods of several namespaces are listed.
-#[must_use]
-pub(crate) fn namespaces_mix(template: &Template) -> String {
-    format!(
-        "with several namespaces `--backend {template}` could mix their pods: begin it with \
-         `{{namespace}}` and one of `.`, `_`, `:`, for example `--backend '{{namespace}}.{{name}}.svc'`"
-    )
 }
 
 #[cfg(test)]
@@ -475,8 +400,8 @@ mod tests {
                 _ => None,
             };
             match cli.config(&env).map_err(|error| error.to_string())?.store {
-                StoreConfig::Etcd {
-                    user: Some((name, Password::Given(password))),
+                store::Source::Etcd {
+                    user: Some((name, store::Password::Given(password))),
                     ..
                 } => Ok((name, password)),
                 _ => Err("no user".to_owned()),

@@ -4,11 +4,13 @@ mod exec;
 pub(crate) mod file;
 mod kubeconfig;
 mod list;
+mod pods;
 mod wire;
 
 pub use kubeconfig::Options;
-pub(crate) use list::Error;
 pub use list::{Api, Selection};
+pub use pods::NamespacesMix;
+pub(crate) use pods::{Namespaces, Pods, Source, namespaces_mix};
 
 use std::path::Path;
 

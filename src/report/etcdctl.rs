@@ -23,7 +23,7 @@ pub struct Etcdctl {
 }
 
 /// For a store that is a file.
-pub(crate) static NO_ETCDCTL: Etcdctl = Etcdctl {
+pub(crate) const NO_ETCDCTL: Etcdctl = Etcdctl {
     api: None,
     options: String::new(),
 };

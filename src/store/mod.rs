@@ -5,7 +5,109 @@ pub(crate) mod etcd2;
 pub(crate) mod etcd3;
 pub(crate) mod file;
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use self::{etcd2::Etcd2, etcd3::Etcd3, file::File};
 use crate::model::{Limits, Snapshot, Transaction};
+use crate::net::deadline::Deadline;
+use crate::net::tls::{Identity, Tls};
+use crate::report::etcdctl::Api;
+
+/// Where servers go.
+pub enum Source {
+    /// etcd.
+    Etcd {
+        /// Which version of its API.
+        api: Api,
+        /// Its endpoints, in order.
+        endpoints: Vec<String>,
+        /// CA certificates to trust.
+        cacert: Option<PathBuf>,
+        /// Client certificate and its key.
+        identity: Option<(PathBuf, PathBuf)>,
+        /// User, and where the password is.
+        user: Option<(String, Password)>,
+    },
+    /// A file.
+    File(PathBuf),
+}
+
+/// Where a password is.
+pub enum Password {
+    /// Here. Not printable on purpose.
+    Given(String),
+    /// In this file.
+    File(PathBuf),
+}
+
+/// Opens the store. Nothing is asked of it yet.
+///
+/// # Errors
+/// A file that cannot be read, or says no.
+pub(crate) fn open(
+    source: &Source,
+    dry_run: bool,
+    deadline: Deadline,
+) -> anyhow::Result<Box<dyn Store>> {
+    let (api, options) = match source {
+        Source::File(path) => return Ok(Box::new(File::open(path, dry_run, deadline)?)),
+        Source::Etcd {
+            api,
+            endpoints,
+            cacert,
+            identity,
+            user,
+        } => {
+            let identity = match identity {
+                Some((certificate, key)) => Some(Identity {
+                    certificate: read(certificate)?,
+                    key: read(key)?,
+                }),
+                None => None,
+            };
+            let user = match user {
+                Some((name, password)) => {
+                    let password = match password {
+                        Password::Given(password) => password.clone(),
+                        Password::File(path) => String::from_utf8(read(path)?)
+                            .ok()
+                            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+                            .with_context(|| format!("`{}` is not UTF-8", path.display()))?,
+                    };
+                    Some(endpoints::User {
+                        name: name.clone(),
+                        password,
+                    })
+                }
+                None => None,
+            };
+            let ca = cacert.as_deref().map(read).transpose()?;
+            let endpoints = endpoints.clone();
+            (
+                api,
+                endpoints::Options {
+                    endpoints,
+                    tls: Tls {
+                        ca,
+                        identity,
+                        insecure: false,
+                    },
+                    user,
+                },
+            )
+        }
+    };
+    Ok(match api {
+        Api::V3 => Box::new(Etcd3::open(options, deadline)?),
+        Api::V2 => Box::new(Etcd2::open(options, deadline)?),
+    })
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))
+}
 
 /// A place that holds keys and values. All calls block, and end by their deadline.
 pub trait Store {

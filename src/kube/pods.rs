@@ -1,20 +1,45 @@
-//! From configuration to the two sides of a run: the store, and the pods.
+//! The pods of a run: where they are listed, and how they become servers.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::Context as _;
 
-use crate::config::{Namespaces, Password, Source, StoreConfig, namespaces_mix};
-use crate::kube;
+use super::list::{Api, Error, Selection};
+use super::{Options, file};
 use crate::model::{BackendId, Pod};
 use crate::net::deadline::Deadline;
-use crate::net::tls::{Identity, Tls};
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::reconcile::map::Mapping;
-use crate::report::etcdctl::Api;
-use crate::store::{Store, endpoints, etcd2::Etcd2, etcd3::Etcd3, file::File};
+use crate::reconcile::template::Template;
+
+/// Where pods come from.
+pub enum Source {
+    /// An API server.
+    Api {
+        /// How it is found and spoken to.
+        options: Box<Options>,
+        /// Which namespaces are listed.
+        namespaces: Namespaces,
+        /// The label selector.
+        labels: Option<String>,
+        /// The field selector.
+        fields: Option<String>,
+    },
+    /// What `kubectl get pods -o json` wrote to this file; `-` is stdin.
+    File(String),
+}
+
+/// Which namespaces are listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Namespaces {
+    /// The context's, or the service account's.
+    Default,
+    /// These.
+    Named(BTreeSet<String>),
+    /// All of the cluster.
+    All,
+}
 
 /// Several namespaces share one template that would mix their ids: a usage error found late, because
 /// only the pods of a file say of which namespaces they are.
@@ -22,72 +47,13 @@ use crate::store::{Store, endpoints, etcd2::Etcd2, etcd3::Etcd3, file::File};
 #[error("{0}")]
 pub struct NamespacesMix(String);
 
-/// Opens the store. Nothing is asked of it yet.
-///
-/// # Errors
-/// A file that cannot be read, or says no.
-pub(crate) fn store(
-    config: &StoreConfig,
-    dry_run: bool,
-    deadline: Deadline,
-) -> anyhow::Result<Box<dyn Store>> {
-    let (api, options) = match config {
-        StoreConfig::File(path) => return Ok(Box::new(File::open(path, dry_run, deadline)?)),
-        StoreConfig::Etcd {
-            api,
-            etcdctl: _,
-            endpoints,
-            cacert,
-            identity,
-            user,
-        } => {
-            let identity = match identity {
-                Some((certificate, key)) => Some(Identity {
-                    certificate: read(certificate)?,
-                    key: read(key)?,
-                }),
-                None => None,
-            };
-            let user = match user {
-                Some((name, password)) => {
-                    let password = match password {
-                        Password::Given(password) => password.clone(),
-                        Password::File(path) => String::from_utf8(read(path)?)
-                            .ok()
-                            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-                            .with_context(|| format!("`{}` is not UTF-8", path.display()))?,
-                    };
-                    Some(endpoints::User {
-                        name: name.clone(),
-                        password,
-                    })
-                }
-                None => None,
-            };
-            let ca = cacert.as_deref().map(read).transpose()?;
-            let endpoints = endpoints.clone();
-            (
-                api,
-                endpoints::Options {
-                    endpoints,
-                    tls: Tls {
-                        ca,
-                        identity,
-                        insecure: false,
-                    },
-                    user,
-                },
-            )
-        }
-    };
-    Ok(match api {
-        Api::V3 => Box::new(Etcd3::open(options, deadline)?),
-        Api::V2 => Box::new(Etcd2::open(options, deadline)?),
-    })
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))
+/// What is wrong with a backend template when pods of several namespaces are listed.
+#[must_use]
+pub(crate) fn namespaces_mix(template: &Template) -> String {
+    format!(
+        "with several namespaces `--backend {template}` could mix their pods: begin it with \
+         `{{namespace}}` and one of `.`, `_`, `:`, for example `--backend '{{namespace}}.{{name}}.svc'`"
+    )
 }
 
 /// Where pods are listed, and how they become servers.
@@ -99,7 +65,7 @@ pub(crate) struct Pods<'c> {
 enum From<'c> {
     File(&'c str),
     Api {
-        api: Box<kube::Api>,
+        api: Box<Api>,
         namespaces: Vec<Option<String>>,
         labels: Option<&'c str>,
         fields: Option<&'c str>,
@@ -124,7 +90,7 @@ impl<'c> Pods<'c> {
                 labels,
                 fields,
             } => {
-                let api = Box::new(kube::Api::open(options, deadline)?);
+                let api = Box::new(Api::open(options, deadline)?);
                 let namespaces = match namespaces {
                     Namespaces::Default => vec![Some(api.namespace().to_owned())],
                     Namespaces::Named(names) => names.iter().cloned().map(Some).collect(),
@@ -172,8 +138,8 @@ impl<'c> Pods<'c> {
         let mut lists = Lists::default();
         match &mut self.from {
             From::File(path) => {
-                let kube::file::Pods { pods, complete } =
-                    kube::file::read(path, &mut map).context("failed to read the pods")?;
+                let file::Pods { pods, complete } =
+                    file::read(path, &mut map).context("failed to read the pods")?;
                 let seen = pods
                     .iter()
                     .map(|pod| &pod.name.namespace)
@@ -198,7 +164,7 @@ impl<'c> Pods<'c> {
             } => {
                 lists.selected = labels.is_some() || fields.is_some();
                 for namespace in namespaces {
-                    let selection = kube::Selection {
+                    let selection = Selection {
                         namespace: namespace.as_deref(),
                         labels: *labels,
                         fields: *fields,
@@ -228,14 +194,14 @@ impl<'c> Pods<'c> {
             return Ok(());
         };
         for namespace in namespaces {
-            let selection = kube::Selection {
+            let selection = Selection {
                 namespace: Some(namespace),
                 labels: None,
                 fields: None,
             };
             let answer = match api.list(&selection, &mut |pod| self.mapping.map(pod)) {
                 Ok(pods) => Ok(pods),
-                Err(kube::Error::Refused(why)) => Err(why),
+                Err(Error::Refused(why)) => Err(why),
                 Err(error) => {
                     return Err(error).context("failed to list pods once more without selectors");
                 }
