@@ -245,6 +245,8 @@ pub(crate) enum Generate {
     Fish,
     /// The man page
     Man,
+    /// The document `docs/reference.md`
+    Reference,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The configuration of a run: the command line and the environment, checked.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::store;
 
 mod args;
 mod env;
+mod generate;
 
 /// A run's configuration, checked.
 pub struct Config {
@@ -75,28 +76,6 @@ pub struct Output {
 }
 
 impl Cli {
-    /// Prints what `--generate` asks for, if it does.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn generate(&self, out: &mut dyn Write) -> io::Result<bool> {
-        use clap_complete::{Shell, generate};
-        let Some(what) = self.generate else {
-            return Ok(false);
-        };
-        let mut command = env::command();
-        let shell = match what {
-            Generate::Bash => Shell::Bash,
-            Generate::Zsh => Shell::Zsh,
-            Generate::Fish => Shell::Fish,
-            Generate::Man => return clap_mangen::Man::new(command).render(out).map(|()| true),
-        };
-        let mut text = Vec::new();
-        generate(shell, &mut command, "vulcanized", &mut text);
-        out.write_all(&text)?;
-        Ok(true)
-    }
-
     /// Checks what clap cannot, and looks up what other programs' environment variables say.
     ///
     /// # Errors

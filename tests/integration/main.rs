@@ -5,6 +5,7 @@
     reason = "modules of one test binary: nothing is exported"
 )]
 
+mod docs;
 mod fuzz;
 mod kube;
 mod main_job;

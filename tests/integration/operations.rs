@@ -1,10 +1,11 @@
-//! What runs around the program: the README's blocks, metrics, units, the manifest's schema.
+//! What runs around the program: crontab, units, metrics, the manifest's schema.
 
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::docs::{blocks, sh};
 use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::etcd::{Etcd, test_tools};
 use crate::support::program::{Answer, vulcanized};
@@ -15,169 +16,6 @@ fn root() -> &'static Path {
 
 fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_vulcanized"))
-}
-
-/// The README's blocks of one language.
-pub fn blocks(language: &str) -> Vec<String> {
-    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
-    let start = format!("```{language}\n");
-    let blocks = readme.split(&start).skip(1);
-    blocks
-        .map(|rest| rest.split("```").next().expect("an end").to_owned())
-        .collect()
-}
-
-fn sh(script: &str, environment: &[(&str, &str)]) -> Answer {
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", script])
-        .current_dir(root())
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin");
-    command.envs(environment.iter().copied());
-    Answer::from(command.output().expect("sh runs"))
-}
-
-#[test]
-fn the_first_command_prints_what_the_readme_says() {
-    let [first, second] = blocks("sh").try_into().expect("two blocks");
-    assert_eq!(second, "tests/run\n", "this is what runs now");
-    let (install, run) = first
-        .split_once("&&\ncp ")
-        .expect("it installs, then it runs");
-    assert_eq!(
-        install,
-        "apt-get update && apt-get install -y protobuf-compiler "
-    );
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = folder.path().join("store.json");
-    let run = format!("cp {run}").replace("/tmp/store.json", &store.display().to_string());
-    let run = run.replace("cargo run --quiet --", &program().display().to_string());
-    let answer = sh(&run, &[]);
-    assert_eq!(
-        (answer.code, answer.out),
-        (0, blocks("diff")[0].clone()),
-        "{}",
-        answer.err
-    );
-    // Without `--dry-run` it does so; again, and it has nothing to do.
-    let command = run
-        .split("&&")
-        .last()
-        .expect("the program")
-        .replace(" --dry-run", "");
-    let applied = sh(&command, &[]);
-    assert!(
-        applied.out.ends_with("1 created, 1 deleted, 1 unchanged\n"),
-        "{applied}"
-    );
-    let before = (
-        fs::metadata(&store).expect("it is there").modified().ok(),
-        fs::read(&store).ok(),
-    );
-    let again = sh(&command, &[]);
-    assert_eq!(again.out, "in sync: 2 unchanged\n", "{again}");
-    let after = (
-        fs::metadata(&store).expect("it is there").modified().ok(),
-        fs::read(&store).ok(),
-    );
-    assert_eq!(before, after, "nothing is written");
-}
-
-#[test]
-fn every_other_block_is_no_shell_or_needs_a_cluster() {
-    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
-    let fences = readme.lines().filter_map(|line| line.strip_prefix("```"));
-    let languages = fences.filter(|language| !language.is_empty());
-    for language in languages {
-        let known = [
-            "sh", "diff", "json", "console", "crontab", "systemd", "yaml", "text",
-        ];
-        assert!(known.contains(&language), "{language}");
-    }
-    // The others are tried in `traefik.rs`.
-    assert_eq!(blocks("console")[0], "$ kubectl apply -f cronjob.yaml\n");
-    assert!(readme.contains("(this needs a cluster):\n\n```console"));
-}
-
-#[test]
-fn what_can_go_wrong_goes_wrong_in_a_test() {
-    fn sources(folder: &Path, into: &mut String) {
-        for entry in fs::read_dir(folder).expect("sources") {
-            let path = entry.expect("one").path();
-            if path.is_dir() {
-                sources(&path, into);
-            } else if path.extension().is_some_and(|ending| ending == "rs") {
-                into.push_str(&fs::read_to_string(&path).expect("UTF-8"));
-            }
-        }
-    }
-    let mut code = String::new();
-    sources(&root().join("src"), &mut code);
-    sources(&root().join("tests"), &mut code);
-    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
-    let section = readme.split("\n## What can go wrong\n").nth(1);
-    let section = section.and_then(|rest| rest.split("\n## ").next());
-    let rows = section.expect("the section").lines();
-    let rows = rows.filter(|line| line.starts_with("| ") && line.ends_with("` |"));
-    let names = rows.map(|row| row.rsplit('`').nth(1).expect("a name"));
-    let names = names.collect::<Vec<_>>();
-    assert!(names.len() >= 60, "{}", names.len());
-    let lines = code.lines().map(str::trim).collect::<Vec<_>>();
-    let tests = lines.windows(2).filter(|pair| pair[0] == "#[test]");
-    let tests = tests.filter_map(|pair| pair[1].strip_prefix("fn ")?.split('(').next());
-    let tests = tests.collect::<std::collections::BTreeSet<_>>();
-    for name in names {
-        assert!(tests.contains(name), "{name}");
-    }
-}
-
-#[test]
-fn the_help_stands_in_the_readme() {
-    let help = vulcanized("--help").exits(0).out;
-    assert_eq!(blocks("text"), std::slice::from_ref(&help), "copy it there");
-    for line in help.lines() {
-        assert!(line.chars().count() <= 100, "{line}");
-    }
-    for heading in ["Kubernetes:", "Mapping:", "Store:", "Changes:", "Output:"] {
-        assert!(help.lines().any(|line| line == heading), "{heading}");
-    }
-    let options = help
-        .lines()
-        .filter(|line| line.trim_start().starts_with('-'))
-        .count();
-    let variables = help.matches("[env: ").count();
-    assert!(
-        options > 35 && variables > 30,
-        "{options} options, {variables} variables"
-    );
-    // No value of the environment is shown.
-    assert!(
-        !help
-            .lines()
-            .any(|line| line.contains("[env: VULCANIZED_") && line.contains('='))
-    );
-}
-
-#[test]
-fn completions_and_a_man_page() {
-    for (what, mark) in [
-        ("bash", "complete -F"),
-        ("zsh", "#compdef"),
-        ("fish", "complete -c"),
-        ("man", ".TH"),
-    ] {
-        let answer = vulcanized(&format!("--generate {what}")).exits(0);
-        assert!(
-            answer.out.contains(mark) && answer.out.contains("owner"),
-            "{what}"
-        );
-        assert!(
-            what != "man" || !answer.out.contains("generate"),
-            "it is hidden"
-        );
-    }
-    vulcanized("--dry-run").exits(2);
 }
 
 #[test]
@@ -193,10 +31,15 @@ fn the_crontab_line_works_as_pasted() {
     let lock = folder.path().join("lock").display().to_string();
     let command = command.replace("/tmp/vulcanized.lock", &lock);
     let command = command.replace("http://127.0.0.1:2379", &etcd.url());
-    let bin = program().parent().expect("a folder").display();
-    let path = format!("{bin}:/usr/bin:/bin");
-    let kubeconfig = kubeconfig.path().display().to_string();
-    let environment = [("PATH", path.as_str()), ("KUBECONFIG", kubeconfig.as_str())];
+    let command = command.replace(
+        "/usr/local/bin/vulcanized",
+        &program().display().to_string(),
+    );
+    // What cron gives: this PATH (see `sh`), the user's home, and no KUBECONFIG.
+    let home = folder.path().display().to_string();
+    fs::create_dir(folder.path().join(".kube")).expect("a folder");
+    fs::copy(kubeconfig.path(), folder.path().join(".kube/config")).expect("it is copied");
+    let environment = [("HOME", home.as_str()), ("SHELL", "/bin/sh")];
     let first = sh(&command, &environment);
     assert!(
         first.code == 0 && first.out.contains("1 created"),

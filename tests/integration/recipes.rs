@@ -1,11 +1,13 @@
-//! The recipes of the README, from beginning to end.
+//! `docs/recipes.md`, from beginning to end.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use serde_json::{Value, json};
 
+use crate::docs::{sh, shell_block};
 use crate::support::api::{kubectl, pod};
+use crate::support::etcd::Etcd;
 use crate::support::program::{Answer, Program, vulcanized};
 
 /// A store file, and runs on it.
@@ -265,4 +267,61 @@ fn leaving() {
     world.run("--owner prod --cluster main", 3);
     world.run("--owner prod --cluster main --allow-empty", 0);
     assert_eq!(world.servers(), owned("nobody", &["web/by-hand"]));
+}
+
+#[test]
+fn a_renewed_ca() {
+    let fingerprints = ["11111111", "22222222"];
+    let world = World::new(&[DEFINED]).pods([1, 2, 3]);
+    // With a name nothing is to be done, and the entries keep the spelling that they have.
+    world.run("--owner named --cluster main@11111111", 0);
+    let before = world.store();
+    let after = world.run("--owner named --cluster main@22222222", 0);
+    assert!(after.out.starts_with("in sync"), "{after}");
+    assert_eq!(world.store(), before);
+    // Without one they are out of scope, until they are adopted once.
+    let world = World::new(&[DEFINED]).pods([1, 2, 3]);
+    world.run(&format!("--owner prod --cluster {}", fingerprints[0]), 0);
+    let renewed = format!("--owner prod --cluster {}", fingerprints[1]);
+    let seen = world.run(&renewed, 3);
+    assert!(seen.out.contains("--adopt scope"), "{seen}");
+    world.run(&format!("{renewed} --adopt scope"), 0);
+    let again = world.run(&renewed, 0);
+    assert!(again.out.starts_with("in sync: 3 unchanged"), "{again}");
+}
+
+#[test]
+fn pods_moved_to_another_cluster() {
+    let here = World::new(&[DEFINED]).pods([1, 2]);
+    here.run("--owner old --cluster 11111111", 0);
+    let there = here.pods([11, 12]);
+    there.run("--owner new --cluster 22222222 --share-backends", 0);
+    assert_eq!(there.servers().len(), 4);
+    let gone = there.pods([]);
+    gone.run(
+        "--owner old --cluster 11111111 --allow-empty --share-backends",
+        0,
+    );
+    assert_eq!(
+        gone.servers(),
+        owned("new", &["web/10.0.0.11", "web/10.0.0.12"])
+    );
+}
+
+#[test]
+fn leaving_as_pasted() {
+    let etcd = Etcd::start();
+    etcd.define("web");
+    vulcanized("--owner prod --cluster main@3f2a91c0 --pods -")
+        .arg("--etcd")
+        .arg(etcd.url())
+        .input(kubectl([web(1), web(2)]))
+        .exits(0);
+    assert_eq!(etcd.keys("/vulcand/backends/web/servers/").len(), 2);
+    let block = shell_block("leaving_as_pasted").replace("http://127.0.0.1:2379", &etcd.url());
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_vulcanized"));
+    let bin = program.parent().expect("a folder").display();
+    let answer = sh(&block, &[("PATH", &format!("{bin}:/usr/bin:/bin"))]);
+    assert!(answer.code == 0, "{answer}");
+    assert_eq!(etcd.keys("/vulcand/backends/web/servers/"), [""; 0]);
 }

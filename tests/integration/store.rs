@@ -22,6 +22,7 @@ use vulcanized::internals::store::etcd3::Etcd3;
 use vulcanized::internals::store::file::File;
 use vulcanized::internals::store::{Applied, Store};
 
+use crate::docs::shell_blocks;
 use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::certs::{Authority, Leaf};
 use crate::support::etcd::{Cluster, Etcd, Version, poll, signal};
@@ -570,21 +571,19 @@ fn tls_of_all_kinds() {
 
 #[test]
 fn the_roles_of_the_readme_are_enough_and_not_more() {
-    let roles = crate::operations::blocks("console");
-    let roles = roles.iter().filter(|block| block.contains("role add"));
-    let roles = roles.collect::<Vec<_>>();
+    let roles = shell_blocks("the_roles_of_the_readme_are_enough_and_not_more");
     assert_eq!(roles.len(), 2, "vulcand's and Traefik's");
     let server =
         "traefik/http/services/web/loadBalancer/servers/prod.c1-00000000.shop.10.0.0.1/url";
     for (block, more, definition, server) in [
         (
-            roles[0],
+            &roles[0],
             "",
             ("/vulcand/backends/web/backend", r#"{"Type":"http"}"#),
             "/vulcand/backends/web/servers/10.0.0.1",
         ),
         (
-            roles[1],
+            &roles[1],
             "--layout traefik",
             ("traefik/http/routers/web/service", "web"),
             server,
@@ -593,7 +592,7 @@ fn the_roles_of_the_readme_are_enough_and_not_more() {
         let mut etcd = Etcd::version(Version::V35);
         etcd.put(definition.0, definition.1);
         for line in block.lines() {
-            let words = line.strip_prefix("$ etcdctl ").expect("a command");
+            let words = line.strip_prefix("etcdctl ").expect("a command");
             let mut words = words.split_whitespace().collect::<Vec<_>>();
             if words.starts_with(&["user", "add"]) {
                 // A person is asked for it.

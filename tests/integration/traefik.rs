@@ -481,26 +481,6 @@ fn an_empty_store_is_no_success() {
 }
 
 #[test]
-fn what_the_readme_says_to_put_defines_a_service() {
-    let etcd = Etcd::start();
-    let block = crate::operations::blocks("console").remove(1);
-    for line in block.lines() {
-        let words = line.split('\'').collect::<Vec<_>>();
-        assert_eq!(words[0], "$ etcdctl put ");
-        etcd.put(words[1], words[3]);
-    }
-    let mut shop = pod("default", "shop-1", "shop", "10.200.1.2");
-    shop["metadata"]["labels"] = json!({ "app": "shop" });
-    let program = vulcanized("--layout traefik --owner prod --cluster main --pods -");
-    let program = program.arg("--etcd").arg(etcd.url());
-    program.input(kubectl([shop])).exits(0);
-    let readme = include_str!("../../README.md");
-    for (key, _) in etcd.get("traefik/http/services/") {
-        assert!(readme.contains(&format!("\n    {key}\n")), "{key}");
-    }
-}
-
-#[test]
 fn adopting_what_was_made_by_hand_leaves_no_gap() {
     let etcd = Etcd::version(Version::V35);
     seed_router(&etcd);

@@ -1,0 +1,106 @@
+//! What is made from the declaration of the command line: completions, the man page, the reference.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use super::{Cli, Generate, env};
+
+/// Variables that no option declares, and what they are for.
+pub(super) const OTHER_VARIABLES: [(&str, &str); 8] = [
+    ("VULCANIZED_PASSWORD", "password of `--user`"),
+    (
+        "KUBECONFIG",
+        "kubeconfigs, separated by `:`, without `--kubeconfig`",
+    ),
+    ("ETCDCTL_ENDPOINTS", "endpoints, without `--etcd`"),
+    (
+        "ETCDCTL_CACERT, ETCDCTL_CERT, ETCDCTL_KEY",
+        "files, without `--cacert`, `--cert`, `--key`",
+    ),
+    ("ETCDCTL_USER", "user or `name:password`, without `--user`"),
+    (
+        "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
+        "proxies for the Kubernetes API, where the kubeconfig names none",
+    ),
+    ("NO_COLOR", "no colour, if it is not empty"),
+    ("RUST_LOG", "what is logged, in place of `-v`"),
+];
+
+const JSON: &str = "\
+`-o json` prints one document: the plan in a dry run, what was done otherwise. Fields are added, never changed or
+removed; `version` is 1.
+
+| field | content |
+|---|---|
+| `version`, `program`, `owner`, `scope`, `prefix` | of this run |
+| `revision` | of the store when it was listed, or null |
+| `dry_run` | whether nothing was written |
+| `counts` | numbers by name |
+| `changes` | `action` (`create`, `update`, `delete`), `backend`, `server` (null for a definition), `key`, `pod`, \
+`before`, `after`, `proof`, `others` (further keys of the server: `action`, `key`, `before`, `after`) |
+| `held` | as in `changes`, and `rule` |
+| `allow_deletes` | the number that releases what is held, or null |
+| `kept`, `over_budget` | `backend`, `key`, `pod` |
+| `emptied` | `backend`, `pods` (`pod`, `reason`) |
+| `conflicts` | `backend`, `key`, `pod`, `wanted`, `value`, `owner` |
+| `duplicates` | `key`, `winner`, `loser`, `url` |
+| `out_of_scope` | `key`, `scope`, `pod` |
+| `not_shared`, `not_defined` | `backend`, `left_out`, `ours` |
+| `findings` | `text`, `keys`, `command` (null, or lines to paste) |
+| `skipped` | `pod`, `reason` |
+";
+
+/// Writes it to `out`.
+///
+/// # Errors
+/// Those of `out`.
+pub(super) fn generate(what: Generate, out: &mut dyn Write) -> io::Result<()> {
+    use clap_complete::Shell;
+    let mut command = env::command();
+    let shell = match what {
+        Generate::Bash => Shell::Bash,
+        Generate::Zsh => Shell::Zsh,
+        Generate::Fish => Shell::Fish,
+        Generate::Man => return clap_mangen::Man::new(command).render(out),
+        Generate::Reference => return out.write_all(reference(command).as_bytes()),
+    };
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut command, "vulcanized", &mut text);
+    out.write_all(&text)
+}
+
+/// `docs/reference.md`.
+fn reference(mut command: clap::Command) -> String {
+    let help = command.render_long_help();
+    let mut text = format!(
+        "# Reference\n\nMade by `vulcanized --generate reference`; the tests compare it with the program.\n\n\
+         ## Options\n\n```text\n{help}```\n\n## Environment\n\n\
+         A flag given on the command line wins. An empty variable is absent; `0`, `false`, `no` and `off` switch a \
+         flag off.\n\n| variable | |\n|---|---|\n"
+    );
+    // Writing to a string cannot fail, here and below.
+    for arg in command.get_arguments() {
+        if let (Some(variable), Some(long)) = (arg.get_env(), arg.get_long()) {
+            let _ = writeln!(text, "| `{}` | `--{long}` |", variable.display());
+        }
+    }
+    for (names, purpose) in OTHER_VARIABLES {
+        let names = names.replace(", ", "`, `");
+        let _ = writeln!(text, "| `{names}` | {purpose} |");
+    }
+    let _ = write!(text, "\n## JSON report\n\n{JSON}");
+    text
+}
+
+impl Cli {
+    /// Prints what `--generate` asks for, if it does.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn generate(&self, out: &mut dyn Write) -> io::Result<bool> {
+        match self.generate {
+            None => Ok(false),
+            Some(what) => generate(what, out).map(|()| true),
+        }
+    }
+}
