@@ -41,7 +41,7 @@ pub mod internals {
         pub use crate::logging::{line, start};
     }
     pub mod metrics {
-        pub use crate::metrics::write;
+        pub use crate::metrics::{Targets, write};
     }
     pub mod model {
         pub use crate::model::{

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     let mut code = match &result {
         Ok(outcome) => match outcome.exit {
             Exit::Done => 0,
-            Exit::Alarm => 3,
+            Exit::Alarm => config.output.alarm_exit_code,
             Exit::Changes => 4,
         },
         Err(failure) => {
@@ -66,12 +66,10 @@ fn main() -> ExitCode {
             if usage { 2 } else { 1 }
         }
     };
-    if let Some(path) = &config.metrics_file {
-        let outcome = result.as_ref().ok();
-        if let Err(failure) = metrics::write(path, &config.owner, start, code, outcome) {
-            error!("{failure:#}");
-            code = 1;
-        }
+    let outcome = result.as_ref().ok();
+    if let Err(failure) = metrics::write(&config.metrics, &config.owner, start, code, outcome) {
+        error!("{failure:#}");
+        code = 1;
     }
     ExitCode::from(code)
 }

@@ -1,58 +1,144 @@
-//! Leaves the metrics of a run in a file.
+//! Leaves the metrics of a run in a file, and pushes them to a Prometheus Pushgateway.
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use log::warn;
+use ureq::Agent;
 
-use crate::report::metrics::{Run, last_success, render};
+use crate::net::http;
+use crate::net::tls::Tls;
+use crate::report::metrics::{JOB, Run, render};
 use crate::run::Outcome;
+use crate::text::{escaped, redacted};
 
-/// Writes the metrics of a run beside the old file, then puts them in its place. The time of the last
-/// success is kept from there if this run was none.
+/// How long a Pushgateway may take in all: the run is over by then, and a `CronJob`'s time nearly up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The largest answer of a Pushgateway that is read.
+const LARGEST: u64 = 16 << 20;
+
+/// Where the metrics of a run go.
+#[derive(Debug, Clone, Default)]
+pub struct Targets {
+    /// A file for the node exporter's textfile collector.
+    pub file: Option<PathBuf>,
+    /// URL of a Pushgateway, without a slash at its end.
+    pub push: Option<String>,
+}
+
+/// Writes the metrics of a run that began at `start`, and ended with this code and, if it did not fail, this
+/// outcome. A Pushgateway that cannot be reached costs a warning.
 ///
 /// # Errors
 /// When the file cannot be written; the old one is left as it is.
 pub fn write(
-    path: &Path,
+    targets: &Targets,
     owner: &str,
     start: SystemTime,
     exit_code: u8,
     outcome: Option<&Outcome>,
 ) -> anyhow::Result<()> {
-    let failed = || format!("failed to write the metrics file `{}`", path.display());
-    let old = fs::read_to_string(path).unwrap_or_default();
-    let text = render(&Run {
+    let Targets { file, push } = targets;
+    let since = start.duration_since(UNIX_EPOCH);
+    let run = Run {
         owner,
-        start: start
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO)
-            .as_secs_f64(),
+        start: since.unwrap_or(Duration::ZERO).as_secs_f64(),
         duration: start.elapsed().unwrap_or(Duration::ZERO).as_secs_f64(),
         exit_code,
-        last_success: last_success(&old, owner),
-        plan: outcome.map(|outcome| (&outcome.plan, outcome.applied.as_slice())),
-    });
+        finished: outcome.map(|outcome| (&outcome.plan, outcome.applied.as_slice())),
+    };
+    let old = file.as_ref().and_then(|file| fs::read_to_string(file).ok());
+    if let Some(url) = push {
+        let pushed = Gateway::new(url).and_then(|gateway| gateway.push(&run, old.as_deref()));
+        if let Err(problem) = pushed {
+            let (url, problem) = (redacted(url), format!("{problem:#}"));
+            let problem = redacted(&problem);
+            warn!("failed to push metrics to `{url}`: {problem}");
+        }
+    }
+    match file {
+        None => Ok(()),
+        Some(path) => replace(path, &render(&run, &old.unwrap_or_default()))
+            .with_context(|| format!("failed to write the metrics file `{}`", path.display())),
+    }
+}
+
+/// Writes beside the old file, then puts the new one in its place.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     let mut file = tempfile::Builder::new()
         .prefix(".vulcanized-")
-        .tempfile_in(folder)
-        .with_context(failed)?;
-    file.write_all(text.as_bytes()).with_context(failed)?;
-    // The collector runs as somebody else.
+        .tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    // The collector runs as another user.
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
         let readable = fs::Permissions::from_mode(0o644);
-        file.as_file()
-            .set_permissions(readable)
-            .with_context(failed)?;
+        file.as_file().set_permissions(readable)?;
     }
-    file.persist(path).with_context(failed)?;
+    file.persist(path)?;
     Ok(())
+}
+
+struct Gateway<'u> {
+    url: &'u str,
+    agent: Agent,
+    end: Instant,
+}
+
+impl<'u> Gateway<'u> {
+    fn new(url: &'u str) -> anyhow::Result<Self> {
+        let tls = url.starts_with("https:");
+        let tls = tls.then(|| Tls::default().config(&["http/1.1"]));
+        let agent = http::agent(http::Options {
+            tls: tls.transpose()?,
+            server_name: None,
+            proxy: None,
+            gzip: false,
+        });
+        let end = Instant::now() + PATIENCE;
+        Ok(Self { url, agent, end })
+    }
+
+    /// Replaces the metrics of this job and owner. Values that the run does not know are taken from `old`,
+    /// or else from what was pushed before.
+    fn push(&self, run: &Run, old: Option<&str>) -> anyhow::Result<()> {
+        let knows_all = run.finished.is_some_and(|(plan, _)| !plan.alarms());
+        let text = match old {
+            Some(old) => render(run, old),
+            None if knows_all => render(run, ""),
+            None => render(run, &self.ask("GET", "/metrics", "")?),
+        };
+        let path = format!("/metrics/job/{JOB}/owner/{}", run.owner);
+        self.ask("PUT", &path, &text).map(drop)
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> anyhow::Result<String> {
+        let time = self.end.saturating_duration_since(Instant::now());
+        // A timeout of zero is none.
+        let time = time.max(Duration::from_millis(1));
+        let url = format!("{}{path}", self.url);
+        let request = ureq::http::Request::builder().method(method).uri(url);
+        let request = request.header("content-type", "text/plain; version=0.0.4");
+        let request = self.agent.configure_request(request.body(body.to_owned())?);
+        let request = request.timeout_global(Some(time)).build();
+        let problem = |error: ureq::Error| anyhow::Error::msg(http::problem(&error, time));
+        let mut response = self.agent.run(request).map_err(problem)?;
+        let status = response.status().as_u16();
+        let body = response.body_mut().with_config().limit(LARGEST);
+        let body = body.lossy_utf8(true).read_to_string().map_err(problem)?;
+        if !(200..300).contains(&status) {
+            let line = body.lines().next().unwrap_or_default();
+            bail!("it answered {status}: {}", escaped(line));
+        }
+        Ok(body)
+    }
 }

@@ -132,9 +132,12 @@ fn decide(
 
 impl Outcome {
     fn new(config: &Config, plan: Plan, applied: Vec<Change>) -> Self {
-        let exit = if plan.alarms() {
+        let output = &config.output;
+        let changes = output.exit_code && !plan.changes.is_empty();
+        // An alarm that is to be exit code 0 must not hide that there are changes.
+        let exit = if plan.alarms() && !(changes && output.alarm_exit_code == 0) {
             Exit::Alarm
-        } else if config.output.exit_code && !plan.changes.is_empty() {
+        } else if changes {
             Exit::Changes
         } else {
             Exit::Done

@@ -206,9 +206,17 @@ pub(super) struct OutputArgs {
     #[arg(long, requires = "dry_run")]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub(super) exit_code: bool,
+    /// Exit code for alarms in place of 3; 0 for schedulers that take others for a failed job
+    #[arg(long, value_name = "N")]
+    #[arg(default_value_t = 3)]
+    pub(super) alarm_exit_code: u8,
     /// Write Prometheus metrics of each run to this file (not of dry runs)
     #[arg(long, value_name = "FILE")]
     pub(super) metrics_file: Option<PathBuf>,
+    /// Push the same metrics to this Prometheus Pushgateway, by job and owner
+    #[arg(long, value_name = "URL")]
+    #[arg(value_parser = pushgateway)]
+    pub(super) metrics_push: Option<String>,
     /// Colour: on a terminal unless `NO_COLOR` is set, always or never
     #[arg(long, value_name = "WHEN")]
     #[arg(default_value = "auto")]
@@ -322,6 +330,24 @@ fn adopt(text: &str) -> Result<AdoptArg, String> {
         Some(("owner", name)) => check_name(name).map(AdoptArg::Owner),
         _ => Err("one of `unmarked`, `scope`, `owner:NAME`".to_owned()),
     }
+}
+
+/// The URL of a Pushgateway, without a slash at its end.
+fn pushgateway(text: &str) -> Result<String, String> {
+    let example = "not the URL of a Pushgateway; expected for example `http://pushgateway:9091`";
+    let uri = text.parse::<http::Uri>().map_err(|_| example)?;
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    if !["http", "https"].contains(&scheme) || !has_host || uri.query().is_some() {
+        return Err(example.to_owned());
+    }
+    if uri
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
+        return Err("a Pushgateway with a user and password is not supported".to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

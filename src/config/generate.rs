@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::{Cli, Generate, env};
+use crate::report;
 
 /// Variables that no option declares, and what they are for.
 pub(super) const OTHER_VARIABLES: [(&str, &str); 8] = [
@@ -88,7 +89,12 @@ fn reference(mut command: clap::Command) -> String {
         let names = names.replace(", ", "`, `");
         let _ = writeln!(text, "| `{names}` | {purpose} |");
     }
-    let _ = write!(text, "\n## JSON report\n\n{JSON}");
+    let _ = write!(
+        text,
+        "\n## Metrics\n\nOf each run that is no dry run, with the label `owner`. All series exist from the first run \
+         on; what a failed run does not know keeps its value.\n\n{}\n## JSON report\n\n{JSON}",
+        report::metrics::table()
+    );
     text
 }
 

@@ -15,6 +15,7 @@ pub use env::{parse, unread_variables};
 
 use crate::kube::{self, Namespaces, Source, namespaces_mix};
 use crate::layout::{self, Layout, Unsupported};
+use crate::metrics;
 use crate::model::{ClusterName, Scope};
 use crate::reconcile::map::Mapping;
 use crate::reconcile::plan::{Adopt, Rules};
@@ -50,8 +51,8 @@ pub struct Config {
     pub dry_run: bool,
     /// What is said, and how.
     pub output: Output,
-    /// Where metrics are written.
-    pub metrics_file: Option<PathBuf>,
+    /// Where metrics go.
+    pub metrics: metrics::Targets,
     /// How long the whole run may take.
     pub timeout: Duration,
     /// How long one attempt at a request may take.
@@ -65,6 +66,8 @@ pub struct Output {
     pub format: Format,
     /// Exit with 4 if there are changes.
     pub exit_code: bool,
+    /// Exit code of a run that ends with an alarm.
+    pub alarm_exit_code: u8,
     /// With colour; `None` where stdout decides.
     pub color: Option<bool>,
     /// How log lines look.
@@ -151,10 +154,18 @@ impl Cli {
             timeout: output.timeout,
             request_timeout: output.request_timeout,
             // A dry run is no run to be counted.
-            metrics_file: output.metrics_file.filter(|_| !dry_run),
+            metrics: if dry_run {
+                metrics::Targets::default()
+            } else {
+                metrics::Targets {
+                    file: output.metrics_file,
+                    push: output.metrics_push,
+                }
+            },
             output: Output {
                 format: output.output,
                 exit_code: output.exit_code,
+                alarm_exit_code: output.alarm_exit_code,
                 color: match output.color {
                     Color::Always => Some(true),
                     Color::Never => Some(false),

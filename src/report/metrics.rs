@@ -1,15 +1,16 @@
-//! A run in Prometheus' text format, for the node exporter's textfile collector.
+//! A run in Prometheus' text format, for the node exporter's textfile collector and for a Pushgateway.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::reconcile::plan::{Action, Change, Plan};
 
-/// Name of the metric that is kept from one file to the next.
-const LAST_SUCCESS: &str = "vulcanized_last_success_timestamp_seconds";
+/// The job by which a Pushgateway groups these metrics.
+pub(crate) const JOB: &str = "vulcanized";
 
-/// What is said of one run. Times are seconds, points in time since 1970.
+/// One run, as its metrics tell it. Times are seconds, points in time since 1970.
 pub struct Run<'r> {
-    /// Whose run it was.
+    /// Owner of the run's entries.
     pub owner: &'r str,
     /// When it began.
     pub start: f64,
@@ -17,152 +18,198 @@ pub struct Run<'r> {
     pub duration: f64,
     /// Its exit code.
     pub exit_code: u8,
-    /// When the last one ended with exit code 0, before this one.
-    pub last_success: Option<f64>,
-    /// What it decided and did, if it got so far.
-    pub plan: Option<(&'r Plan, &'r [Change])>,
+    /// What it decided and did; `None` when it failed.
+    pub finished: Option<(&'r Plan, &'r [Change])>,
 }
 
-/// Writes the file's text.
-#[must_use]
-pub fn render(run: &Run) -> String {
-    let mut text = Text {
-        owner: run.owner,
-        out: String::new(),
-    };
-    let success = if run.exit_code == 0 {
-        Some(run.start)
-    } else {
-        run.last_success
-    };
-    let name = "vulcanized_last_run_timestamp_seconds";
-    text.gauge(name, "When the last run began.", run.start);
-    if let Some(success) = success {
-        text.gauge(
-            LAST_SUCCESS,
-            "When the last run began that ended with exit code 0.",
-            success,
-        );
+/// A gauge: its name, its help, and the values of its label beside the owner, where it has one.
+struct Metric {
+    name: &'static str,
+    help: &'static str,
+    label: Option<(&'static str, &'static [&'static str])>,
+}
+
+const fn metric(name: &'static str, help: &'static str) -> Metric {
+    Metric {
+        name,
+        help,
+        label: None,
     }
-    text.gauge(
+}
+
+/// All of them, in the order in which they are written.
+const METRICS: [Metric; 18] = [
+    metric(
+        "vulcanized_last_run_timestamp_seconds",
+        "When the last run began.",
+    ),
+    metric(
+        "vulcanized_last_finished_timestamp_seconds",
+        "When the last run began that finished, with an alarm or without; 0 if none did.",
+    ),
+    metric(
+        "vulcanized_last_success_timestamp_seconds",
+        "When the last run began that finished without an alarm; 0 if none did.",
+    ),
+    metric(
         "vulcanized_run_duration_seconds",
         "How long the last run took.",
-        run.duration,
-    );
-    text.gauge(
-        "vulcanized_run_exit_code",
-        "Exit code of the last run.",
-        f64::from(run.exit_code),
-    );
-    if let Some((plan, changes)) = run.plan {
-        text.plan(plan, changes);
-    }
-    text.out
-}
+    ),
+    metric("vulcanized_run_exit_code", "Exit code of the last run."),
+    metric(
+        "vulcanized_alarm",
+        "1 if the last finished run ended with an alarm, whatever its exit code.",
+    ),
+    Metric {
+        name: "vulcanized_changes",
+        help: "Changes that the last finished run made.",
+        label: Some(("action", &["create", "update", "delete"])),
+    },
+    metric("vulcanized_pods_seen", "Pods listed."),
+    metric(
+        "vulcanized_pods_published",
+        "Pods with at least one server.",
+    ),
+    Metric {
+        name: "vulcanized_pods_left_out",
+        help: "Pods left out by a mistake in the pod or in the options.",
+        label: Some((
+            "reason",
+            &[
+                "with a bad annotation",
+                "with an unknown annotation",
+                "with an unreadable address",
+                "with several ports",
+                "without a backend",
+                "without a port",
+                "without a valid id",
+                "without an address of that family",
+            ],
+        )),
+    },
+    metric(
+        "vulcanized_servers_owned",
+        "Servers of this job found in the store.",
+    ),
+    metric(
+        "vulcanized_held",
+        "Changes held because nothing proves that the pods are gone.",
+    ),
+    metric("vulcanized_kept", "Servers kept though not ready."),
+    metric(
+        "vulcanized_conflicts",
+        "Wanted keys that are not ours and hold another URL.",
+    ),
+    metric(
+        "vulcanized_findings",
+        "Entries in the store that hurt the proxy.",
+    ),
+    metric(
+        "vulcanized_foreign",
+        "Servers in the store that are not this owner's.",
+    ),
+    metric(
+        "vulcanized_out_of_scope",
+        "Servers of this owner from another cluster or selector.",
+    ),
+    metric(
+        "vulcanized_store_revision",
+        "Revision of the store when it was listed; 0 where it has none.",
+    ),
+];
 
-struct Text<'t> {
-    owner: &'t str,
-    out: String,
-}
+/// Values by metric and label value (empty where the metric has no label).
+type Values = BTreeMap<(String, String), f64>;
 
-impl Text<'_> {
-    fn gauge(&mut self, name: &str, help: &str, value: f64) {
-        self.head(name, help);
-        self.line(name, "", value);
-    }
-
-    fn head(&mut self, name: &str, help: &str) {
+/// Writes the metrics of a run. What a failed run does not know keeps the value of `old`, the text written
+/// before, or is 0: every series exists from the first run on.
+#[must_use]
+pub fn render(run: &Run, old: &str) -> String {
+    let mut values = read(old, run.owner);
+    values.extend(values_of(run));
+    let mut out = String::new();
+    for Metric { name, help, label } in METRICS {
         // Writing to a string cannot fail, here and below.
-        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} gauge");
-    }
-
-    fn line(&mut self, name: &str, labels: &str, value: f64) {
-        let _ = writeln!(
-            self.out,
-            "{name}{{owner=\"{}\"{labels}}} {value}",
-            self.owner
-        );
-    }
-
-    fn plan(&mut self, plan: &Plan, changes: &[Change]) {
-        let count = |wanted: fn(&Action) -> bool| {
-            float(
-                changes
-                    .iter()
-                    .filter(|change| wanted(&change.action))
-                    .count(),
-            )
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+        let mut line = |labels: &str, value: &str| {
+            let key = (name.to_owned(), value.to_owned());
+            let value = values.get(&key).copied().unwrap_or_default();
+            let _ = writeln!(out, "{name}{{owner=\"{}\"{labels}}} {value}", run.owner);
         };
-        let name = "vulcanized_changes";
-        self.head(name, "Changes that the last run made.");
-        for (action, number) in [
-            (
-                "create",
-                count(|action| matches!(action, Action::Create { .. })),
-            ),
-            (
-                "update",
-                count(|action| matches!(action, Action::Update { .. })),
-            ),
-            (
-                "delete",
-                count(|action| matches!(action, Action::Delete { .. })),
-            ),
-        ] {
-            self.line(name, &format!(",action=\"{action}\""), number);
-        }
-        let counts = plan.counts;
-        let kept = plan.kept.iter().map(|kept| kept.servers.len()).sum();
-        for (name, help, value) in [
-            ("pods_seen", "Pods listed.", counts.pods),
-            (
-                "pods_published",
-                "Pods with at least one server.",
-                counts.published,
-            ),
-            (
-                "servers_owned",
-                "Servers of this job found in the store.",
-                counts.owned,
-            ),
-            ("held", "Changes held for want of proof.", plan.held.len()),
-            ("kept", "Servers kept though not ready.", kept),
-            (
-                "conflicts",
-                "Wanted keys that somebody else has.",
-                plan.conflicts.len(),
-            ),
-            (
-                "findings",
-                "Things in the store that hurt the proxy.",
-                plan.findings.len(),
-            ),
-            (
-                "foreign",
-                "Servers in the store that are not this owner's.",
-                counts.foreign,
-            ),
-            (
-                "out_of_scope",
-                "Servers of this owner from elsewhere.",
-                plan.out_of_scope.len(),
-            ),
-        ] {
-            self.gauge(&format!("vulcanized_{name}"), help, float(value));
-        }
-        if let Some(revision) = plan.revision {
-            let name = "vulcanized_store_revision";
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "exact up to 2^53, more than etcd counts"
-            )]
-            self.gauge(
-                name,
-                "Revision of the store when it was listed.",
-                revision as f64,
-            );
+        match label {
+            None => line("", ""),
+            Some((label, known)) => {
+                for value in known {
+                    line(&format!(",{label}=\"{value}\""), value);
+                }
+            }
         }
     }
+    out
+}
+
+fn values_of(run: &Run) -> Values {
+    let mut values = Values::new();
+    let mut set = |name: &str, label: &str, value: f64| {
+        values.insert((format!("vulcanized_{name}"), label.to_owned()), value);
+    };
+    set("last_run_timestamp_seconds", "", run.start);
+    set("run_duration_seconds", "", run.duration);
+    set("run_exit_code", "", f64::from(run.exit_code));
+    let Some((plan, changes)) = run.finished else {
+        return values;
+    };
+    set("last_finished_timestamp_seconds", "", run.start);
+    let alarm = plan.alarms();
+    set("alarm", "", f64::from(u8::from(alarm)));
+    if !alarm {
+        set("last_success_timestamp_seconds", "", run.start);
+    }
+    let count = |wanted: fn(&Action) -> bool| {
+        let found = changes.iter().filter(|change| wanted(&change.action));
+        float(found.count())
+    };
+    let creates = count(|action| matches!(action, Action::Create { .. }));
+    let updates = count(|action| matches!(action, Action::Update { .. }));
+    let deletes = count(|action| matches!(action, Action::Delete { .. }));
+    set("changes", "create", creates);
+    set("changes", "update", updates);
+    set("changes", "delete", deletes);
+    let mut left_out = BTreeMap::<&str, usize>::new();
+    for (_, reason) in &plan.skipped {
+        if reason.is_mistake() {
+            *left_out.entry(reason.kind()).or_default() += 1;
+        }
+    }
+    let reasons = METRICS.iter().find_map(|metric| match metric.label {
+        Some(("reason", known)) => Some(known),
+        _ => None,
+    });
+    for reason in reasons.unwrap_or_default() {
+        let pods = left_out.get(reason).copied().unwrap_or_default();
+        set("pods_left_out", reason, float(pods));
+    }
+    let counts = plan.counts;
+    let kept = plan.kept.iter().map(|kept| kept.servers.len()).sum();
+    for (name, value) in [
+        ("pods_seen", counts.pods),
+        ("pods_published", counts.published),
+        ("servers_owned", counts.owned),
+        ("held", plan.held.len()),
+        ("kept", kept),
+        ("conflicts", plan.conflicts.len()),
+        ("findings", plan.findings.len()),
+        ("foreign", counts.foreign),
+        ("out_of_scope", plan.out_of_scope.len()),
+    ] {
+        set(name, "", float(value));
+    }
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "exact up to 2^53, more than etcd counts"
+    )]
+    set("store_revision", "", plan.revision.unwrap_or(0) as f64);
+    values
 }
 
 #[expect(
@@ -173,33 +220,99 @@ fn float(count: usize) -> f64 {
     count as f64
 }
 
-/// The time of the last success that an older file tells, for this owner.
-#[must_use]
-pub(crate) fn last_success(text: &str, owner: &str) -> Option<f64> {
-    let start = format!("{LAST_SUCCESS}{{owner=\"{owner}\"}} ");
-    text.lines()
-        .find_map(|line| line.strip_prefix(&start)?.parse().ok())
+/// The values that a text has for this owner: a file of ours, or what a Pushgateway shows, which has all its
+/// groups in it.
+fn read(text: &str, owner: &str) -> Values {
+    let value = |line: &str| {
+        let (name, rest) = line.split_once('{')?;
+        let (labels, value) = rest.rsplit_once("} ")?;
+        // No value of ours has a quote or a comma in it.
+        let labels = labels.split(',').filter_map(|label| {
+            let (name, value) = label.split_once('=')?;
+            Some((name, value.trim_matches('"')))
+        });
+        let mut of_label = "";
+        let mut is_ours = false;
+        for (name, value) in labels {
+            match name {
+                "owner" => is_ours = value == owner,
+                "job" if value != JOB => return None,
+                "job" | "instance" => {}
+                _ => of_label = value,
+            }
+        }
+        let key = (name.to_owned(), of_label.to_owned());
+        is_ours.then_some((key, value.parse().ok()?))
+    };
+    text.lines().filter_map(value).collect()
+}
+
+/// Names, labels and help as a table for the reference.
+pub(crate) fn table() -> String {
+    let mut text = String::from("| gauge | |\n|---|---|\n");
+    for Metric { name, help, label } in METRICS {
+        let labels = match label {
+            Some((label, values)) => format!(" `{label}`: `{}`.", values.join("`, `")),
+            None => String::new(),
+        };
+        let _ = writeln!(text, "| `{name}` | {help}{labels} |");
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_last_success_outlives_failures() {
-        let run = |exit_code, last_success| Run {
-            owner: "prod",
-            start: 1_700_000_000.25,
+    fn failed(owner: &str) -> Run<'_> {
+        Run {
+            owner,
+            start: 1_700_000_060.25,
             duration: 0.5,
-            exit_code,
-            last_success,
-            plan: None,
-        };
-        let good = render(&run(0, Some(1.0)));
-        assert_eq!(last_success(&good, "prod"), Some(1_700_000_000.25));
-        assert_eq!(last_success(&good, "other"), None);
-        let bad = render(&run(1, last_success(&good, "prod")));
-        assert_eq!(last_success(&bad, "prod"), Some(1_700_000_000.25));
-        assert!(!render(&run(1, None)).contains(LAST_SUCCESS));
+            exit_code: 1,
+            finished: None,
+        }
+    }
+
+    fn value(text: &str, name: &str, label: &str) -> Option<f64> {
+        let key = (format!("vulcanized_{name}"), label.to_owned());
+        read(text, "prod").get(&key).copied()
+    }
+
+    #[test]
+    fn all_series_exist_after_a_first_run_that_failed() {
+        let text = render(&failed("prod"), "");
+        assert_eq!(value(&text, "run_exit_code", ""), Some(1.0));
+        for metric in METRICS {
+            for label in metric.label.map_or(&[""][..], |(_, values)| values) {
+                let key = (metric.name.to_owned(), (*label).to_owned());
+                assert!(read(&text, "prod").contains_key(&key), "{key:?}");
+            }
+        }
+        assert_eq!(
+            value(&text, "last_finished_timestamp_seconds", ""),
+            Some(0.0)
+        );
+        assert_eq!(value(&text, "changes", "delete"), Some(0.0));
+    }
+
+    #[test]
+    fn values_outlive_a_failure_in_a_file_and_in_a_gateway() {
+        let gateway = "\
+            vulcanized_held{instance=\"\",job=\"vulcanized\",owner=\"prod\"} 7\n\
+            vulcanized_held{instance=\"\",job=\"vulcanized\",owner=\"other\"} 8\n\
+            vulcanized_held{instance=\"\",job=\"copy\",owner=\"prod\"} 9\n\
+            vulcanized_changes{action=\"delete\",instance=\"\",job=\"vulcanized\",owner=\"prod\"} 2\n\
+            vulcanized_last_success_timestamp_seconds{instance=\"\",job=\"vulcanized\",owner=\"prod\"} \
+            1.70000000025e+09\n\
+            push_time_seconds{instance=\"\",job=\"vulcanized\",owner=\"prod\"} 1.7e+09\n";
+        let first = render(&failed("prod"), gateway);
+        let second = render(&failed("prod"), &first);
+        assert_eq!(first, second);
+        assert_eq!(value(&second, "held", ""), Some(7.0));
+        assert_eq!(value(&second, "changes", "delete"), Some(2.0));
+        let success = value(&second, "last_success_timestamp_seconds", "");
+        assert_eq!(success, Some(1_700_000_000.25));
+        assert_eq!(value(&render(&failed("new"), &second), "held", ""), None);
     }
 }

@@ -10,6 +10,7 @@ mod fuzz;
 mod kube;
 mod main_job;
 mod manifest;
+mod metrics;
 mod model;
 mod operations;
 mod options;

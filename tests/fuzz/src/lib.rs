@@ -597,14 +597,16 @@ fn check_outputs(plan: &Plan) {
     for (_, reason) in &plan.skipped {
         check_log(&reason.to_string());
     }
-    let text = metrics::render(&Run {
-        owner: "prod",
-        start: 1.0,
-        duration: 0.5,
-        exit_code: 0,
-        last_success: None,
-        plan: Some((plan, &plan.changes)),
-    });
+    let text = metrics::render(
+        &Run {
+            owner: "prod",
+            start: 1.0,
+            duration: 0.5,
+            exit_code: 0,
+            finished: Some((plan, &plan.changes)),
+        },
+        "",
+    );
     check_plain(&text, &['\n']);
     for line in text.lines() {
         assert!(
