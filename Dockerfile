@@ -2,7 +2,7 @@
 FROM rust:1.95.0-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends protobuf-compiler
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY tests/static tests/static
 RUN tests/static && cp target/static/vulcanized /vulcanized

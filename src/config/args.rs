@@ -23,12 +23,10 @@ use crate::report::etcdctl::Api;
     max_term_width = 100,
     override_usage = "vulcanized --owner <NAME> [OPTIONS]"
 )]
-#[command(
-    after_help = "Exit codes: 0 done or in sync, 1 failed, 2 usage, 3 something was held, out of \
-                        scope, not shared, duplicate or in conflict, 4 `--exit-code` and there are changes."
-)]
 pub struct Cli {
-    /// Name of this job: it changes only entries that carry it. 1 to 32 of a-z, 0-9 and `-`
+    /// Name of this job: it changes only entries that carry it
+    ///
+    /// 1 to 32 of the characters a-z, 0-9 and `-`.
     #[arg(long, value_name = "NAME")]
     #[arg(value_parser = check_name, required_unless_present = "generate")]
     pub(super) owner: Option<String>,
@@ -56,7 +54,9 @@ pub(super) struct KubernetesArgs {
     /// Context of the kubeconfig to use
     #[arg(long, value_name = "NAME")]
     pub(super) context: Option<String>,
-    /// Namespace to list, repeatable; without it the context's or the service account's
+    /// Namespace to list, repeatable; default: the context's
+    ///
+    /// In the cluster the service account's.
     #[arg(short, long, value_name = "NAME")]
     #[arg(value_delimiter = ',', value_parser = namespace, conflicts_with = "all_namespaces")]
     pub(super) namespace: Vec<String>,
@@ -74,7 +74,7 @@ pub(super) struct KubernetesArgs {
     #[arg(long, value_name = "NAME")]
     #[arg(value_parser = ClusterName::parse)]
     pub(super) cluster: Option<ClusterName>,
-    /// Read the pods from `kubectl get pods -o json` output instead; `-` is stdin
+    /// Read pods from `kubectl get pods -o json` output; `-` is stdin
     #[arg(long, value_name = "FILE")]
     #[arg(conflicts_with_all = ["kubeconfig", "context", "namespace", "all_namespaces", "selector", "field_selector"])]
     pub(super) pods: Option<String>,
@@ -90,11 +90,13 @@ pub(super) struct MappingArgs {
         default_value = "app.kubernetes.io/name,app,name"
     )]
     pub(super) backend_label: Vec<String>,
-    /// Id of the backend: {namespace} {name} {pod} {ip} {port} {label:KEY} {annotation:KEY}
+    /// Id of the backend, for example `{namespace}.{name}.svc`
+    ///
+    /// Fields: {namespace} {name} {pod} {ip} {port} {label:KEY} {annotation:KEY}.
     #[arg(long, value_name = "TEMPLATE")]
     #[arg(default_value = "{name}", value_parser = Template::parse)]
     pub(super) backend: Template,
-    /// Port to publish, by name or number; without it `http`, else the only TCP port
+    /// Port by name or number; default: `http`, else the only TCP port
     #[arg(long, value_name = "NAME|NUMBER")]
     #[arg(value_parser = PortRef::parse)]
     pub(super) port: Option<PortRef>,
@@ -117,8 +119,10 @@ pub(super) struct MappingArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Store")]
 pub(super) struct StoreArgs {
-    /// Endpoints of etcd, tried in order; without it `ETCDCTL_ENDPOINTS`
-    #[arg(long, value_name = "URL,…")]
+    /// Endpoints of etcd, tried in order
+    ///
+    /// Without it those of `ETCDCTL_ENDPOINTS`. `--endpoints`, as etcdctl has it, works too.
+    #[arg(long, value_name = "URL[,URL]", alias = "endpoints")]
     #[arg(value_delimiter = ',', conflicts_with = "store_file")]
     pub(super) etcd: Vec<String>,
     /// Version of etcd's API
@@ -140,10 +144,12 @@ pub(super) struct StoreArgs {
     /// File that holds the password
     #[arg(long, value_name = "FILE")]
     pub(super) password_file: Option<PathBuf>,
-    /// Keep keys and values in this JSON file instead of etcd; created when absent
+    /// Use this JSON file of keys and values instead of etcd
+    ///
+    /// It is created when absent; its folder must exist.
     #[arg(long, value_name = "FILE")]
     pub(super) store_file: Option<PathBuf>,
-    /// Layout of the keys
+    /// Proxy whose keys are written: `vulcand` (default) or `traefik`
     #[arg(long, default_value = "vulcand")]
     #[arg(value_parser = PossibleValuesParser::new(LAYOUTS.iter().map(|(name, _)| *name)))]
     pub(super) layout: String,
@@ -167,10 +173,14 @@ pub(super) struct ChangesArgs {
     /// What is done: everything, or no deletes
     #[arg(long, default_value = "sync")]
     pub(super) policy: Policy,
-    /// Take over entries for this run: `unmarked`, `scope` or `owner:NAME`, repeatable
+    /// Take over entries for one run: `unmarked`, `scope`, `owner:NAME`
+    ///
+    /// Repeatable.
     #[arg(long, value_name = "WHAT", value_parser = adopt)]
     pub(super) adopt: Vec<AdoptArg>,
-    /// Define backends that pods want and the store does not define
+    /// Define backends that pods name and the store does not define
+    ///
+    /// With Traefik: publish services that no router in etcd names, because their routers are in files.
     #[arg(long)]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub(super) create_backends: bool,
@@ -182,7 +192,7 @@ pub(super) struct ChangesArgs {
     #[arg(long)]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub(super) strict_ready: bool,
-    /// Treat any complete pod list as real, even one that shows none of our pods
+    /// Treat a complete pod list as real though none of our pods is in it
     #[arg(long)]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub(super) allow_empty: bool,
@@ -198,7 +208,7 @@ pub(super) struct ChangesArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Output")]
 pub(super) struct OutputArgs {
-    /// What is printed: a diff (or a line a change), one JSON document, or one line
+    /// What is printed: `diff` (default), `json` or `summary`
     #[arg(short, long, value_name = "FORMAT")]
     #[arg(default_value = "diff")]
     pub(super) output: Format,
@@ -225,7 +235,9 @@ pub(super) struct OutputArgs {
     #[arg(long, value_name = "FORMAT")]
     #[arg(default_value = "text")]
     pub(super) log_format: LogFormat,
-    /// Say more: `-v` why pods are left out, `-vv` requests, `-vvv` all; or `RUST_LOG`
+    /// Print more: `-v` why pods are left out, `-vv` requests, `-vvv` all
+    ///
+    /// `RUST_LOG` wins over it.
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]
     pub(super) verbose: u8,
     /// Print nothing when in sync

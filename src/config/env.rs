@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{ArgAction, Command, CommandFactory as _, FromArgMatches as _};
 
-use super::Cli;
+use super::{Cli, help};
 
 const PREFIX: &str = "VULCANIZED_";
 
@@ -17,7 +17,7 @@ const NO_OPTION: [&str; 1] = ["VULCANIZED_PASSWORD"];
 /// The command line with the environment variables of its options. A variable that is empty, or that
 /// switches a flag off, counts as absent.
 pub(super) fn command() -> Command {
-    Cli::command().mut_args(|arg| {
+    help::whole(Cli::command()).mut_args(|arg| {
         let Some(name) = arg.get_long().and_then(variable) else {
             return arg;
         };
@@ -34,7 +34,19 @@ pub(super) fn command() -> Command {
 /// # Errors
 /// A usage error, or the help that was asked for.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let arguments = arguments.collect::<Vec<_>>();
+    let has = |names: &[&str]| {
+        arguments
+            .iter()
+            .any(|given| names.iter().any(|name| given == name))
+    };
     let mut command = command();
+    if has(&["-h"]) {
+        command = help::brief(command);
+    }
+    if has(&["-vV", "-Vv"]) || has(&["-V", "--version"]) && has(&["-v", "--verbose"]) {
+        command = command.version(help::VERSION);
+    }
     let matches = command.try_get_matches_from_mut(arguments)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::{Cli, Generate, env};
+use clap_mangen::roff::{Roff, bold, roman};
+
+use super::{Cli, Generate, env, help};
 use crate::report;
 
 /// Variables that no option declares, and what they are for.
@@ -62,12 +64,84 @@ pub(super) fn generate(what: Generate, out: &mut dyn Write) -> io::Result<()> {
         Generate::Bash => Shell::Bash,
         Generate::Zsh => Shell::Zsh,
         Generate::Fish => Shell::Fish,
-        Generate::Man => return clap_mangen::Man::new(command).render(out),
+        Generate::Man => return out.write_all(&man(command)?),
         Generate::Reference => return out.write_all(reference(command).as_bytes()),
     };
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, "vulcanized", &mut text);
     out.write_all(&text)
+}
+
+/// Files that are read or written without being named by an option, and what for.
+const FILES: [(&str, &str); 3] = [
+    (
+        "~/.kube/config",
+        "kubeconfig, without `--kubeconfig` and `KUBECONFIG`, outside a cluster",
+    ),
+    (
+        "/var/run/secrets/kubernetes.io/serviceaccount/",
+        "token, CA and namespace of the service account, in a cluster",
+    ),
+    (
+        "/etc/ssl/certs/",
+        "CA certificates to trust, where no CA is given",
+    ),
+];
+
+const SEE_ALSO: &str = "etcdctl(1), kubectl(1), crontab(5), systemd.timer(5)";
+
+/// The man page: options as clap knows them, then what clap knows nothing of.
+fn man(command: clap::Command) -> io::Result<Vec<u8>> {
+    let variables = variables(&command);
+    let man = clap_mangen::Man::new(command);
+    let mut text = Vec::new();
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    man.render_synopsis_section(&mut text)?;
+    man.render_description_section(&mut text)?;
+    man.render_options_section(&mut text)?;
+    let mut roff = Roff::new();
+    let mut list = |heading: &str, items: &[(&str, &str)]| {
+        roff.control("SH", [heading]);
+        for (term, meaning) in items {
+            roff.control("TP", []);
+            roff.text([bold(*term)]);
+            roff.text([roman(*meaning)]);
+        }
+    };
+    let variables = variables
+        .iter()
+        .map(|(name, of)| (name.as_str(), of.as_str()));
+    let variables = variables.chain(OTHER_VARIABLES);
+    list("ENVIRONMENT", &variables.collect::<Vec<_>>());
+    list("EXIT STATUS", &help::EXIT_CODES);
+    list("FILES", &FILES);
+    roff.control("SH", ["EXAMPLES"]);
+    for (example, purpose) in help::EXAMPLES {
+        roff.control("PP", []);
+        roff.text([roman(format!("{purpose}:"))]);
+        roff.control("PP", []);
+        roff.control("RS", ["4"]);
+        roff.control("nf", []);
+        roff.text([roman(example)]);
+        roff.control("fi", []);
+        roff.control("RE", []);
+    }
+    roff.control("SH", ["SEE ALSO"]);
+    roff.text([roman(SEE_ALSO)]);
+    roff.to_writer(&mut text)?;
+    man.render_version_section(&mut text)?;
+    Ok(text)
+}
+
+/// Variables of options, and the options.
+fn variables(command: &clap::Command) -> Vec<(String, String)> {
+    let arguments = command.get_arguments();
+    let variable = |arg: &clap::Arg| {
+        let (variable, long) = (arg.get_env()?, arg.get_long()?);
+        Some((variable.to_str()?.to_owned(), format!("`--{long}`")))
+    };
+    arguments.filter_map(variable).collect()
 }
 
 /// `docs/reference.md`.
@@ -80,10 +154,8 @@ fn reference(mut command: clap::Command) -> String {
          flag off.\n\n| variable | |\n|---|---|\n"
     );
     // Writing to a string cannot fail, here and below.
-    for arg in command.get_arguments() {
-        if let (Some(variable), Some(long)) = (arg.get_env(), arg.get_long()) {
-            let _ = writeln!(text, "| `{}` | `--{long}` |", variable.display());
-        }
+    for (variable, option) in variables(&command) {
+        let _ = writeln!(text, "| `{variable}` | {option} |");
     }
     for (names, purpose) in OTHER_VARIABLES {
         let names = names.replace(", ", "`, `");

@@ -26,6 +26,7 @@ use crate::store;
 mod args;
 mod env;
 mod generate;
+mod help;
 
 /// A run's configuration, checked.
 pub struct Config {

@@ -390,6 +390,105 @@ fn the_help_fits_and_shows_no_value_of_the_environment() {
 }
 
 #[test]
+fn the_short_help_is_one_screen() {
+    let short = vulcanized("-h").exits(0).out;
+    let lines = short.lines().count();
+    assert!(lines <= 40, "{lines} lines");
+    for line in short.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+    let long = vulcanized("--help").exits(0).out;
+    let examples = |help: &str| {
+        let (_, examples) = help.split_once("\nExamples:\n").expect("examples");
+        let examples = examples.lines().map(str::trim);
+        let examples = examples.take_while(|line| !line.is_empty());
+        let examples = examples.filter(|line| line.contains("vulcanized --"));
+        examples.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(examples(&short), examples(&long));
+    assert_eq!(examples(&short).len(), 3);
+    for example in examples(&short) {
+        // Nothing listens there: it is no usage error.
+        let example = example.replace("kubectl get pods -o json", "echo");
+        let example = example.replace("store.json", "/nonexistent/store.json");
+        let example = example.replace("2379", "1");
+        let bin = program().parent().expect("a folder").display();
+        let answer = sh(&example, &[("PATH", &format!("{bin}:/usr/bin:/bin"))]);
+        assert_eq!(answer.code, 1, "{example}: {answer}");
+    }
+    // A variable is named once, where its option is.
+    let variables = long.match_indices("[env: ").map(|(at, _)| &long[at..]);
+    let variables = variables.filter_map(|rest| rest.split(']').next());
+    let variables = variables.collect::<Vec<_>>();
+    let distinct = variables.iter().collect::<BTreeSet<_>>();
+    assert_eq!(distinct.len(), variables.len());
+    assert!(!short.contains("[env:"), "{short}");
+}
+
+#[test]
+fn the_version_tells_the_build() {
+    let short = concat!("vulcanized ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(vulcanized("--version").exits(0).out, short);
+    for arguments in ["--version -v", "-V -v", "-vV"] {
+        let long = vulcanized(arguments).exits(0).out;
+        let rest = long.strip_prefix(short).expect("the version first");
+        let [commit, build] = rest.lines().collect::<Vec<_>>()[..] else {
+            panic!("{long}")
+        };
+        let commit = commit.strip_prefix("commit: ").expect("the commit");
+        let is_hash = commit.len() == 12 && commit.bytes().all(|c| c.is_ascii_hexdigit());
+        assert!(is_hash || commit == "unknown", "{commit}");
+        assert!(build.starts_with("build: debug, ") || build.starts_with("build: release, "));
+        assert!(build.contains("rustc 1."), "{build}");
+    }
+}
+
+#[test]
+fn endpoints_is_another_name_of_etcd() {
+    for name in ["--etcd", "--endpoints"] {
+        let program = vulcanized("--owner a --pods - --request-timeout 1s");
+        let answer = program.arg(name).arg("http://127.0.0.1:1").exits(1);
+        assert!(answer.err.contains("127.0.0.1:1"), "{answer}");
+    }
+}
+
+#[test]
+fn the_man_page_is_whole() {
+    let page = vulcanized("--generate man").exits(0).out;
+    let sections = page.lines().filter_map(|line| line.strip_prefix(".SH "));
+    let sections = sections
+        .map(|name| name.trim_matches('"'))
+        .collect::<Vec<_>>();
+    for name in [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "OPTIONS",
+        "KUBERNETES",
+        "STORE",
+        "ENVIRONMENT",
+        "EXIT STATUS",
+        "FILES",
+        "EXAMPLES",
+        "SEE ALSO",
+    ] {
+        assert!(sections.contains(&name), "{name} in {sections:?}");
+    }
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let check = |page: &str| {
+        fs::write(file.path(), page).expect("it is written");
+        let mut groff = Command::new("groff");
+        let output = groff.args(["-man", "-ww", "-z"]).arg(file.path()).output();
+        Answer::from(output.expect("groff: run `tests/setup`")).err
+    };
+    assert_eq!(check(&page), "");
+    assert!(
+        !check(&format!("{page}.nosuch\n")).is_empty(),
+        "the check can fail"
+    );
+}
+
+#[test]
 fn completions_and_a_man_page() {
     let block = shell_block("completions_and_a_man_page");
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -1,0 +1,114 @@
+//! What `-h`, `--help`, `--version` and the man page say beside the options' own texts.
+
+use std::fmt::Write as _;
+
+use clap::Command;
+
+/// The options that `-h` shows: one screen.
+const BRIEF: [&str; 21] = [
+    "owner",
+    "help",
+    "version",
+    "context",
+    "namespace",
+    "all-namespaces",
+    "selector",
+    "pods",
+    "backend",
+    "port",
+    "etcd",
+    "layout",
+    "store-file",
+    "dry-run",
+    "adopt",
+    "create-backends",
+    "allow-empty",
+    "allow-deletes",
+    "output",
+    "verbose",
+    "quiet",
+];
+
+/// Commands and what they are for.
+pub(super) const EXAMPLES: [(&str, &str); 3] = [
+    (
+        "vulcanized --owner prod --etcd http://127.0.0.1:2379 --dry-run",
+        "What would change, for the pods of the kubeconfig's context and namespace",
+    ),
+    (
+        "vulcanized --owner prod --etcd http://127.0.0.1:2379 -A --backend '{namespace}.{name}.svc'",
+        "The pods of all namespaces, with backends such as `shop.web.svc`",
+    ),
+    (
+        "kubectl get pods -o json | vulcanized --owner prod --pods - --store-file store.json --dry-run",
+        "Without a cluster and without etcd",
+    ),
+];
+
+/// Exit codes and what they mean.
+pub(super) const EXIT_CODES: [(&str, &str); 5] = [
+    ("0", "done, or in sync"),
+    ("1", "failed; the next run continues"),
+    ("2", "usage error: nothing was written"),
+    (
+        "3",
+        "something was held, kept everywhere, emptied, over budget, out of scope, not shared, duplicate or in \
+         conflict, or a value stops the proxy; the rest is done. `--alarm-exit-code` makes it another",
+    ),
+    ("4", "`--dry-run --exit-code`, and there are changes"),
+];
+
+fn examples(with_purpose: bool) -> String {
+    let mut text = String::from("Examples:\n");
+    for (command, purpose) in EXAMPLES {
+        // Writing to a string cannot fail, here and below.
+        let _ = if with_purpose {
+            writeln!(text, "  {purpose}:\n    {command}")
+        } else {
+            writeln!(text, "  {command}")
+        };
+    }
+    text
+}
+
+/// The command with what stands after its options in `--help`.
+pub(super) fn whole(command: Command) -> Command {
+    let mut text = examples(true);
+    text += "\nExit codes (the worse wins: 1 over 3 over 4):\n";
+    for (code, meaning) in EXIT_CODES {
+        let options = textwrap::Options::new(100).subsequent_indent("     ");
+        let line = format!("  {code}  {meaning}");
+        let _ = writeln!(text, "{}", textwrap::fill(&line, options));
+    }
+    command.after_long_help(text)
+}
+
+/// The command as `-h` shows it: the options that most people need, a line each.
+pub(super) fn brief(command: Command) -> Command {
+    let command = command.mut_args(|arg| {
+        let is_shown = arg.get_long().is_some_and(|long| BRIEF.contains(&long));
+        let takes_values = arg.get_action().takes_values();
+        arg.help_heading(None)
+            .hide_short_help(!is_shown)
+            .hide_env(true)
+            .hide_default_value(takes_values)
+            .hide_possible_values(takes_values)
+    });
+    command.after_help(format!(
+        "{}\nAll options, their environment variables and the exit codes: --help",
+        examples(false)
+    ))
+}
+
+/// What `--version -v` says.
+pub(super) const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: ",
+    env!("VULCANIZED_BUILD_COMMIT"),
+    "\nbuild: ",
+    env!("VULCANIZED_BUILD_PROFILE"),
+    ", ",
+    env!("VULCANIZED_BUILD_TARGET"),
+    ", ",
+    env!("VULCANIZED_BUILD_RUSTC"),
+);
