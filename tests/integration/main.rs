@@ -7,6 +7,7 @@
 
 mod docs;
 mod fuzz;
+mod image;
 mod kube;
 mod main_job;
 mod manifest;
