@@ -9,7 +9,7 @@ use super::{Cli, Generate, env, help};
 use crate::report;
 
 /// Variables that no option declares, and what they are for.
-pub(super) const OTHER_VARIABLES: [(&str, &str); 8] = [
+pub(super) const OTHER_VARIABLES: [(&str, &str); 9] = [
     ("VULCANIZED_PASSWORD", "password of `--user`"),
     (
         "KUBECONFIG",
@@ -21,6 +21,7 @@ pub(super) const OTHER_VARIABLES: [(&str, &str); 8] = [
         "files, without `--cacert`, `--cert`, `--key`",
     ),
     ("ETCDCTL_USER", "user or `name:password`, without `--user`"),
+    ("ETCDCTL_PASSWORD", "password, where nothing else gives one"),
     (
         "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
         "proxies for the Kubernetes API, where the kubeconfig names none",

@@ -344,6 +344,10 @@ impl StoreArgs {
             }
             None => given,
         });
+        // A file that was given wins over etcdctl's variable.
+        if password_file.is_none() {
+            password = password.or_else(|| text("ETCDCTL_PASSWORD"));
+        }
         let user = match (user, password_file, password) {
             (None, None, _) => None,
             (None, Some(_), _) => return Err(usage("`--password-file` needs `--user`")),
@@ -388,6 +392,9 @@ mod tests {
             let cli = Cli::try_parse_from(arguments.split(' ').chain([given])).expect("parsed");
             let env = |name: &str| match name {
                 "VULCANIZED_PASSWORD" => variable.map(OsString::from),
+                "ETCDCTL_PASSWORD" if given == "etcdctl" || variable.is_some() => {
+                    Some("its own".into())
+                }
                 _ => None,
             };
             match cli.config(&env).map_err(|error| error.to_string())?.store {
@@ -402,6 +409,7 @@ mod tests {
         assert_eq!(user("root:s3cret", None), given("root", "s3cret"));
         assert_eq!(user("root:a:b", None), given("root", "a:b"));
         assert_eq!(user("root:s3cret", Some("other")), given("root", "other"));
+        assert_eq!(user("etcdctl", None), given("etcdctl", "its own"));
         assert!(user("root", None).is_err_and(|error| error.contains("user `root` needs")));
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::docs::{sh, shell_block};
-use crate::support::api::{kubectl, pod};
+use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::etcd::Etcd;
 use crate::support::program::{Answer, Program, vulcanized};
 
@@ -324,4 +324,80 @@ fn leaving_as_pasted() {
     let answer = sh(&block, &[("PATH", &format!("{bin}:/usr/bin:/bin"))]);
     assert!(answer.code == 0, "{answer}");
     assert_eq!(etcd.keys("/vulcand/backends/web/servers/"), [""; 0]);
+}
+
+#[test]
+fn another_prefix() {
+    let world = World::new(&[DEFINED, ("/new/backends/web/backend", r#"{"Type":"http"}"#)]);
+    let world = world.pods([1, 2]);
+    world.run("--owner prod", 0);
+    world.run("--owner prod --prefix /new", 0);
+    let under = |prefix: &str| {
+        let store = world.store();
+        let start = format!("{prefix}/backends/web/servers/");
+        store.keys().filter(|key| key.starts_with(&start)).count()
+    };
+    assert_eq!((under("/vulcand"), under("/new")), (2, 2));
+    let leaving = vulcanized("--pods - --owner prod --allow-empty --prefix /vulcand")
+        .arg("--store-file")
+        .arg(world.folder.path().join("store.json"));
+    leaving.input(kubectl([])).exits(0);
+    assert_eq!((under("/vulcand"), under("/new")), (0, 2));
+}
+
+#[test]
+fn from_etcd_v2_to_v3() {
+    let etcd = Etcd::start();
+    let definition = r#"{"Type":"http"}"#;
+    etcd.put_v2("/vulcand/backends/web/backend", Some(definition));
+    etcd.define("web");
+    for api in ["2", "3"] {
+        let program = vulcanized(&format!("--owner prod --pods - --etcd-api {api}"));
+        let program = program.arg("--etcd").arg(etcd.url());
+        program.input(kubectl([web(1), web(2)])).exits(0);
+    }
+    assert_eq!(etcd.keys("/vulcand/backends/web/servers/").len(), 2);
+    let before = etcd.below_v2("/vulcand/backends/web/servers");
+    assert_eq!(before.len(), 2, "the first store is as it was");
+}
+
+#[test]
+fn a_job_that_moves_behind_a_gateway() {
+    let api = || Api::start(|request, _| list(&[web(1), web(2)], request, 500));
+    let (direct, gateway) = (api(), api());
+    let run = |api: &Api, etcd: &Etcd, more: &str| {
+        let kubeconfig = api.plain_kubeconfig();
+        vulcanized(&format!("--owner prod {more}"))
+            .arg("--etcd")
+            .arg(etcd.url())
+            .arg("--kubeconfig")
+            .arg(kubeconfig.path())
+            .run()
+    };
+    // With the same name on both sides there is nothing to do.
+    let etcd = Etcd::start();
+    etcd.define("web");
+    assert_eq!(run(&direct, &etcd, "--cluster main").code, 0);
+    let moved = run(&gateway, &etcd, "--cluster main");
+    assert!(
+        moved.code == 0 && moved.out.starts_with("in sync"),
+        "{moved}"
+    );
+    // Without one the entries are taken over once, and none is lost.
+    let etcd = Etcd::start();
+    etcd.define("web");
+    assert_eq!(run(&direct, &etcd, "").code, 0);
+    let entries = etcd.keys("/vulcand/backends/web/servers/");
+    let moved = run(&gateway, &etcd, "");
+    assert!(
+        moved.code == 3 && moved.out.contains("--adopt scope"),
+        "{moved}"
+    );
+    assert_eq!(run(&gateway, &etcd, "--adopt scope").code, 0);
+    assert_eq!(etcd.keys("/vulcand/backends/web/servers/"), entries);
+    let again = run(&gateway, &etcd, "");
+    assert!(
+        again.code == 0 && again.out.starts_with("in sync: 2 unchanged"),
+        "{again}"
+    );
 }
