@@ -101,18 +101,20 @@ pub fn sh(script: &str, environment: &[(&str, &str)]) -> Answer {
     Answer::from(command.output().expect("sh runs"))
 }
 
-/// Names of all tests of this crate.
-fn tests() -> BTreeSet<String> {
-    fn sources(folder: &Path, into: &mut String) {
-        for entry in fs::read_dir(folder).expect("sources") {
-            let path = entry.expect("one").path();
-            if path.is_dir() {
-                sources(&path, into);
-            } else if path.extension().is_some_and(|ending| ending == "rs") {
-                into.push_str(&fs::read_to_string(&path).expect("UTF-8"));
-            }
+/// The text of all Rust files below a folder.
+fn sources(folder: &Path, into: &mut String) {
+    for entry in fs::read_dir(folder).expect("sources") {
+        let path = entry.expect("one").path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            into.push_str(&fs::read_to_string(&path).expect("UTF-8"));
         }
     }
+}
+
+/// Names of all tests of this crate.
+fn tests() -> BTreeSet<String> {
     let mut code = String::new();
     sources(&root().join("src"), &mut code);
     sources(&root().join("tests/integration"), &mut code);
@@ -318,6 +320,39 @@ fn what_can_go_wrong_goes_wrong_in_a_test() {
     let tests = tests();
     for name in names {
         assert!(tests.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn the_messages_of_the_page_for_3_am_are_those_of_the_program() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let (_, page) = readme.split_once("\n## At 3 a.m.\n").expect("the page");
+    let page = page.split("\n## ").next().expect("a first");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let messages = rows.filter_map(|row| row.split('`').next());
+    let messages = messages.collect::<Vec<_>>();
+    assert!(messages.len() >= 10, "{messages:?}");
+    let mut code = String::new();
+    sources(&root().join("src"), &mut code);
+    // A message's lines in the code are joined; what it fills in is not looked at.
+    let mut joined = String::new();
+    for line in code.lines() {
+        match line.strip_suffix('\\') {
+            Some(line) => joined.push_str(line.trim_start()),
+            None => {
+                joined.push_str(line.trim_start());
+                joined.push('\n');
+            }
+        }
+    }
+    for message in messages {
+        for part in message.split(|c: char| c == '…' || c.is_ascii_digit()) {
+            let part = part.trim().trim_end_matches(':');
+            assert!(
+                part.len() < 3 || joined.contains(part),
+                "`{part}` of `{message}`"
+            );
+        }
     }
 }
 
