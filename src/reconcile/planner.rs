@@ -699,7 +699,7 @@ impl<'a> Planner<'a> {
         &mut self,
         draft: &mut Draft<'a, '_>,
         found: &Found<'a>,
-        update: Option<(String, usize, &Wanted)>,
+        update: Option<(String, usize, &Wanted<'a>)>,
     ) {
         let Found { id, entry, .. } = *found;
         let adopted = matches!(found.ownership, Ownership::Adopted(_));
@@ -713,6 +713,7 @@ impl<'a> Planner<'a> {
             return;
         };
         let named = entry_pod(entry).or_else(|| pod.map(|pod| pod.name.clone()));
+        let wanting = update.as_ref().map(|(_, _, wanted)| wanted.pod);
         let (others, weight) = match &update {
             None => (&entry.others[..], None),
             Some((_, _, wanted)) => (&[][..], self.weigh(draft.id, wanted, Some(entry))),
@@ -746,10 +747,13 @@ impl<'a> Planner<'a> {
             draft.deletes.push(losing.change(Permit::without_url()));
             return;
         }
+        // Without a name in the mark and an address in the URL, only the id tells whose the entry is.
+        let nameless = class == Class::Unproved(Unproved::Unreadable);
+        let by_id = wanting.filter(|_| nameless);
         let loss = Loss {
             url: entry.url.as_ref(),
             class,
-            pod: pod.map(|pod| &pod.name),
+            pod: pod.map(|pod| &pod.name).or(by_id),
             ready: pod.is_some_and(|pod| pod.state == State::Live),
             rest: Rest {
                 key: entry.key.to_string(),

@@ -9,6 +9,7 @@ mod docs;
 mod fuzz;
 mod image;
 mod kube;
+mod losses;
 mod main_job;
 mod manifest;
 mod metrics;
