@@ -10,7 +10,7 @@ COPY src src
 COPY benches benches
 COPY tests/static tests/static
 # The commit for `--version -v`: there is no repository in here.
-ARG VULCANIZED_COMMIT
+ARG SOURCE_COMMIT
 RUN tests/static && cp target/static/vulcanized /vulcanized
 
 FROM scratch AS image

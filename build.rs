@@ -5,8 +5,8 @@ use std::process::Command;
 
 fn main() {
     // A build from an archive has no repository; images are told by an argument of the build.
-    println!("cargo::rerun-if-env-changed=VULCANIZED_COMMIT");
-    let given = std::env::var("VULCANIZED_COMMIT").ok();
+    println!("cargo::rerun-if-env-changed=SOURCE_COMMIT");
+    let given = std::env::var("SOURCE_COMMIT").ok();
     let given = given.filter(|commit| !commit.is_empty());
     let commit = given.or_else(|| output("git", &["rev-parse", "--short=12", "HEAD"]));
     for file in ["HEAD", "logs/HEAD"] {
@@ -19,6 +19,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let rustc = std::env::var("RUSTC").ok();
     let rustc = rustc.and_then(|rustc| output(&rustc, &["--version"]));
+    // `cargo run` hands these on to the program, which warns of `VULCANIZED_*` that it does not know.
     for (name, value) in [
         ("COMMIT", commit),
         ("PROFILE", std::env::var("PROFILE").ok()),
@@ -26,7 +27,7 @@ fn main() {
         ("RUSTC", rustc),
     ] {
         let value = value.unwrap_or_else(|| "unknown".to_owned());
-        println!("cargo::rustc-env=VULCANIZED_BUILD_{name}={value}");
+        println!("cargo::rustc-env=BUILD_{name}={value}");
     }
 }
 

@@ -104,11 +104,11 @@ pub(super) fn brief(command: Command) -> Command {
 pub(super) const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "\ncommit: ",
-    env!("VULCANIZED_BUILD_COMMIT"),
+    env!("BUILD_COMMIT"),
     "\nbuild: ",
-    env!("VULCANIZED_BUILD_PROFILE"),
+    env!("BUILD_PROFILE"),
     ", ",
-    env!("VULCANIZED_BUILD_TARGET"),
+    env!("BUILD_TARGET"),
     ", ",
-    env!("VULCANIZED_BUILD_RUSTC"),
+    env!("BUILD_RUSTC"),
 );
