@@ -315,7 +315,7 @@ struct Fields<'v> {
 }
 
 impl<'v> Fields<'v> {
-    /// Reads what [`write`] writes, as long as nothing in it is escaped: nearly all that there is to read.
+    /// Reads what [`write()`] writes, as long as nothing in it is escaped: nearly all that there is to read.
     fn plain(value: &'v [u8]) -> Option<Self> {
         let value = std::str::from_utf8(value).ok()?;
         // Counted, because a loop without a way out is done many bytes at a time.
