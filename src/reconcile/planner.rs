@@ -583,9 +583,12 @@ impl<'a> Planner<'a> {
             draft.left_out += 1;
             if same_url {
                 draft.stay += 1;
-                draft
-                    .servers
-                    .push(Candidate::new(wanted, Some(entry), false));
+                // Its mark is not put right here: once it names another pod, nothing may rest on it, or
+                // the next run takes the URL for that pod's.
+                if self.is_for(entry, wanted.pod) {
+                    let server = Candidate::new(wanted, Some(entry), false);
+                    draft.servers.push(server);
+                }
             } else {
                 // No update: all that may still happen to it is that its dead pod's URL goes.
                 self.unwanted(draft, found);

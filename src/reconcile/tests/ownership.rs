@@ -259,3 +259,23 @@ fn an_entry_of_ours_without_a_valid_url() {
         .pods(web([1]))
         .is("~ web/10.0.0.1: pod shop/web-1 is ready; changed: it had no valid URL");
 }
+
+/// Nothing is updated in a frozen backend: an entry that names a pod that is gone keeps that name.
+#[test]
+fn in_a_frozen_backend_nothing_rests_on_an_entry_of_another_pod() {
+    let url = "http://10.0.0.2:8080";
+    let entry = |pod: &str| value("prod", "c1", pod, url);
+    world()
+        .entry("web/servers/10.0.0.2", &entry("shop/web-1"))
+        .entry("web/servers/10.0.0.3", &entry("shop/web-2"))
+        .pods([pod("web", 2)])
+        .is("alarm");
+    // Beside an entry that names the pod, another one with its URL goes.
+    world()
+        .entry("web/servers/10.0.0.2", &entry("shop/web-2"))
+        .entry("web/servers/10.0.0.3", &entry("shop/web-2"))
+        .pods([pod("web", 2)])
+        .is("
+        - web/10.0.0.3: its URL stays here as 10.0.0.2
+        alarm");
+}

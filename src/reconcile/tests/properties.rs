@@ -131,7 +131,11 @@ fn apply(world: &mut World, plan: &Plan) {
     world.entries = entries.into_iter().collect();
 }
 
-/// Whether two live pods have one address: no cluster has that, and it proves nothing.
+/// Whether two live pods have one address to themselves: no cluster has that. One of them takes the other's
+/// entry for that of a pod that is gone ([`Dead::Reused`]), though a second look would show it: with
+/// selectors that is what most addresses of dead pods look like, and no list is asked for each.
+///
+/// [`Dead::Reused`]: crate::reconcile::classify::Dead::Reused
 fn is_impossible(world: &World) -> bool {
     let unlisted = world.again.iter().flatten().flatten();
     let pods = world.pods.iter().chain(unlisted);
