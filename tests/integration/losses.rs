@@ -5,9 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::support::api::{Api, Listen, Request, kubectl, list, pod};
+use crate::support::etcd::Etcd;
 use crate::support::program::{Answer, Program, vulcanized};
 
 const LAYOUTS: [&str; 2] = ["vulcand", "traefik"];
@@ -552,5 +555,67 @@ fn one_name_for_two_clusters() {
         let renewed = tls(vec![web(1), web(2), web(3)]);
         let answer = over(&site, &renewed, &json!({}), "--cluster main");
         assert_eq!((answer.code, site.store()), (0, before), "{answer}");
+    }
+}
+
+type Meddle = fn(&Etcd);
+
+/// What somebody writes after the store was listed; a comparison of the backend's range does not see deletes.
+#[test]
+fn what_a_loss_rests_on_is_taken_away_between_list_and_apply() {
+    const WEB: &str = "/vulcand/backends/web/";
+    let mark = |owner: &str, n: u8| {
+        let (pod, url) = (format!("shop/web-{n}"), format!("http://10.0.0.{n}:8080"));
+        json!({ "URL": url, "Owner": owner, "Scope": "c1@00000000", "Pod": pod }).to_string()
+    };
+    let both = || vec![unready(web(1)), web(2)];
+    let (one, two) = ("servers/10.0.0.1", "servers/10.0.0.2");
+    let delete: Meddle = |etcd| etcd.delete(&format!("{WEB}servers/10.0.0.2"));
+    let not_http: Meddle = |etcd| etcd.put(&format!("{WEB}backend"), r#"{"Type":"tcp"}"#);
+    let joined: Meddle = |etcd| {
+        let value = r#"{"URL":"http://10.9.9.9:8080","Owner":"blue","Scope":"x","Pod":"a/b"}"#;
+        etcd.put(&format!("{WEB}servers/blue"), value);
+    };
+    for (case, before, meddle, pods, after, code) in [
+        // `old` would go: its URL stays as 10.0.0.2.
+        ("stays", ["servers/old", two], delete, both(), vec![two], 0),
+        // The server that is not Ready would go: a Ready one remains.
+        ("remains", [one, two], delete, both(), vec![two], 0),
+        ("type", [one, two], not_http, both(), vec![one, two], 3),
+        (
+            "owner",
+            [one, two],
+            joined,
+            both(),
+            vec![one, two, "servers/blue"],
+            3,
+        ),
+    ] {
+        let etcd = Arc::new(Etcd::start());
+        etcd.define("web");
+        for id in before {
+            let n = if id == one { 1 } else { 2 };
+            etcd.put(&format!("{WEB}{id}"), &mark("prod", n));
+        }
+        let other = Arc::clone(&etcd);
+        let api = Api::start(move |request, number| {
+            if number == 0 {
+                meddle(&other);
+            }
+            list(&pods, request, 500)
+        });
+        let kubeconfig = api.plain_kubeconfig();
+        let arguments = "--owner prod --cluster c1@00000000 -n shop --etcd";
+        let program = vulcanized(arguments).arg(etcd.url()).arg("--kubeconfig");
+        let answer = program.arg(kubeconfig.path()).run();
+        assert_eq!(
+            api.requests().len(),
+            2,
+            "{case}: planned anew, once: {answer}"
+        );
+        let servers = etcd.keys(&format!("{WEB}servers/"));
+        let after = after.iter().filter_map(|id| id.strip_prefix("servers/"));
+        assert_eq!(servers, after.collect::<Vec<_>>(), "{case}: {answer}");
+        assert_eq!(answer.code, code, "{case}: {answer}");
     }
 }
