@@ -1,5 +1,9 @@
 //! The planner: goes through the backends one by one, and through the servers of each.
 
+mod draft;
+mod losses;
+mod ownership;
+
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,16 +11,19 @@ use std::mem;
 use std::rc::Rc;
 
 use crate::layout::{Definition, Entry, Layout, Observed, Other};
-use crate::model::{Cluster, Host, Mark, PodName, Scheme, ServerUrl};
-use crate::reconcile::classify::{Class, Classified, Unproved, classify};
-use crate::reconcile::evidence::{Absence, Evidence, Lists};
+use crate::model::PodName;
+use crate::reconcile::classify::Class;
+use crate::reconcile::evidence::{Evidence, Lists};
 use crate::reconcile::findings;
-use crate::reconcile::hold::{self, Kind, Loss, Permit, Rest, Server, Verdict};
-use crate::reconcile::map::State;
+use crate::reconcile::hold::{Permit, Rest};
 use crate::reconcile::plan::{
     Action, Change, Conflict, Duplicate, Emptied, Extra, Freeze, Frozen, Held, Kept, Losing,
     NoBackends, OutOfScope, OverBudget, Plan, Reason, Rules, ScopeDiffers,
 };
+use crate::reconcile::planner::draft::{
+    Candidate, Draft, Found, Wanted, entry_pod, may_serve, order,
+};
+use crate::reconcile::planner::ownership::Ownership;
 
 /// Decides. `observed` was listed before `lists`: otherwise what another run has just registered would
 /// look like something whose pod is gone.
@@ -99,39 +106,6 @@ fn missed<'a>(observed: &'a Observed, lists: &'a Lists) -> BTreeMap<&'a str, usi
     missed
 }
 
-/// A server that a pod wants to be, and the id that it would have in its backend.
-struct Wanted<'l> {
-    id: Cow<'l, str>,
-    pod: &'l PodName,
-    url: &'l ServerUrl,
-    weight: Option<u16>,
-}
-
-/// An entry of a backend.
-struct Found<'o> {
-    id: &'o str,
-    entry: &'o Entry,
-    ownership: Ownership<'o>,
-}
-
-/// Whether an entry is ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ownership<'o> {
-    Ours,
-    /// Ours for this run: what it was.
-    Adopted(&'static str),
-    /// Our owner's, from elsewhere.
-    OutOfScope(ScopeDiffers),
-    Other(&'o str),
-    Unmarked,
-}
-
-impl Ownership<'_> {
-    fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::Adopted(_))
-    }
-}
-
 struct Planner<'a> {
     observed: &'a Observed,
     lists: &'a Lists,
@@ -150,83 +124,7 @@ struct Planner<'a> {
     backends_unready: usize,
 }
 
-/// A scope as an entry carries it: its cluster, and the selectors behind it.
-fn split_scope(scope: &str) -> (Cluster, &str) {
-    let (cluster, selectors) = scope.split_once(' ').unwrap_or((scope, ""));
-    (Cluster::parse(cluster), selectors)
-}
-
 impl<'a> Planner<'a> {
-    /// Finds the scopes that differ from ours in the fingerprint alone, and of whose entries at least half
-    /// have their pod in the lists at their address: the same cluster, reached through another door or
-    /// with a renewed CA.
-    fn find_doors(&self) -> Vec<Rc<str>> {
-        let (ours, selectors) = split_scope(&self.scope);
-        if ours.name.is_empty() {
-            return Vec::new();
-        }
-        let mut doors = BTreeMap::<&Rc<str>, (usize, usize)>::new();
-        for entry in self.entries() {
-            if let Some(mark) = &entry.mark
-                && mark.owner == self.owner
-                && mark.scope != self.scope
-            {
-                let (seen, all) = doors.entry(&mark.scope).or_default();
-                *all += 1;
-                *seen += usize::from(self.evidence.shown_in(mark, entry.address()).is_some());
-            }
-        }
-        let same = |(scope, (seen, all)): (&Rc<str>, (usize, usize))| {
-            let (theirs, their_selectors) = split_scope(scope);
-            let same = theirs.name == ours.name && their_selectors == selectors;
-            (same && 2 * seen >= all).then(|| Rc::clone(scope))
-        };
-        doors.into_iter().filter_map(same).collect()
-    }
-
-    fn entries(&self) -> impl Iterator<Item = &'a Entry> {
-        let backends = self.observed.backends.values();
-        backends.flat_map(|backend| backend.servers.values())
-    }
-
-    /// Whether absence proves something: the list publishes a server into a defined backend, or shows a
-    /// pod of our entries at its address; or it is the second look.
-    fn is_witness(&self, absence: Absence) -> bool {
-        match absence {
-            Absence::NotShown | Absence::Unselected | Absence::Refused(_) => false,
-            Absence::SecondLook { any } => any || self.rules.allow_empty,
-            Absence::List(_) if self.rules.allow_empty => true,
-            Absence::List(list) => self.witnesses.get_or_init(|| self.find_witnesses())[list],
-        }
-    }
-
-    fn find_witnesses(&self) -> Vec<bool> {
-        let publishes = |backend: &str| match self.observed.backends.get(backend) {
-            Some(found) => match found.definition {
-                Definition::Valid { .. } => true,
-                Definition::Absent => self.rules.create_backends,
-                Definition::Broken { .. } | Definition::OtherType { .. } => false,
-            },
-            None => self.rules.create_backends,
-        };
-        let lists = self.lists.lists.iter();
-        let mut witnesses = lists
-            .map(|list| {
-                let mut wants = list.pods.iter().flat_map(|pod| &pod.wants);
-                wants.any(|want| publishes(self.observed.spelled(&want.backend)))
-            })
-            .collect::<Vec<_>>();
-        for entry in self.entries() {
-            if let Some(mark) = &entry.mark
-                && self.ownership(entry, &BTreeSet::new()) == Ownership::Ours
-                && let Some(list) = self.evidence.shown_in(mark, entry.address())
-            {
-                witnesses[list] = true;
-            }
-        }
-        witnesses
-    }
-
     /// Gathers what the pods want, per backend in order of the ids there, and resolves who gets a key that
     /// several want.
     fn desired(&mut self, lists: &'a Lists) -> BTreeMap<&'a str, Vec<Wanted<'a>>> {
@@ -297,59 +195,6 @@ impl<'a> Planner<'a> {
             same
         });
         self.plan.duplicates.append(&mut duplicates);
-    }
-
-    /// The mark that an entry of ours carries for this pod.
-    fn mark(&self, pod: &PodName) -> Mark {
-        self.mark_of(Rc::clone(&self.scope), pod)
-    }
-
-    fn mark_of(&self, scope: Rc<str>, pod: &PodName) -> Mark {
-        self.layout.mark(Rc::clone(&self.owner), scope, pod)
-    }
-
-    /// Whether an entry's mark names this pod, as far as the layout carries it.
-    fn is_for(&self, entry: &Entry, pod: &PodName) -> bool {
-        let mark = entry.mark.as_ref();
-        mark.is_some_and(|mark| {
-            let Mark { owner, scope, .. } = mark;
-            self.layout.mark(Rc::clone(owner), Rc::clone(scope), pod) == *mark
-        })
-    }
-
-    fn ownership<'o>(&self, entry: &'o Entry, wanted_urls: &BTreeSet<&ServerUrl>) -> Ownership<'o> {
-        let Some(mark) = &entry.mark else {
-            let url = entry.url.as_ref();
-            let wanted = url.is_some_and(|url| wanted_urls.contains(url));
-            return if self.rules.adopt.unmarked && wanted {
-                Ownership::Adopted("it was unmarked")
-            } else {
-                Ownership::Unmarked
-            };
-        };
-        let same_scope = mark.scope == self.scope || self.doors.contains(&mark.scope);
-        if mark.owner != self.owner {
-            return if same_scope && self.rules.adopt.owners.contains(&*mark.owner) {
-                Ownership::Adopted("it was another owner's")
-            } else {
-                Ownership::Other(&mark.owner)
-            };
-        }
-        let covered = !mark.namespace.is_empty() && self.evidence.covers(&mark.namespace);
-        if same_scope && covered {
-            Ownership::Ours
-        } else if self.rules.adopt.scope {
-            Ownership::Adopted("it was of another scope")
-        } else if same_scope {
-            Ownership::OutOfScope(ScopeDiffers::Namespace)
-        } else {
-            let same_cluster = |scope| split_scope(scope).0 == split_scope(&self.scope).0;
-            Ownership::OutOfScope(if same_cluster(&mark.scope) {
-                ScopeDiffers::Selectors
-            } else {
-                ScopeDiffers::Cluster
-            })
-        }
     }
 
     /// Plans one backend. `missed`: how many Ready pods name it and are left out.
@@ -684,198 +529,6 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Plans one entry that no pod wants at its id.
-    fn unwanted(&mut self, draft: &mut Draft<'a, '_>, found: &Found<'a>) {
-        if !found.ownership.is_ours() {
-            return;
-        }
-        if self.rules.upsert_only {
-            self.plan.counts.left_out += 1;
-        } else {
-            self.losing(draft, found, None);
-        }
-    }
-
-    /// Notes an entry of ours that would lose its URL; for an update with the value it would get, the
-    /// server, and that one's pod.
-    fn losing(
-        &mut self,
-        draft: &mut Draft<'a, '_>,
-        found: &Found<'a>,
-        update: Option<(String, usize, &Wanted<'a>)>,
-    ) {
-        let Found { id, entry, .. } = *found;
-        let adopted = matches!(found.ownership, Ownership::Adopted(_));
-        let witness = |absence: Absence| self.is_witness(absence);
-        let classified = classify(&self.evidence, witness, draft.id, entry, adopted);
-        let Some(Classified { class, pod }) = classified else {
-            self.plan.counts.not_looked_at += 1;
-            if let Some((_, server, _)) = update {
-                draft.servers.truncate(server);
-            }
-            return;
-        };
-        let named = entry_pod(entry).or_else(|| pod.map(|pod| pod.name.clone()));
-        let wanting = update.as_ref().map(|(_, _, wanted)| wanted.pod);
-        let (others, weight) = match &update {
-            None => (&entry.others[..], None),
-            Some((_, _, wanted)) => (&[][..], self.weigh(draft.id, wanted, Some(entry))),
-        };
-        let (after, server, wanted_by) = match update {
-            Some((after, server, wanted)) => (Some(after), Some(server), Some(wanted.pod.clone())),
-            None => (None, None, None),
-        };
-        let delete = |other: &Other| Extra {
-            key: other.key.to_string(),
-            before: Some((other.value.to_vec(), other.revision)),
-            after: None,
-        };
-        let losing = Losing {
-            backend: draft.id.to_owned(),
-            server: id.to_owned(),
-            key: entry.key.to_string(),
-            namespace: entry
-                .mark
-                .as_ref()
-                .map_or(String::new(), |mark| mark.namespace.to_string()),
-            pod: named,
-            wanted_by,
-            before: entry.value.to_vec(),
-            revision: entry.revision,
-            defined_by: draft.defined_by.clone().filter(|_| after.is_some()),
-            after,
-            extra: others.iter().map(delete).chain(weight).collect(),
-        };
-        if !may_serve(entry) {
-            draft.deletes.push(losing.change(Permit::without_url()));
-            return;
-        }
-        // Without a name in the mark and an address in the URL, only the id tells whose the entry is.
-        let nameless = class == Class::Unproved(Unproved::Unreadable);
-        let by_id = wanting.filter(|_| nameless);
-        let loss = Loss {
-            url: entry.url.as_ref(),
-            class,
-            pod: pod.map(|pod| &pod.name).or(by_id),
-            ready: pod.is_some_and(|pod| pod.state == State::Live),
-            rest: Rest {
-                key: entry.key.to_string(),
-                revision: Some(entry.revision),
-            },
-            replaced_by: server,
-        };
-        draft.losing.push((losing, loss));
-    }
-
-    /// Decides what goes, what is held and what is kept of a backend.
-    fn resolve_losses(&mut self, draft: &mut Draft<'a, '_>, found: &[Found<'a>]) {
-        if draft.losing.is_empty() {
-            return;
-        }
-        let (losing, losses): (Vec<_>, Vec<_>) = mem::take(&mut draft.losing).into_iter().unzip();
-        let others = found
-            .iter()
-            .filter(|found| self.rules.share_backends && found.is_foreign());
-        let others = others.filter_map(|Found { entry, .. }| {
-            let rest = Rest {
-                key: entry.key.to_string(),
-                revision: Some(entry.revision),
-            };
-            Some((Kind::of(entry.url.as_ref()?), rest))
-        });
-        let servers = mem::take(&mut draft.servers).into_iter();
-        let servers = servers.map(|Candidate { wanted, entry, put }| Server {
-            drained: wanted.weight.map_or_else(
-                || {
-                    let weight = self.weight_of(draft.id, &wanted.id, entry);
-                    weight.is_some_and(|other| *other.value == *b"0")
-                },
-                |weight| weight == 0,
-            ),
-            id: &wanted.id,
-            url: wanted.url,
-            pod: wanted.pod,
-            rest: Rest {
-                key: entry.map_or_else(
-                    || self.layout.key(&self.observed.prefix, draft.id, &wanted.id),
-                    |entry| entry.key.to_string(),
-                ),
-                revision: entry.filter(|_| !put).map(|entry| entry.revision),
-            },
-        });
-        let backend = hold::Backend {
-            losses,
-            servers: servers.collect(),
-            others: others.collect(),
-        };
-        let held = backend.hold(self.rules.strict_ready);
-        self.backends_unready += usize::from(held.unready && !draft.frozen);
-        for ((losing, loss), verdict) in losing.into_iter().zip(backend.losses).zip(held.verdicts) {
-            let dead = matches!(loss.class, Class::Dead(_));
-            match verdict {
-                // A frozen backend loses only what is dead, or stays in it.
-                Verdict::Goes(permit) if !draft.frozen || dead || permit.stays() => {
-                    draft.goes(losing.change(permit));
-                }
-                _ if draft.frozen => draft.stay += 1,
-                Verdict::Goes(permit) => draft.goes(losing.change(permit)),
-                Verdict::Held { lost, remain } => {
-                    if loss.class == Class::Unproved(Unproved::Unselected) {
-                        self.plan.doubts.insert(losing.namespace.clone());
-                    }
-                    draft.held.push((losing, loss.class, lost, remain));
-                }
-                Verdict::Kept => draft.kept.push(losing),
-            }
-        }
-    }
-
-    /// Gives a server that stays under another id what its entry had beside the URL.
-    fn move_others(&self, draft: &mut Draft<'a, '_>, found: &[Found<'a>], wanted: &[Wanted<'a>]) {
-        let moves = draft.deletes.iter().filter_map(|delete| {
-            let id = delete.stays_as()?.to_owned();
-            (!delete.extra.is_empty()).then(|| (delete.server.clone(), id))
-        });
-        for (from, to) in moves.collect::<Vec<_>>() {
-            let entry = |id: &str| found.iter().find(|found| found.id == id);
-            let Some(from) = from.and_then(|from| entry(&from)) else {
-                continue;
-            };
-            let prefix = &self.observed.prefix;
-            let there = entry(&to).map_or(&[][..], |found| &found.entry.others);
-            let leftovers = self.observed.backends.get(draft.id);
-            let leftovers = leftovers.and_then(|backend| backend.leftovers.get(&*to));
-            let there = there.iter().chain(leftovers.into_iter().flatten());
-            let there =
-                there.filter_map(|other| self.layout.moved_key(prefix, draft.id, &to, &other.key));
-            let there = there.collect::<BTreeSet<_>>();
-            let moved = from.entry.others.iter().filter_map(|other| {
-                let key = self.layout.moved_key(prefix, draft.id, &to, &other.key)?;
-                let after = String::from_utf8(other.value.to_vec()).ok()?;
-                let extra = Extra {
-                    key,
-                    before: None,
-                    after: Some(after),
-                };
-                (!there.contains(&extra.key)).then_some(extra)
-            });
-            let mut moved = moved.collect::<Vec<_>>();
-            let put = draft
-                .puts
-                .iter_mut()
-                .find(|put| put.server.as_ref() == Some(&to));
-            if let Some(put) = put {
-                moved.retain(|extra| put.writes().all(|write| write.key != extra.key));
-                put.extra.append(&mut moved);
-            } else if !moved.is_empty()
-                && let Some(found) = entry(&to)
-                && let Some(wanted) = wanted.iter().find(|wanted| *wanted.id == *to)
-            {
-                draft.touch(found, wanted.pod, Reason::Moved(from.id.to_owned()), moved);
-            }
-        }
-    }
-
     /// The pods that name a backend and are left out.
     fn emptied(&self, id: &str) -> Emptied {
         let pods = self.lists.pods().flat_map(|pod| {
@@ -1013,132 +666,4 @@ impl<'a> Planner<'a> {
         }
         plan
     }
-}
-
-/// The order of changes: by backend; within one its definition, creates, updates, updates by which a URL
-/// goes, deletes; then by id. An update may give up an address that a create brings back under another
-/// id. A server that moves with further keys to another id is deleted right after that one is written:
-/// they belong into one transaction.
-fn order(change: &Change) -> (&str, u8, Option<&str>, bool) {
-    let server = change.server.as_deref();
-    let (step, server, moved) = match (server, &change.action) {
-        (None, _) => (0, None, false),
-        (_, Action::Create { .. }) if change.extra.is_empty() => (1, server, false),
-        (_, Action::Create { .. } | Action::Update { permit: None, .. }) => (2, server, false),
-        (_, Action::Delete { .. }) if let Some(to) = change.moves_to() => (2, Some(to), true),
-        (_, Action::Update { .. }) => (3, server, false),
-        (_, Action::Delete { .. }) => (4, server, false),
-    };
-    (&change.backend, step, server, moved)
-}
-
-/// Whether the proxy may send requests to an entry's URL, even where we cannot read it.
-fn may_serve(entry: &Entry) -> bool {
-    entry.url.is_some() || entry.fault.is_none()
-}
-
-impl<'o> Found<'o> {
-    /// The host and port of an entry of others that has another scheme than we know to write.
-    fn otherwise(&self) -> Option<(&'o Host, u16)> {
-        let url = self.entry.url.as_ref()?;
-        let other = url.scheme == Scheme::H2c && self.entry.fault.is_none();
-        (other && !self.ownership.is_ours()).then_some((&url.host, url.port))
-    }
-
-    fn is_foreign(&self) -> bool {
-        matches!(
-            self.ownership,
-            Ownership::Other(_) | Ownership::OutOfScope(ScopeDiffers::Cluster)
-        )
-    }
-}
-
-/// One backend while it is planned.
-struct Draft<'a, 'w> {
-    id: &'a str,
-    /// Whether it gets nothing from us.
-    frozen: bool,
-    /// The key and value that define it, if it is to be defined.
-    definition: Option<(String, String)>,
-    /// The key that defines it, or will.
-    defined_by: Option<Rest>,
-    /// Servers of ours that pods want and that will be there, unless their update is held.
-    servers: Vec<Candidate<'a, 'w>>,
-    /// Hosts and ports that entries of others serve by another scheme than we know to write: a server of
-    /// ours there would be the same pod a second time.
-    otherwise: BTreeSet<(&'a Host, u16)>,
-    /// Creates, and updates by which no URL goes.
-    puts: Vec<Change>,
-    /// Entries that would lose their URL.
-    losing: Vec<(Losing, Loss<'a>)>,
-    /// Updates by which a URL goes.
-    updates: Vec<Change>,
-    deletes: Vec<Change>,
-    held: Vec<(Losing, Class, usize, usize)>,
-    kept: Vec<Losing>,
-    /// Wanted servers whose key an entry has that is not ours.
-    taken: usize,
-    /// Creates and updates left out because the backend is frozen.
-    left_out: usize,
-    /// Entries of ours that stay because it is.
-    stay: usize,
-}
-
-/// A server of ours that pods want: the entry that is there, and whether it is to be written.
-struct Candidate<'a, 'w> {
-    wanted: &'w Wanted<'a>,
-    entry: Option<&'a Entry>,
-    put: bool,
-}
-
-impl<'a, 'w> Candidate<'a, 'w> {
-    fn new(wanted: &'w Wanted<'a>, entry: Option<&'a Entry>, put: bool) -> Self {
-        Self { wanted, entry, put }
-    }
-}
-
-impl Draft<'_, '_> {
-    fn put(&self, server: &str, key: String, pod: &PodName, action: Action) -> Change {
-        Change {
-            backend: self.id.to_owned(),
-            server: Some(server.to_owned()),
-            key,
-            pod: Some(pod.clone()),
-            action,
-            defined_by: self.defined_by.clone(),
-            extra: Vec::new(),
-        }
-    }
-
-    /// Changes further keys of a server that is right otherwise. Its URL is written with them, as it is: so
-    /// they are not written beside one that somebody has deleted meanwhile.
-    fn touch(&mut self, found: &Found, pod: &PodName, reason: Reason, extra: Vec<Extra>) {
-        let entry = found.entry;
-        let action = Action::Update {
-            before: entry.value.to_vec(),
-            revision: entry.revision,
-            after: String::from_utf8_lossy(&entry.value).into_owned(),
-            reason,
-            permit: None,
-        };
-        let mut put = self.put(found.id, entry.key.to_string(), pod, action);
-        put.extra = extra;
-        self.puts.push(put);
-    }
-
-    fn goes(&mut self, change: Change) {
-        match change.action {
-            Action::Delete { .. } => self.deletes.push(change),
-            Action::Create { .. } | Action::Update { .. } => self.updates.push(change),
-        }
-    }
-}
-
-/// The pod an entry names.
-fn entry_pod(entry: &Entry) -> Option<PodName> {
-    let mark = entry.mark.as_ref()?;
-    Some(PodName {
-        namespace: mark.namespace.clone(),
-        name: mark.pod.clone()?,
-    })
 }

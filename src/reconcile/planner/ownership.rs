@@ -1,0 +1,163 @@
+//! Ownership: whose an entry is, which scopes are this cluster, and which lists are witnesses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use crate::layout::{Definition, Entry};
+use crate::model::{Cluster, Mark, PodName, ServerUrl};
+use crate::reconcile::evidence::Absence;
+use crate::reconcile::plan::ScopeDiffers;
+use crate::reconcile::planner::Planner;
+
+/// Whether an entry is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ownership<'o> {
+    Ours,
+    /// Ours for this run: what it was.
+    Adopted(&'static str),
+    /// Our owner's, from elsewhere.
+    OutOfScope(ScopeDiffers),
+    Other(&'o str),
+    Unmarked,
+}
+
+impl Ownership<'_> {
+    pub(super) fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::Adopted(_))
+    }
+}
+
+/// A scope as an entry carries it: its cluster, and the selectors behind it.
+fn split_scope(scope: &str) -> (Cluster, &str) {
+    let (cluster, selectors) = scope.split_once(' ').unwrap_or((scope, ""));
+    (Cluster::parse(cluster), selectors)
+}
+
+impl<'a> Planner<'a> {
+    /// Finds the scopes that differ from ours in the fingerprint alone, and of whose entries at least half
+    /// have their pod in the lists at their address: the same cluster, reached through another door or
+    /// with a renewed CA.
+    pub(super) fn find_doors(&self) -> Vec<Rc<str>> {
+        let (ours, selectors) = split_scope(&self.scope);
+        if ours.name.is_empty() {
+            return Vec::new();
+        }
+        let mut doors = BTreeMap::<&Rc<str>, (usize, usize)>::new();
+        for entry in self.entries() {
+            if let Some(mark) = &entry.mark
+                && mark.owner == self.owner
+                && mark.scope != self.scope
+            {
+                let (seen, all) = doors.entry(&mark.scope).or_default();
+                *all += 1;
+                *seen += usize::from(self.evidence.shown_in(mark, entry.address()).is_some());
+            }
+        }
+        let same = |(scope, (seen, all)): (&Rc<str>, (usize, usize))| {
+            let (theirs, their_selectors) = split_scope(scope);
+            let same = theirs.name == ours.name && their_selectors == selectors;
+            (same && 2 * seen >= all).then(|| Rc::clone(scope))
+        };
+        doors.into_iter().filter_map(same).collect()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &'a Entry> {
+        let backends = self.observed.backends.values();
+        backends.flat_map(|backend| backend.servers.values())
+    }
+
+    /// Whether absence proves something: the list publishes a server into a defined backend, or shows a
+    /// pod of our entries at its address; or it is the second look.
+    pub(super) fn is_witness(&self, absence: Absence) -> bool {
+        match absence {
+            Absence::NotShown | Absence::Unselected | Absence::Refused(_) => false,
+            Absence::SecondLook { any } => any || self.rules.allow_empty,
+            Absence::List(_) if self.rules.allow_empty => true,
+            Absence::List(list) => self.witnesses.get_or_init(|| self.find_witnesses())[list],
+        }
+    }
+
+    pub(super) fn find_witnesses(&self) -> Vec<bool> {
+        let publishes = |backend: &str| match self.observed.backends.get(backend) {
+            Some(found) => match found.definition {
+                Definition::Valid { .. } => true,
+                Definition::Absent => self.rules.create_backends,
+                Definition::Broken { .. } | Definition::OtherType { .. } => false,
+            },
+            None => self.rules.create_backends,
+        };
+        let lists = self.lists.lists.iter();
+        let mut witnesses = lists
+            .map(|list| {
+                let mut wants = list.pods.iter().flat_map(|pod| &pod.wants);
+                wants.any(|want| publishes(self.observed.spelled(&want.backend)))
+            })
+            .collect::<Vec<_>>();
+        for entry in self.entries() {
+            if let Some(mark) = &entry.mark
+                && self.ownership(entry, &BTreeSet::new()) == Ownership::Ours
+                && let Some(list) = self.evidence.shown_in(mark, entry.address())
+            {
+                witnesses[list] = true;
+            }
+        }
+        witnesses
+    }
+
+    /// The mark that an entry of ours carries for this pod.
+    pub(super) fn mark(&self, pod: &PodName) -> Mark {
+        self.mark_of(Rc::clone(&self.scope), pod)
+    }
+
+    pub(super) fn mark_of(&self, scope: Rc<str>, pod: &PodName) -> Mark {
+        self.layout.mark(Rc::clone(&self.owner), scope, pod)
+    }
+
+    /// Whether an entry's mark names this pod, as far as the layout carries it.
+    pub(super) fn is_for(&self, entry: &Entry, pod: &PodName) -> bool {
+        let mark = entry.mark.as_ref();
+        mark.is_some_and(|mark| {
+            let Mark { owner, scope, .. } = mark;
+            self.layout.mark(Rc::clone(owner), Rc::clone(scope), pod) == *mark
+        })
+    }
+
+    pub(super) fn ownership<'o>(
+        &self,
+        entry: &'o Entry,
+        wanted_urls: &BTreeSet<&ServerUrl>,
+    ) -> Ownership<'o> {
+        let Some(mark) = &entry.mark else {
+            let url = entry.url.as_ref();
+            let wanted = url.is_some_and(|url| wanted_urls.contains(url));
+            return if self.rules.adopt.unmarked && wanted {
+                Ownership::Adopted("it was unmarked")
+            } else {
+                Ownership::Unmarked
+            };
+        };
+        let same_scope = mark.scope == self.scope || self.doors.contains(&mark.scope);
+        if mark.owner != self.owner {
+            return if same_scope && self.rules.adopt.owners.contains(&*mark.owner) {
+                Ownership::Adopted("it was another owner's")
+            } else {
+                Ownership::Other(&mark.owner)
+            };
+        }
+        let covered = !mark.namespace.is_empty() && self.evidence.covers(&mark.namespace);
+        if same_scope && covered {
+            Ownership::Ours
+        } else if self.rules.adopt.scope {
+            Ownership::Adopted("it was of another scope")
+        } else if same_scope {
+            Ownership::OutOfScope(ScopeDiffers::Namespace)
+        } else {
+            let same_cluster = |scope| split_scope(scope).0 == split_scope(&self.scope).0;
+            Ownership::OutOfScope(if same_cluster(&mark.scope) {
+                ScopeDiffers::Selectors
+            } else {
+                ScopeDiffers::Cluster
+            })
+        }
+    }
+}
