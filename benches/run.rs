@@ -124,7 +124,7 @@ fn download(url: &str, ca: &str, pages: usize, accept: &str, encoding: &str) {
         ..Tls::default()
     };
     let agent = http::agent(http::Options {
-        tls: Some(tls.config(&["http/1.1"]).expect("TLS")),
+        tls: Some(tls.client(&["http/1.1"]).expect("TLS")),
         server_name: None,
         proxy: None,
         gzip: encoding == "gzip",

@@ -14,7 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
 use super::exec::Exec;
-use crate::net::tls::{Identity, Tls};
+use crate::net::tls::{Identity, SetBy, Tls};
 use crate::text::{self, redacted};
 
 /// Where a service account is mounted.
@@ -164,6 +164,7 @@ fn in_cluster(options: &Options, host: &str, port: &str) -> anyhow::Result<Acces
         server,
         tls: Tls {
             ca: Some(ca),
+            set_by: SetBy::ServiceAccount,
             ..Tls::default()
         },
         server_name: None,
@@ -502,6 +503,7 @@ fn kubeconfig(options: &Options, paths: &[PathBuf]) -> anyhow::Result<Access> {
             ca,
             identity,
             insecure,
+            set_by: SetBy::Kubeconfig,
         },
         server_name: tls_server_name,
         proxy,

@@ -16,7 +16,8 @@ use super::wire::{self, Each, Page, protobuf};
 use crate::model::Pod;
 use crate::net::deadline::Deadline;
 use crate::net::http;
-use crate::net::tls::{Tls, certificates};
+use crate::net::pem;
+use crate::net::tls::Tls;
 use crate::text::{escaped, redacted};
 
 /// Pods per page.
@@ -88,7 +89,7 @@ impl Api {
     pub fn cluster(&self) -> String {
         let server = &self.access.server;
         let mut ders = self.access.tls.ca.as_deref().map_or(Vec::new(), |pem| {
-            certificates(pem)
+            pem::certificates(pem)
                 .unwrap_or_default()
                 .iter()
                 .map(|der| der.to_vec())
@@ -105,7 +106,7 @@ impl Api {
             text.push(b'/');
             text.extend_from_slice(path.trim_end_matches('/').as_bytes());
         }
-        let digest = ring::digest::digest(&ring::digest::SHA256, &text);
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
         let mut name = String::with_capacity(8);
         for byte in digest.as_ref().iter().take(4) {
             // Writing to a string cannot fail.
@@ -440,7 +441,7 @@ fn agent(access: &Access) -> anyhow::Result<Agent> {
         bail!("`{}` is no URL of an API server", redacted(&access.server));
     }
     let tls = if secure {
-        Some(access.tls.config(&["http/1.1"])?)
+        Some(access.tls.client(&["http/1.1"])?)
     } else {
         None
     };

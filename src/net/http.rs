@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::Uri;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 use ureq::config::Config;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
@@ -18,13 +18,13 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error, Proxy};
 
-use crate::net::tls::{handshake_problem, hung_up};
+use crate::net::tls::{Client, was_closed};
 use crate::text::escaped;
 
 /// What an agent needs to know of the server.
 pub struct Options {
     /// For `https`: how it is trusted.
-    pub tls: Option<Arc<ClientConfig>>,
+    pub tls: Option<Client>,
     /// The name its certificate must have; without one, the host of the URL.
     pub server_name: Option<ServerName<'static>>,
     /// The proxy on the way.
@@ -54,7 +54,7 @@ pub fn agent(options: Options) -> Agent {
         ().chain(ConnectProxyConnector::default())
             .chain(TcpConnector::default())
             .chain(TlsConnector {
-                config: tls,
+                client: tls,
                 server_name,
             });
     Agent::with_parts(config, connector, Addresses::default())
@@ -94,8 +94,9 @@ pub(crate) fn problem(error: &Error, time: Duration) -> String {
         }
         error if is_unknown_name(error) => format!("its name cannot be resolved: {error}"),
         error if is_refused(error) => "connection refused".to_owned(),
-        Error::Io(error) if is_tls(error) => handshake_problem(error),
-        Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+        Error::Io(error)
+            if error.kind() == io::ErrorKind::UnexpectedEof && error.get_ref().is_none() =>
+        {
             "the connection was closed before the answer was whole".to_owned()
         }
         Error::Io(error) => error.to_string(),
@@ -106,7 +107,7 @@ pub(crate) fn problem(error: &Error, time: Duration) -> String {
 
 /// Wraps a connection in TLS, with the name that the certificate must have chosen by us.
 struct TlsConnector {
-    config: Option<Arc<ClientConfig>>,
+    client: Option<Client>,
     server_name: Option<ServerName<'static>>,
 }
 
@@ -130,8 +131,8 @@ impl<In: Transport> Connector<In> for TlsConnector {
         if !details.needs_tls() || transport.is_tls() {
             return Ok(Some(Either::A(transport)));
         }
-        let config = self
-            .config
+        let client = self
+            .client
             .clone()
             .ok_or(Error::Tls("no TLS is set up for this server"))?;
         let name = match &self.server_name {
@@ -146,15 +147,12 @@ impl<In: Transport> Connector<In> for TlsConnector {
                     .map_err(|_| Error::Tls("its host can be no name in a certificate"))?
             }
         };
-        let mut conn = ClientConnection::new(config, name).map_err(Error::Rustls)?;
+        let mut conn =
+            ClientConnection::new(Arc::clone(&client.config), name).map_err(Error::Rustls)?;
         let mut sock = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
         sock.set_timeout(details.timeout);
         if let Err(error) = conn.complete_io(&mut sock) {
-            let tls = is_tls(&error);
-            if tls || error.kind() == io::ErrorKind::UnexpectedEof {
-                return Err(Error::Io(io::Error::other(handshake_problem(&error))));
-            }
-            return Err(lost(error));
+            return Err(client.lost(error));
         }
         let buffers = LazyBuffers::new(
             details.config.input_buffer_size(),
@@ -162,6 +160,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         );
         Ok(Some(Either::B(TlsTransport {
             buffers,
+            client,
             stream: StreamOwned { conn, sock },
         })))
     }
@@ -169,6 +168,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
 
 struct TlsTransport {
     buffers: LazyBuffers,
+    client: Client,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
 }
 
@@ -178,14 +178,14 @@ impl fmt::Debug for TlsTransport {
     }
 }
 
-/// An error of a connection over TLS, with what it may mean.
-fn lost(error: io::Error) -> Error {
-    match error.into() {
-        Error::Io(error) => match hung_up(&error) {
-            Some(text) => Error::Io(io::Error::other(text)),
-            None => Error::Io(error),
-        },
-        other => other,
+impl Client {
+    /// An error of a connection over TLS, with what it may mean. Its kind stays.
+    fn lost(&self, error: io::Error) -> Error {
+        if is_tls(&error) || was_closed(&error) {
+            Error::Io(io::Error::new(error.kind(), self.explain(&error)))
+        } else {
+            error.into()
+        }
     }
 }
 
@@ -197,13 +197,14 @@ impl Transport for TlsTransport {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         self.stream.get_mut().set_timeout(timeout);
         let output = &self.buffers.output()[..amount];
-        io::Write::write_all(&mut self.stream, output).map_err(lost)
+        io::Write::write_all(&mut self.stream, output).map_err(|error| self.client.lost(error))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.stream.get_mut().set_timeout(timeout);
         let input = self.buffers.input_append_buf();
-        let amount = io::Read::read(&mut self.stream, input).map_err(lost)?;
+        let amount =
+            io::Read::read(&mut self.stream, input).map_err(|error| self.client.lost(error))?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }

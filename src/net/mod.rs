@@ -2,4 +2,5 @@
 
 pub(crate) mod deadline;
 pub(crate) mod http;
+pub(crate) mod pem;
 pub(crate) mod tls;

@@ -1,14 +1,26 @@
-//! One TLS stack (rustls on ring) for both sides, Kubernetes and etcd.
+//! One TLS stack (rustls on AWS-LC) for both sides, Kubernetes and etcd. It accepts what Go's crypto/tls
+//! accepts, as far as that is wise: `docs/security.md` lists the differences.
 
-use std::io::ErrorKind;
+use std::fmt;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
+    RootCertStore, SignatureScheme,
+};
+
+use super::pem;
 
 /// How a server is trusted and what it is shown.
 #[derive(Default)]
@@ -19,6 +31,8 @@ pub struct Tls {
     pub identity: Option<Identity>,
     /// Trust whatever the server shows.
     pub insecure: bool,
+    /// Where people set the two.
+    pub set_by: SetBy,
 }
 
 /// A client certificate: PEM certificate chain and PEM private key.
@@ -29,61 +43,207 @@ pub struct Identity {
     pub key: Vec<u8>,
 }
 
+/// Where people set CA and client certificate: messages name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SetBy {
+    /// `--cacert`, `--cert` and `--key`.
+    #[default]
+    Options,
+    /// The kubeconfig.
+    Kubeconfig,
+    /// The pod's service account.
+    ServiceAccount,
+    /// The environment of a proxy.
+    System,
+}
+
+impl SetBy {
+    fn ca(self) -> &'static str {
+        match self {
+            Self::Options => "give its CA with `--cacert`",
+            Self::Kubeconfig => "give its CA as `certificate-authority` in the kubeconfig",
+            Self::ServiceAccount => "the service account's `ca.crt` is not of this API server",
+            Self::System => "add its CA to the system's, or name a file with `SSL_CERT_FILE`",
+        }
+    }
+
+    fn identity(self) -> &'static str {
+        match self {
+            Self::Options => "give one with `--cert` and `--key`",
+            Self::Kubeconfig => {
+                "give one as `client-certificate` and `client-key` in the kubeconfig"
+            }
+            Self::ServiceAccount | Self::System => "none can be given here",
+        }
+    }
+}
+
+/// The client side of connections to one server.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// What rustls needs.
+    pub(crate) config: Arc<ClientConfig>,
+    shown: Arc<Shown>,
+    set_by: SetBy,
+}
+
 impl Tls {
     /// Builds the client side of a connection, speaking one of the ALPN `protocols`.
     ///
     /// # Errors
     /// Says which certificate or key could not be read.
-    pub fn config(&self, protocols: &[&str]) -> anyhow::Result<Arc<ClientConfig>> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+    pub fn client(&self, protocols: &[&str]) -> anyhow::Result<Client> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?;
+            .with_safe_default_protocol_versions()?
+            .dangerous();
         let builder = if self.insecure {
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+            let algorithms = provider.signature_verification_algorithms;
+            builder.with_custom_certificate_verifier(Arc::new(AnyServer(algorithms)))
         } else {
-            builder.with_root_certificates(self.roots()?)
+            builder.with_custom_certificate_verifier(Arc::new(self.verifier(&provider)?))
         };
-        let mut config = match &self.identity {
-            None => builder.with_no_client_auth(),
-            Some(Identity { certificate, key }) => builder
-                .with_client_auth_cert(
-                    certificates(certificate).context("failed to read the client certificate")?,
-                    PrivateKeyDer::from_pem_slice(key)
-                        .context("failed to read the client key: no PEM private key in it")?,
-                )
-                .context("the client certificate and its key do not fit")?,
+        let identity = match &self.identity {
+            Some(identity) => Some(Arc::new(pem::certified(identity, &provider)?)),
+            None => None,
         };
+        let shown = Arc::new(Shown {
+            identity,
+            asked: AtomicBool::new(false),
+        });
+        let mut config = builder.with_client_cert_resolver(Arc::<Shown>::clone(&shown));
         config.alpn_protocols = protocols
             .iter()
             .map(|name| name.as_bytes().to_vec())
             .collect();
-        Ok(Arc::new(config))
+        Ok(Client {
+            config: Arc::new(config),
+            shown,
+            set_by: self.set_by,
+        })
     }
 
-    fn roots(&self) -> anyhow::Result<RootCertStore> {
+    fn verifier(&self, provider: &Arc<CryptoProvider>) -> anyhow::Result<TrustedServer> {
         let mut roots = RootCertStore::empty();
-        if let Some(pem) = &self.ca {
-            for certificate in certificates(pem).context("failed to read the CA certificates")? {
-                roots
-                    .add(certificate)
-                    .context("failed to read the CA certificates")?;
-            }
+        let mut pinned = Vec::new();
+        if let Some(ca) = &self.ca {
+            pinned = match pem::certificates(ca) {
+                Ok(found) => found,
+                Err(error) => bail!("failed to read the CA certificates: {error:#}"),
+            };
+            roots.add_parsable_certificates(pinned.iter().cloned());
         } else {
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            if roots.is_empty() {
-                bail!("no CA certificate given, and the system has none");
-            }
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
-        Ok(roots)
+        if roots.is_empty() {
+            bail!(
+                "no CA certificate is given, and the system has none: {}",
+                self.set_by.ca()
+            );
+        }
+        let webpki =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+        Ok(TrustedServer {
+            webpki: webpki.build()?,
+            pinned,
+        })
+    }
+}
+
+/// What is shown to a server that asks for a client certificate, and whether one asked.
+#[derive(Debug)]
+struct Shown {
+    identity: Option<Arc<CertifiedKey>>,
+    asked: AtomicBool,
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.identity.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        // The question is of interest even where there is no answer.
+        true
+    }
+}
+
+/// Takes a certificate that a trusted CA signed, or that is itself one of the trusted ones.
+#[derive(Debug)]
+struct TrustedServer {
+    webpki: Arc<WebPkiServerVerifier>,
+    pinned: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for TrustedServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.webpki.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match verified {
+            // webpki checks a certificate's validity before either of these: only who signed it is open.
+            Err(Error::InvalidCertificate(problem))
+                if is_about_the_signer(&problem) && self.pinned.contains(end_entity) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}
+
+/// Whether a certificate was refused for who signed it, and for nothing else.
+fn is_about_the_signer(problem: &CertificateError) -> bool {
+    match problem {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => true,
+        // A self-signed certificate that says `CA:TRUE`.
+        CertificateError::Other(other) => other.to_string().contains("CaUsedAsEndEntity"),
+        _ => false,
     }
 }
 
 /// Takes any certificate; signatures of the handshake are checked all the same.
 #[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
+struct AnyServer(WebPkiSupportedAlgorithms);
 
 impl ServerCertVerifier for AnyServer {
     fn verify_server_cert(
@@ -93,7 +253,7 @@ impl ServerCertVerifier for AnyServer {
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
     }
 
@@ -102,13 +262,8 @@ impl ServerCertVerifier for AnyServer {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0)
     }
 
     fn verify_tls13_signature(
@@ -116,85 +271,133 @@ impl ServerCertVerifier for AnyServer {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.0.supported_schemes()
     }
 }
 
-/// Reads all certificates of a PEM text, at least one.
-///
-/// # Errors
-/// When the text has none, or one that is broken.
-pub(crate) fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
-    if found.is_empty() {
-        bail!("no PEM certificate in it");
-    }
-    Ok(found)
-}
-
-/// What went wrong in a handshake, and the way out, in words.
-#[must_use]
-pub(crate) fn handshake_problem(error: &std::io::Error) -> String {
-    use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
-    let inner = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>());
-    match inner {
-        Some(Error::InvalidCertificate(problem)) => match problem {
-            // Another CA of the same name shows as a bad signature.
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                "its certificate is signed by a CA that is not trusted: give the right CA"
-                    .to_owned()
+impl Client {
+    /// What went wrong on a connection over TLS, and the way out, in words.
+    pub(crate) fn explain(&self, error: &io::Error) -> String {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        match inner {
+            Some(Error::InvalidCertificate(problem)) => self.certificate_problem(problem),
+            Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+                "it does not speak TLS: use `http://`".to_owned()
             }
+            Some(Error::AlertReceived(alert)) => self.alert(*alert),
+            Some(Error::PeerIncompatible(_)) => {
+                "no TLS version or algorithm in common: TLS 1.2 and 1.3 are spoken".to_owned()
+            }
+            Some(error) => format!("TLS failed: {error}"),
+            None if was_closed(error) => self.closed(),
+            None => format!("the connection failed: {error}"),
+        }
+    }
+
+    fn certificate_problem(&self, problem: &CertificateError) -> String {
+        match problem {
+            // Another CA of the same name shows as a bad signature.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
+                "its certificate is signed by a CA that is not trusted: {}",
+                self.set_by.ca()
+            ),
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!("its certificate is for another name: {problem}")
             }
+            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+                "its certificate is signed in a way that is not accepted: RSA of 2048 to 8192 bits, ECDSA \
+                 on P-256, P-384 or P-521, and Ed25519 are, with SHA-256, SHA-384 or SHA-512"
+                    .to_owned()
+            }
+            CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+                format!(
+                    "its certificate is a CA's own (`CA:TRUE`), and not one of those that are trusted: {}",
+                    self.set_by.ca()
+                )
+            }
             _ => format!("its certificate is not valid: {problem}"),
-        },
-        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
-            "it does not speak TLS: use `http://`".to_owned()
         }
-        Some(Error::AlertReceived(
-            AlertDescription::CertificateRequired
-            | AlertDescription::BadCertificate
-            | AlertDescription::UnknownCA
-            | AlertDescription::HandshakeFailure,
-        )) => format!("it refused our client certificate, or wants one: {error}"),
-        _ if matches!(
-            error.kind(),
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
-        ) =>
-        {
-            "it closed the connection during the TLS handshake, as servers do that want a client \
-             certificate they know, or that do not speak TLS (then use `http://`)"
-                .to_owned()
+    }
+
+    /// What an alert of the server means depends on whether it asked for a client certificate.
+    fn alert(&self, alert: AlertDescription) -> String {
+        let asked = self.shown.asked.load(Ordering::Relaxed);
+        let name = Name(alert);
+        match (asked, &self.shown.identity) {
+            (true, None) => format!(
+                "it wants a client certificate ({name}): {}",
+                self.set_by.identity()
+            ),
+            (true, Some(_)) => format!(
+                "it refused our client certificate ({name}): it may be signed by a CA that the server does \
+                 not trust, have expired, or not be for clients"
+            ),
+            (false, _) => match alert {
+                AlertDescription::HandshakeFailure
+                | AlertDescription::InsufficientSecurity
+                | AlertDescription::ProtocolVersion
+                | AlertDescription::IllegalParameter => format!(
+                    "no TLS version or algorithm in common ({name}): its key or its settings may be too old"
+                ),
+                AlertDescription::UnrecognisedName => {
+                    format!("it does not know the name it was asked for ({name})")
+                }
+                _ => format!("it ended the TLS connection ({name})"),
+            },
         }
-        Some(error) => format!("TLS failed: {error}"),
-        None => format!("the connection failed: {error}"),
+    }
+
+    /// What it means that a server closed the connection in the handshake or right after it.
+    fn closed(&self) -> String {
+        let asked = self.shown.asked.load(Ordering::Relaxed);
+        match (asked, &self.shown.identity) {
+            (true, None) => format!(
+                "it closed the connection after it had asked for a client certificate: {}",
+                self.set_by.identity()
+            ),
+            (true, Some(_)) => "it closed the connection after it had seen our client certificate: it may be \
+                                signed by a CA that the server does not trust, have expired, or not be for \
+                                clients"
+                .to_owned(),
+            (false, _) => "it closed the connection during the TLS handshake, as servers do that are \
+                           restarting, or that do not speak TLS (then use `http://`)"
+                .to_owned(),
+        }
     }
 }
 
-/// What it means that a server ended a connection right after the handshake, in words.
-#[must_use]
-pub(crate) fn hung_up(error: &std::io::Error) -> Option<String> {
+/// Whether the other side ended a connection.
+pub(crate) fn was_closed(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+        ErrorKind::UnexpectedEof
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
     )
-    .then(|| {
-        format!(
-            "it closed the connection in or after the TLS handshake, as servers do that want a \
-             client certificate they know, or that do not speak TLS (then use `http://`): {error}"
-        )
-    })
+}
+
+/// An alert as the RFC spells it: `certificate_required`.
+struct Name(AlertDescription);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = format!("{:?}", self.0);
+        let mut last_was_lower = false;
+        f.write_str("TLS alert `")?;
+        for c in name.chars() {
+            if c.is_ascii_uppercase() && last_was_lower {
+                f.write_str("_")?;
+            }
+            last_was_lower = c.is_ascii_lowercase();
+            write!(f, "{}", c.to_ascii_lowercase())?;
+        }
+        f.write_str("`")
+    }
 }

@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
@@ -17,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::net::deadline::Deadline;
-use crate::net::tls::{Tls, handshake_problem};
+use crate::net::tls::{Client, Tls};
 use crate::text::{escaped, redacted};
 
 /// How long to wait for a cluster that has just lost its leader before all endpoints are asked again:
@@ -120,6 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 /// A connection to an endpoint, that remembers how the other side began.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
+    tls: Option<Client>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -144,10 +144,6 @@ impl Seen {
         let text = String::from_utf8_lossy(&self.first);
         let words = match self.first.first() {
             None if !self.closed => return None,
-            None if endpoint.tls => {
-                "it closed the connection after the TLS handshake, as servers do that want a client \
-                 certificate they know"
-            }
             None => "it closed the connection without an answer: if it speaks TLS, use `https://`",
             Some(&TLS_ALERT) if !endpoint.tls => "it speaks TLS: use `https://`",
             Some(_) if text.contains("HTTPS server") => "it speaks TLS: use `https://`",
@@ -179,13 +175,15 @@ impl Connection {
             }
             Err(error) => {
                 seen.closed = true;
-                if error
-                    .get_ref()
-                    .is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>)
-                {
-                    seen.problem.get_or_insert_with(|| handshake_problem(error));
+                let is_tls = <dyn Error + Send + Sync>::is::<rustls::Error>;
+                if let (Some(tls), true) = (&self.tls, error.get_ref().is_some_and(is_tls)) {
+                    seen.problem.get_or_insert_with(|| tls.explain(error));
                 }
             }
+        }
+        if let (Some(tls), true, true) = (&self.tls, seen.closed, seen.first.is_empty()) {
+            let closed = io::Error::from(io::ErrorKind::UnexpectedEof);
+            seen.problem.get_or_insert_with(|| tls.explain(&closed));
         }
     }
 
@@ -247,7 +245,7 @@ impl AsyncWrite for Connection {
 /// What did not work: the name, the connection, or TLS.
 pub(super) async fn dial(
     endpoint: &Endpoint,
-    tls: Option<&Arc<ClientConfig>>,
+    tls: Option<&Client>,
     time: Duration,
 ) -> anyhow::Result<Connection> {
     let end = Instant::now() + time;
@@ -281,19 +279,20 @@ pub(super) async fn dial(
         tcp.set_nodelay(true)?;
         let stream: Box<dyn Stream> = match tls {
             None => Box::new(tcp),
-            Some(config) => {
+            Some(client) => {
                 let name = ServerName::try_from(host.clone())
                     .map_err(|_| anyhow!("`{host}` can be no name in a certificate"))?;
-                let handshake = TlsConnector::from(Arc::clone(config)).connect(name, tcp);
+                let handshake = TlsConnector::from(Arc::clone(&client.config)).connect(name, tcp);
                 let stream = timeout_at(end, handshake).await.map_err(|_| {
                     let time = words(time);
                     anyhow!("the TLS handshake did not end within {time}: is it a TLS port?")
                 })?;
-                Box::new(stream.map_err(|error| anyhow!(handshake_problem(&error)))?)
+                Box::new(stream.map_err(|error| anyhow!(client.explain(&error)))?)
             }
         };
         return Ok(Connection {
             stream,
+            tls: tls.cloned(),
             seen: Arc::default(),
         });
     }
@@ -310,7 +309,7 @@ pub(super) fn words(time: Duration) -> String {
 pub(super) fn prepare(
     options: &Options,
     protocols: &[&str],
-) -> anyhow::Result<(Vec<Endpoint>, Option<Arc<ClientConfig>>)> {
+) -> anyhow::Result<(Vec<Endpoint>, Option<Client>)> {
     // Who names a CA or a certificate must not send a password in the clear.
     let secure = options.tls.ca.is_some() || options.tls.identity.is_some();
     let scheme = if secure { "https" } else { "http" };
@@ -323,7 +322,7 @@ pub(super) fn prepare(
     }
     let any_tls = endpoints.iter().any(|endpoint| endpoint.tls);
     let tls = if any_tls {
-        Some(options.tls.config(protocols)?)
+        Some(options.tls.client(protocols)?)
     } else {
         None
     };

@@ -171,14 +171,10 @@ impl Etcd2 {
         };
         let response = response.map_err(|error| Failure::Unsent(error.to_string()))?;
         let mut response = response.map_err(|error| match failure(&error) {
-            Failure::Lost(why) if is_closed(&error) && !self.answered.get() => {
-                let hint = if self.endpoint().tls {
-                    "if it wants a client certificate, give `--cert` and `--key`; if it does not speak \
-                     TLS, use `http://`"
-                } else {
-                    "if it speaks TLS, use `https://`"
-                };
-                Failure::Lost(format!("{why}: {hint}"))
+            Failure::Lost(why)
+                if is_closed(&error) && !self.answered.get() && !self.endpoint().tls =>
+            {
+                Failure::Lost(format!("{why}: if it speaks TLS, use `https://`"))
             }
             failure => failure,
         })?;

@@ -11,7 +11,6 @@ use etcd_rs::{
     TxnCmp, TxnRequest,
 };
 use log::debug;
-use rustls::ClientConfig;
 use tokio::runtime::{Builder, Runtime};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint as Origin, Uri};
@@ -20,6 +19,7 @@ use super::endpoints::{ELECTION, Endpoint, Options, Seen, User, all_failed, dial
 use super::{Applied, ApplyError, Store};
 use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction, Unchanged};
 use crate::net::deadline::Deadline;
+use crate::net::tls;
 use crate::text::escaped;
 
 /// Keys asked for at once, at first: halved when they are too large for one answer. More would cost
@@ -32,7 +32,7 @@ const COMPACTIONS: usize = 3;
 /// etcd, over its API version 3.
 pub struct Etcd3 {
     endpoints: Vec<Endpoint>,
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<tls::Client>,
     user: Option<User>,
     token: Option<String>,
     deadline: Deadline,

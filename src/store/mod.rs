@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use self::{etcd2::Etcd2, etcd3::Etcd3, file::File};
 use crate::model::{Limits, Snapshot, Transaction};
 use crate::net::deadline::Deadline;
-use crate::net::tls::{Identity, Tls};
+use crate::net::tls::{Identity, SetBy, Tls};
 use crate::report::etcdctl::Api;
 
 /// Where servers go.
@@ -93,6 +93,7 @@ pub(crate) fn open(
                         ca,
                         identity,
                         insecure: false,
+                        set_by: SetBy::Options,
                     },
                     user,
                 },

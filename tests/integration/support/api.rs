@@ -261,7 +261,7 @@ impl Drop for Api {
 
 fn tls(authority: &Authority, hosts: &[&str], client: bool) -> Arc<ServerConfig> {
     let leaf = authority.leaf("server", hosts);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("versions");
