@@ -10,7 +10,7 @@ use log::warn;
 use ureq::Agent;
 
 use crate::net::http;
-use crate::net::tls::Tls;
+use crate::net::tls::{SetBy, Tls};
 use crate::report::metrics::{JOB, Run, render};
 use crate::run::Outcome;
 use crate::text::{escaped, redacted};
@@ -97,7 +97,13 @@ struct Gateway<'u> {
 impl<'u> Gateway<'u> {
     fn new(url: &'u str) -> anyhow::Result<Self> {
         let tls = url.starts_with("https:");
-        let tls = tls.then(|| Tls::default().config(&["http/1.1"]));
+        let tls = tls.then(|| {
+            Tls {
+                set_by: SetBy::System,
+                ..Tls::default()
+            }
+            .client(&["http/1.1"])
+        });
         let agent = http::agent(http::Options {
             tls: tls.transpose()?,
             server_name: None,
