@@ -95,7 +95,7 @@ pub(crate) fn problem(error: &Error, time: Duration) -> String {
         error if is_unknown_name(error) => format!("its name cannot be resolved: {error}"),
         error if is_refused(error) => "connection refused".to_owned(),
         Error::Io(error)
-            if error.kind() == io::ErrorKind::UnexpectedEof && error.get_ref().is_none() =>
+            if error.kind() == io::ErrorKind::UnexpectedEof && !is_explained(error) =>
         {
             "the connection was closed before the answer was whole".to_owned()
         }
@@ -182,7 +182,10 @@ impl Client {
     /// An error of a connection over TLS, with what it may mean. Its kind stays.
     fn lost(&self, error: io::Error) -> Error {
         if is_tls(&error) || was_closed(&error) {
-            Error::Io(io::Error::new(error.kind(), self.explain(&error)))
+            Error::Io(io::Error::new(
+                error.kind(),
+                Explained(self.explain(&error)),
+            ))
         } else {
             error.into()
         }
@@ -225,6 +228,15 @@ fn is_unknown_name(error: &Error) -> bool {
         Error::Io(error) => error.to_string().starts_with("failed to lookup address"),
         _ => false,
     }
+}
+
+/// An error of a connection, in words already.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Explained(String);
+
+fn is_explained(error: &io::Error) -> bool {
+    matches!(error.get_ref(), Some(inner) if inner.is::<Explained>())
 }
 
 /// Whether an error comes from TLS.
