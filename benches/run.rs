@@ -128,7 +128,8 @@ fn download(url: &str, ca: &str, pages: usize, accept: &str, encoding: &str) {
         server_name: None,
         proxy: None,
         gzip: encoding == "gzip",
-    });
+    })
+    .expect("an agent");
     for page in 0..pages {
         let start = page * PAGE;
         let request = agent

@@ -109,7 +109,7 @@ impl<'u> Gateway<'u> {
             server_name: None,
             proxy: None,
             gzip: false,
-        });
+        })?;
         let end = Instant::now() + PATIENCE;
         Ok(Self { url, agent, end })
     }

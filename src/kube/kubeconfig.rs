@@ -14,8 +14,9 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
 use super::exec::Exec;
+use super::proxy;
 use crate::net::tls::{Identity, SetBy, Tls};
-use crate::text::{self, redacted};
+use crate::text;
 
 /// Where a service account is mounted.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -160,7 +161,7 @@ fn in_cluster(options: &Options, host: &str, port: &str) -> anyhow::Result<Acces
     };
     let server = format!("https://{host}:{port}");
     Ok(Access {
-        proxy: proxy_of(&server, options)?,
+        proxy: proxy::of(&server, options)?,
         server,
         tls: Tls {
             ca: Some(ca),
@@ -482,7 +483,7 @@ fn kubeconfig(options: &Options, paths: &[PathBuf]) -> anyhow::Result<Access> {
     }
     let proxy = match cluster.proxy_url.as_ref().filter(|url| !url.is_empty()) {
         Some(url) => Some(url.clone()),
-        None => proxy_of(&server, options)?,
+        None => proxy::of(&server, options)?,
     };
     let gzip = !cluster.disable_compression.unwrap_or(false);
     let namespace = namespace.filter(|name| !name.is_empty());
@@ -615,100 +616,6 @@ fn auth(
     Ok(Auth::None)
 }
 
-/// The proxy on the way to `server`, as the environment says.
-fn proxy_of(server: &str, options: &Options) -> anyhow::Result<Option<String>> {
-    let uri = http::Uri::try_from(server)
-        .map_err(|_| anyhow!("`{}` is no URL of an API server", redacted(server)))?;
-    let host = uri
-        .host()
-        .unwrap_or_default()
-        .trim_start_matches('[')
-        .trim_end_matches(']');
-    let secure = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let proxy = if secure {
-        &options.https_proxy
-    } else {
-        &options.http_proxy
-    };
-    Ok(proxy
-        .clone()
-        .filter(|_| !bypasses(host, port, &options.no_proxy)))
-}
-
-/// Whether `NO_PROXY` names a host: itself, a domain above it, or a network it is in.
-fn bypasses(host: &str, port: u16, no_proxy: &str) -> bool {
-    let host = host.to_ascii_lowercase();
-    let ip = host.parse::<IpAddr>().ok();
-    if ip.is_some_and(|ip| ip.is_loopback()) || host == "localhost" {
-        return true;
-    }
-    no_proxy
-        .split(',')
-        .map(|entry| entry.trim().to_ascii_lowercase())
-        .filter(|entry| !entry.is_empty())
-        .any(|entry| {
-            let (entry, of_port) = split_port(&entry);
-            if of_port.is_some_and(|of_port| of_port != port) {
-                return false;
-            }
-            if entry == "*" {
-                return true;
-            }
-            match (ip, entry.split_once('/')) {
-                (Some(ip), Some((network, bits))) => {
-                    matches!((network.parse(), bits.parse()), (Ok(n), Ok(b)) if within(ip, n, b))
-                }
-                (Some(ip), None) => entry.parse() == Ok(ip),
-                (None, _) => {
-                    let domain = entry.trim_start_matches('*').trim_start_matches('.');
-                    host == domain
-                        || host
-                            .strip_suffix(domain)
-                            .is_some_and(|rest| rest.ends_with('.'))
-                }
-            }
-        })
-}
-
-/// An entry of `NO_PROXY` without its port, and that port. An IPv6 address may stand in brackets.
-fn split_port(entry: &str) -> (&str, Option<u16>) {
-    if let Some((ip, rest)) = entry
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-    {
-        return (
-            ip,
-            rest.strip_prefix(':').and_then(|port| port.parse().ok()),
-        );
-    }
-    match entry.split_once(':') {
-        Some((host, port)) if !port.contains(':') => match port.parse() {
-            Ok(port) => (host, Some(port)),
-            Err(_) => (entry, None),
-        },
-        _ => (entry, None),
-    }
-}
-
-fn within(ip: IpAddr, network: IpAddr, bits: u32) -> bool {
-    match (ip, network) {
-        (IpAddr::V4(ip), IpAddr::V4(network)) if bits <= 32 => {
-            (ip.to_bits() ^ network.to_bits())
-                .checked_shr(32 - bits)
-                .unwrap_or(0)
-                == 0
-        }
-        (IpAddr::V6(ip), IpAddr::V6(network)) if bits <= 128 => {
-            (ip.to_bits() ^ network.to_bits())
-                .checked_shr(128 - bits)
-                .unwrap_or(0)
-                == 0
-        }
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -805,32 +712,6 @@ mod tests {
         ] {
             let error = read(cluster, user).expect_err(user);
             assert!(error.contains(wanted), "{user}: {error}");
-        }
-    }
-
-    #[test]
-    fn hosts_that_need_no_proxy() {
-        for (host, list, wanted) in [
-            ("api.example.com", "example.com", true),
-            ("api.example.com", ".example.com", true),
-            ("api.example.com", "*.example.com", true),
-            ("badexample.com", "example.com", false),
-            ("api.example.com", "other, *", true),
-            ("10.1.2.3", "10.0.0.0/8", true),
-            ("11.1.2.3", "10.0.0.0/8", false),
-            ("10.1.2.3", "0.0.0.0/0", true),
-            ("10.1.2.3", "10.1.2.3", true),
-            ("fd00::1", "fd00::/8", true),
-            ("127.0.0.1", "", true),
-            ("api", "", false),
-            ("API.Example.com", "example.COM", true),
-            ("api.example.com", "api.example.com:6443", true),
-            ("api.example.com", "api.example.com:443", false),
-            ("10.1.2.3", "10.1.2.3:6443", true),
-            ("10.1.2.3", "10.1.2.3:80", false),
-            ("fd00::1", "[fd00::1]:6443", true),
-        ] {
-            assert_eq!(bypasses(host, 6443, list), wanted, "{host} in {list}");
         }
     }
 }

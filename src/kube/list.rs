@@ -12,6 +12,7 @@ use rustls::pki_types::ServerName;
 use ureq::Agent;
 
 use super::kubeconfig::{Access, Auth, Options, access};
+use super::proxy;
 use super::wire::{self, Each, Page, protobuf};
 use crate::model::Pod;
 use crate::net::deadline::Deadline;
@@ -396,7 +397,6 @@ fn decode(
 }
 
 fn authorization(auth: &Auth, tls: &mut Tls, deadline: Deadline) -> anyhow::Result<Option<String>> {
-    use base64::Engine as _;
     let bearer = |token: &str| Some(format!("Bearer {}", token.trim()));
     Ok(match auth {
         Auth::None => None,
@@ -409,13 +409,7 @@ fn authorization(auth: &Auth, tls: &mut Tls, deadline: Deadline) -> anyhow::Resu
             }
             (Err(error), None) => return Err(error),
         },
-        Auth::Basic(name, password) => {
-            let pair = format!("{name}:{password}");
-            Some(format!(
-                "Basic {}",
-                base64::prelude::BASE64_STANDARD.encode(pair)
-            ))
-        }
+        Auth::Basic(name, password) => Some(http::basic(name, password)),
         Auth::Exec(exec) => {
             let credential = exec.run(deadline)?;
             if credential.identity.is_some() {
@@ -452,27 +446,13 @@ fn agent(access: &Access) -> anyhow::Result<Agent> {
         ),
         None => None,
     };
-    let proxy = match &access.proxy {
-        Some(url) => {
-            let lower = url.to_ascii_lowercase();
-            if lower.contains("://") && !lower.starts_with("http://") {
-                bail!(
-                    "proxy `{}` is not supported: it must be http://",
-                    redacted(url)
-                )
-            }
-            // Without a scheme it is `http`.
-            let proxy = ureq::Proxy::new(url);
-            Some(proxy.map_err(|_| anyhow!("`{}` is not a proxy URL", redacted(url)))?)
-        }
-        None => None,
-    };
-    Ok(http::agent(http::Options {
+    let proxy = access.proxy.as_deref().map(proxy::parse).transpose()?;
+    http::agent(http::Options {
         tls,
         server_name,
         proxy,
         gzip: access.gzip,
-    }))
+    })
 }
 
 fn host_and_port(server: &str) -> String {

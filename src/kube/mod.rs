@@ -5,6 +5,7 @@ pub(crate) mod file;
 mod kubeconfig;
 mod list;
 mod pods;
+mod proxy;
 mod wire;
 
 pub use kubeconfig::Options;

@@ -1,12 +1,15 @@
 //! One way of speaking HTTP, for the Kubernetes API and for etcd v2: no redirects, no proxy that was
 //! not asked for, our own TLS, and errors in words.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use http::Uri;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
@@ -14,11 +17,11 @@ use ureq::config::Config;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
-    TcpConnector, Transport, TransportAdapter, time,
+    SocksConnector, TcpConnector, Transport, TransportAdapter, time,
 };
-use ureq::{Agent, Error, Proxy};
+use ureq::{Agent, Error, Proxy, ProxyProtocol};
 
-use crate::net::tls::{Client, was_closed};
+use crate::net::tls::{Client, SetBy, Tls, was_closed};
 use crate::text::escaped;
 
 /// What an agent needs to know of the server.
@@ -34,35 +37,96 @@ pub struct Options {
 }
 
 /// Makes an agent. Statuses are no errors, redirects are not followed.
-#[must_use]
-pub fn agent(options: Options) -> Agent {
+///
+/// # Errors
+/// When the proxy is spoken to over TLS, and the system has no CA certificates to trust.
+pub fn agent(options: Options) -> anyhow::Result<Agent> {
     let Options {
         tls,
         server_name,
         proxy,
         gzip,
     } = options;
+    let through = match (&proxy, &tls) {
+        (Some(proxy), None) if speaks_http(proxy) => Some(Through::new(proxy)),
+        _ => None,
+    };
+    let proxy_tls = match &proxy {
+        Some(proxy) if proxy.protocol() == ProxyProtocol::Https => {
+            let tls = Tls {
+                set_by: SetBy::System,
+                ..Tls::default()
+            };
+            Some(tls.client(&["http/1.1"])?)
+        }
+        _ => None,
+    };
     let config = Config::builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .proxy(proxy)
+        .proxy(proxy.filter(|_| through.is_none()))
         .user_agent(concat!("vulcanized/", env!("CARGO_PKG_VERSION")))
         .accept_encoding(if gzip { "gzip" } else { "identity" })
         .build();
-    let connector =
-        ().chain(ConnectProxyConnector::default())
-            .chain(TcpConnector::default())
-            .chain(TlsConnector {
-                client: tls,
-                server_name,
-            });
-    Agent::with_parts(config, connector, Addresses::default())
+    let connector = ()
+        .chain(SocksConnector::default())
+        .chain(ConnectProxyConnector::default())
+        .chain(TcpConnector::default())
+        .chain(TlsConnector {
+            client: tls,
+            server_name,
+            proxy_client: proxy_tls,
+            through: through.clone(),
+        })
+        .chain(ThroughConnector(through.clone()));
+    let addresses = Addresses {
+        resolver: DefaultResolver::default(),
+        through,
+    };
+    Ok(Agent::with_parts(config, connector, addresses))
 }
 
-/// Looks names up. An address is none: it needs no thread that could be given up when time is up.
-#[derive(Debug, Default)]
-struct Addresses(DefaultResolver);
+fn speaks_http(proxy: &Proxy) -> bool {
+    matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https)
+}
+
+/// An HTTP proxy for a server that speaks plain HTTP: it is asked for the server's whole URL. (A server that
+/// speaks TLS is reached through a tunnel, which is ureq's own.)
+#[derive(Debug, Clone)]
+struct Through {
+    proxy: Uri,
+    /// `Basic …`
+    authorization: Option<String>,
+}
+
+impl Through {
+    fn new(proxy: &Proxy) -> Self {
+        let authorization = proxy
+            .username()
+            .map(|user| basic(user, proxy.password().unwrap_or_default()));
+        Self {
+            proxy: proxy.uri().clone(),
+            authorization,
+        }
+    }
+}
+
+/// The value of an `Authorization` header.
+#[must_use]
+pub(crate) fn basic(user: &str, password: &str) -> String {
+    format!(
+        "Basic {}",
+        BASE64_STANDARD.encode(format!("{user}:{password}"))
+    )
+}
+
+/// Looks names up. Skips ureq's lookup thread for IP addresses.
+#[derive(Debug)]
+struct Addresses {
+    resolver: DefaultResolver,
+    through: Option<Through>,
+}
 
 impl Resolver for Addresses {
     fn resolve(
@@ -71,12 +135,13 @@ impl Resolver for Addresses {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
+        let uri = self.through.as_ref().map_or(uri, |through| &through.proxy);
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let after = match host.parse::<IpAddr>() {
             Ok(_) => time::Duration::NotHappening,
             Err(_) => timeout.after,
         };
-        self.0
+        self.resolver
             .resolve(uri, config, NextTimeout { after, ..timeout })
     }
 }
@@ -109,6 +174,9 @@ pub(crate) fn problem(error: &Error, time: Duration) -> String {
 struct TlsConnector {
     client: Option<Client>,
     server_name: Option<ServerName<'static>>,
+    /// For a proxy that is itself reached over TLS.
+    proxy_client: Option<Client>,
+    through: Option<Through>,
 }
 
 impl fmt::Debug for TlsConnector {
@@ -128,17 +196,23 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let Some(transport) = chained else {
             return Ok(None);
         };
-        if !details.needs_tls() || transport.is_tls() {
+        // ureq connects to a proxy by the same chain, with a configuration that has no proxy.
+        let to_proxy = self.proxy_client.is_some() && details.config.proxy().is_none();
+        if transport.is_tls() || !to_proxy && !details.needs_tls() {
             return Ok(Some(Either::A(transport)));
         }
-        let client = self
-            .client
-            .clone()
+        let (client, uri) = match (&self.proxy_client, &self.through) {
+            (Some(client), None) if to_proxy => (Some(client), details.uri),
+            (Some(client), Some(through)) => (Some(client), &through.proxy),
+            _ => (self.client.as_ref(), details.uri),
+        };
+        let client = client
+            .cloned()
             .ok_or(Error::Tls("no TLS is set up for this server"))?;
         let name = match &self.server_name {
-            Some(name) => name.clone(),
-            None => {
-                let host = details.uri.host().unwrap_or_default();
+            Some(name) if !to_proxy => name.clone(),
+            _ => {
+                let host = uri.host().unwrap_or_default();
                 let host = host
                     .trim_start_matches('[')
                     .trim_end_matches(']')
@@ -199,8 +273,8 @@ impl Transport for TlsTransport {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         self.stream.get_mut().set_timeout(timeout);
-        let output = &self.buffers.output()[..amount];
-        io::Write::write_all(&mut self.stream, output).map_err(|error| self.client.lost(error))
+        let output = canonical(&self.buffers.output()[..amount]);
+        io::Write::write_all(&mut self.stream, &output).map_err(|error| self.client.lost(error))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -219,6 +293,116 @@ impl Transport for TlsTransport {
     fn is_tls(&self) -> bool {
         true
     }
+}
+
+/// Asks a proxy for whole URLs.
+#[derive(Debug)]
+struct ThroughConnector(Option<Through>);
+
+impl<In: Transport> Connector<In> for ThroughConnector {
+    type Out = Either<In, ThroughTransport>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, Error> {
+        let Some(transport) = chained else {
+            return Ok(None);
+        };
+        let Some(through) = &self.0 else {
+            return Ok(Some(Either::A(transport)));
+        };
+        let buffers = LazyBuffers::new(
+            details.config.input_buffer_size(),
+            details.config.output_buffer_size(),
+        );
+        let authority = details
+            .uri
+            .authority()
+            .map_or("", http::uri::Authority::as_str);
+        let origin = format!("http://{authority}");
+        let stream = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
+        Ok(Some(Either::B(ThroughTransport {
+            buffers,
+            stream,
+            origin,
+            authorization: through.authorization.clone(),
+        })))
+    }
+}
+
+struct ThroughTransport {
+    buffers: LazyBuffers,
+    stream: TransportAdapter,
+    origin: String,
+    authorization: Option<String>,
+}
+
+impl fmt::Debug for ThroughTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ThroughTransport")
+    }
+}
+
+impl Transport for ThroughTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.stream.set_timeout(timeout);
+        let mut output = &self.buffers.output()[..amount];
+        // ureq writes a request's head at once. Its line begins with the method and the path.
+        if let Some(rest) = output.strip_prefix(b"GET /") {
+            let line = rest
+                .windows(2)
+                .position(|end| end == b"\r\n")
+                .unwrap_or(rest.len());
+            let (line, rest) = rest.split_at(line);
+            write!(self.stream, "GET {}/", self.origin)?;
+            self.stream.write_all(line)?;
+            if let Some(authorization) = &self.authorization {
+                write!(self.stream, "\r\nProxy-Authorization: {authorization}")?;
+            }
+            output = rest;
+        }
+        Ok(self.stream.write_all(output)?)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.stream.set_timeout(timeout);
+        let input = self.buffers.input_append_buf();
+        let amount = self.stream.read(input)?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.get_mut().is_open()
+    }
+}
+
+/// The head of a GET request with the names of its headers as Go spells them (`Impersonate-User`). Names have
+/// no case, but some gateways in front of API servers look for that spelling. Anything else stays as it is.
+fn canonical(output: &[u8]) -> Cow<'_, [u8]> {
+    if !output.starts_with(b"GET ") {
+        return Cow::Borrowed(output);
+    }
+    let mut head = output.to_vec();
+    let mut in_name = false;
+    for at in 0..head.len() {
+        let previous = at.checked_sub(1).map(|at| head[at]);
+        if previous == Some(b'\n') {
+            in_name = true;
+        }
+        let first = matches!(previous, Some(b'\n' | b'-'));
+        in_name &= head[at] != b':' && head[at] != b'\r';
+        if in_name && first {
+            head[at].make_ascii_uppercase();
+        }
+    }
+    Cow::Owned(head)
 }
 
 /// Whether a name has no address. The standard library has no kind for that.
@@ -274,6 +458,14 @@ pub(crate) fn is_refused(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn header_names_are_spelled_as_go_does() {
+        let head = b"GET /a-b:c HTTP/1.1\r\nhost: k-s:1\r\nimpersonate-extra-x%2fy: a-b\r\n\r\n";
+        let wanted = "GET /a-b:c HTTP/1.1\r\nHost: k-s:1\r\nImpersonate-Extra-X%2fy: a-b\r\n\r\n";
+        assert_eq!(String::from_utf8_lossy(&canonical(head)), wanted);
+        assert_eq!(&*canonical(b"PUT /a\r\nb: c\r\n"), b"PUT /a\r\nb: c\r\n");
+    }
 
     #[test]
     fn urls_are_encoded() {

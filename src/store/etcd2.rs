@@ -5,8 +5,6 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use log::debug;
 use serde::Deserialize;
 use ureq::Agent;
@@ -106,14 +104,11 @@ impl Etcd2 {
             server_name: None,
             proxy: None,
             gzip: false,
-        });
+        })?;
         let user = options.user.as_ref().map(|user| user.name.clone());
-        let authorization = options.user.map(|User { name, password }| {
-            format!(
-                "Basic {}",
-                BASE64_STANDARD.encode(format!("{name}:{password}"))
-            )
-        });
+        let authorization = options
+            .user
+            .map(|User { name, password }| http::basic(&name, &password));
         Ok(Self {
             endpoints,
             agent,
