@@ -127,6 +127,7 @@ fn download(url: &str, ca: &str, pages: usize, accept: &str, encoding: &str) {
         tls: Some(tls.client(&["http/1.1"]).expect("TLS")),
         server_name: None,
         proxy: None,
+        proxy_ca: None,
         gzip: encoding == "gzip",
     })
     .expect("an agent");

@@ -108,6 +108,7 @@ impl<'u> Gateway<'u> {
             tls: tls.transpose()?,
             server_name: None,
             proxy: None,
+            proxy_ca: None,
             gzip: false,
         })?;
         let end = Instant::now() + PATIENCE;

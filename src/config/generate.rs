@@ -23,7 +23,7 @@ pub(super) const OTHER_VARIABLES: [(&str, &str); 9] = [
     ("ETCDCTL_USER", "user or `name:password`, without `--user`"),
     ("ETCDCTL_PASSWORD", "password, where nothing else gives one"),
     (
-        "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
+        "HTTPS_PROXY, HTTP_PROXY, NO_PROXY",
         "proxies for the Kubernetes API, where the kubeconfig names none",
     ),
     ("NO_COLOR", "no colour, if it is not empty"),

@@ -451,6 +451,7 @@ fn agent(access: &Access) -> anyhow::Result<Agent> {
         tls,
         server_name,
         proxy,
+        proxy_ca: access.tls.ca.clone(),
         gzip: access.gzip,
     })
 }

@@ -45,7 +45,12 @@ pub(super) fn parse(url: &str) -> anyhow::Result<ureq::Proxy> {
             redacted(url)
         );
     }
-    ureq::Proxy::new(url).map_err(|_| anyhow!("`{}` is not the URL of a proxy", redacted(url)))
+    // As in Go, the proxy looks the name of the server up: for ureq that is another scheme.
+    let asked = match scheme.as_deref() {
+        Some("socks5") => format!("socks5h{}", &url["socks5".len()..]),
+        _ => url.to_owned(),
+    };
+    ureq::Proxy::new(&asked).map_err(|_| anyhow!("`{}` is not the URL of a proxy", redacted(url)))
 }
 
 /// Whether `NO_PROXY` names a host: itself, a domain above it, or a network that it is in. This machine needs
@@ -150,7 +155,7 @@ mod tests {
             ("proxy:3128", "http proxy 3128"),
             ("HTTP://proxy", "http proxy 80"),
             ("https://proxy", "https proxy 443"),
-            ("socks5://user:p%40ss@proxy", "socks5 proxy 1080 user p@ss"),
+            ("socks5://user:p%40ss@proxy", "socks5h proxy 1080 user p@ss"),
         ] {
             let proxy = parse(url).expect(url);
             let scheme = proxy

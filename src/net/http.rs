@@ -32,6 +32,9 @@ pub struct Options {
     pub server_name: Option<ServerName<'static>>,
     /// The proxy on the way.
     pub proxy: Option<Proxy>,
+    /// PEM certificates that a proxy spoken to over TLS may be signed by, beside the system's: kubectl trusts the
+    /// cluster's CA there.
+    pub proxy_ca: Option<Vec<u8>>,
     /// Whether to ask for compressed answers.
     pub gzip: bool,
 }
@@ -45,6 +48,7 @@ pub fn agent(options: Options) -> anyhow::Result<Agent> {
         tls,
         server_name,
         proxy,
+        proxy_ca,
         gzip,
     } = options;
     let through = match (&proxy, &tls) {
@@ -54,6 +58,7 @@ pub fn agent(options: Options) -> anyhow::Result<Agent> {
     let proxy_tls = match &proxy {
         Some(proxy) if proxy.protocol() == ProxyProtocol::Https => {
             let tls = Tls {
+                ca: proxy_ca,
                 set_by: SetBy::System,
                 ..Tls::default()
             };

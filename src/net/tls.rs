@@ -53,7 +53,7 @@ pub enum SetBy {
     Kubeconfig,
     /// The pod's service account.
     ServiceAccount,
-    /// The environment of a proxy.
+    /// The system. Certificates given as `ca` are trusted beside those.
     System,
 }
 
@@ -132,7 +132,8 @@ impl Tls {
                 Err(error) => bail!("failed to read the CA certificates: {error:#}"),
             };
             roots.add_parsable_certificates(pinned.iter().cloned());
-        } else {
+        }
+        if self.ca.is_none() || self.set_by == SetBy::System {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         if roots.is_empty() {

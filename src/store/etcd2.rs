@@ -103,6 +103,7 @@ impl Etcd2 {
             tls,
             server_name: None,
             proxy: None,
+            proxy_ca: None,
             gzip: false,
         })?;
         let user = options.user.as_ref().map(|user| user.name.clone());

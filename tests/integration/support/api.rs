@@ -245,6 +245,13 @@ impl Api {
         file
     }
 
+    /// The certificate of its authority, PEM; empty where it speaks plain HTTP.
+    pub fn ca(&self) -> &str {
+        self.authority
+            .as_ref()
+            .map_or("", |authority| &authority.pem)
+    }
+
     /// A kubeconfig with nothing special in it.
     pub fn plain_kubeconfig(&self) -> tempfile::NamedTempFile {
         self.kubeconfig(&json!({}), &json!({}))

@@ -253,6 +253,11 @@ impl Etcd {
         }
     }
 
+    /// A file below its data folder.
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.folder.path().join("data").join(name)
+    }
+
     /// Where the program under test finds it.
     pub fn url(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod certs;
 pub mod etcd;
+pub mod front;
 pub mod program;
 pub mod proxy;
 pub mod traefik;
