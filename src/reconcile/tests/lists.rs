@@ -92,6 +92,36 @@ fn an_address_reused_by_another_pod_goes_at_once() {
         alarm");
 }
 
+/// A node that is lost leaves pods that are not Ready, and their addresses are given away.
+#[test]
+fn an_address_reused_while_its_old_pod_is_still_listed() {
+    let one = || world().backend("web").ours("web", [1]).backend("api");
+    let stranger = || at(pod("api", 9), "10.0.0.1");
+    one().pods([unready(pod("web", 1)), stranger()]).is("
+        + api/10.0.0.1: pod shop/api-9 is ready
+        - web/10.0.0.1: address reused by pod shop/api-9");
+}
+
+#[test]
+fn an_address_reused_by_a_pod_of_the_same_name_elsewhere() {
+    let mut twin = relabelled(pod("web", 1));
+    twin.namespace = "blog".into();
+    let mut world = world().backend("web").ours("web", [1]).pods([twin]);
+    world.coverage = Coverage::All;
+    world.is("- web/10.0.0.1: address reused by pod blog/web-1");
+}
+
+/// A server with a host name is judged by its pod.
+#[test]
+fn a_host_name_whose_pod_is_gone() {
+    let edited = value("prod", "c1", "shop/web-2", "http://web-2.example:8080");
+    let world = world().backend("web").ours("web", [1]);
+    let world = world.entry("web/servers/10.0.0.2", &edited);
+    world
+        .pods([pod("web", 1)])
+        .is("- web/10.0.0.2: pod shop/web-2 is gone");
+}
+
 #[test]
 fn an_address_on_a_nodes_network_is_no_proof() {
     let mut other = at(pod("api", 1), "10.0.0.1");
