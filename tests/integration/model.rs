@@ -8,6 +8,26 @@
 //! 3. what pods want is there, or the run alarms, or prints a reason;
 //! 4. a second run over the same lists writes nothing and alarms the same;
 //! 5. what is foreign, of another scope, or a definition is unchanged.
+//!
+//! Bugs of earlier versions, put back one at a time, and what caught each (`core` and `program` are the two
+//! tests of this file, `table` is `what_a_backend_may_lose` in `src/reconcile/tests/losses.rs`; the others
+//! are in `tests/integration/losses.rs` or `src/reconcile/tests`):
+//!
+//! | bug | caught by |
+//! |---|---|
+//! | a single loss is never held ("at least two") | core, program, table, `the_only_pod_is_relabelled` |
+//! | held only from half of all that is owned on | core, program, table, `half_of_ten_terminate_and_half_are_relabelled` |
+//! | strangers' entries count as Ready | core, table, `what_others_wrote_does_not_count_as_ready` |
+//! | pods not Ready are deleted whatever remains | table, `the_only_pod_is_terminating_and_still_ready`, `all_pods_of_one_backend_unready` |
+//! | an adopted entry's pod moved, by its name alone | `adopting_from_the_wrong_cluster_deletes_nothing` |
+//! | the same cluster by the names of pods, not their addresses | `one_name_for_two_clusters` |
+//! | servers at another port count as what remains | core, table, `the_port_changed_by_mistake` |
+//! | what remains is counted before the run's own creates | core, table, `unready_and_new_at_once` |
+//! | the fingerprint is of the CA alone | `two_clusters_behind_one_gateway` |
+//! | a name in place of the fingerprint | `one_name_for_two_clusters` |
+//! | a URL that stays is not compared when it is applied | `what_a_loss_rests_on_is_taken_away_between_list_and_apply` |
+//! | a URL stays under an id whose update is held | core |
+//! | absence from any list is believed | table, `the_new_pods_have_several_ports_and_the_old_ones_go`, `scaled_to_zero_the_only_pods_of_a_namespace` |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
