@@ -9,7 +9,7 @@ use log::debug;
 use crate::layout::{Layout, Observed};
 use crate::reconcile::batch::batches;
 use crate::reconcile::plan::{Change, Plan};
-use crate::report::Reporter;
+use crate::report::{Etcdctl, Reporter};
 use crate::signals::Signals;
 use crate::store::{Applied, ApplyError, Store};
 
@@ -54,11 +54,19 @@ impl Progress {
         // Per key range the revision since which nobody may have written: the listing's, or that of our
         // own latest transaction there.
         let mut since = BTreeMap::<String, u64>::new();
+        // Backends of which the store can take no more, and why.
+        let mut refused = BTreeMap::<&str, String>::new();
         for mut batch in batches(plan, layout, observed, store.limits()) {
             if let Some(signal) = signals.pending() {
                 return Err(self.failed(anyhow!("ended by {signal}")));
             }
             let changes = &plan.changes[batch.changes];
+            if changes
+                .iter()
+                .any(|change| refused.contains_key(&*change.backend))
+            {
+                continue;
+            }
             debug!("applying {} changes", changes.len());
             for range in &mut batch.transaction.unchanged {
                 range.since = since.get(&range.prefix).copied().unwrap_or(range.since);
@@ -72,6 +80,10 @@ impl Progress {
                 }
                 Ok(Applied::Outdated) => return self.outdated(signals),
                 Err(ApplyError::Refused(cause)) => return Err(self.failed(cause)),
+                Err(error @ ApplyError::Directory(_)) => {
+                    let why = directory(&error, reporter.style.etcdctl);
+                    refused.extend(changes.iter().map(|change| (&*change.backend, why.clone())));
+                }
                 Err(ApplyError::Unknown(cause)) => {
                     debug!("an answer was lost: {cause:#}");
                     self.unknown = changes.to_vec();
@@ -82,7 +94,14 @@ impl Progress {
         }
         // A signal that came meanwhile changes nothing: the work is done.
         let _ = signals.leave_apply();
-        Ok(Progressed::Done)
+        if refused.is_empty() {
+            return Ok(Progressed::Done);
+        }
+        reporter.finished(plan, &self.applied)?;
+        let refused = refused
+            .iter()
+            .map(|(backend, why)| format!("backend `{backend}` was left as it is: {why}"));
+        Err(self.failed(anyhow!(refused.collect::<Vec<_>>().join("; "))))
     }
 
     /// Leaves the plan for a new listing, unless a signal came meanwhile.
@@ -151,5 +170,17 @@ impl Progress {
                 "applied {applied} of {planned} changes, {unknown} more unknown{lost}"
             )),
         }
+    }
+}
+
+/// What to do about a directory of etcd v2 where a key should be.
+fn directory(error: &ApplyError, etcdctl: &Etcdctl) -> String {
+    let command = match error {
+        ApplyError::Directory(key) => etcdctl.remove_directory(key, false),
+        _ => None,
+    };
+    match command {
+        Some(command) => format!("{error}: if nothing uses it, remove it with: {command}"),
+        None => error.to_string(),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::{self, Read as _};
+use std::sync::mpsc;
+use std::thread;
 
 use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
@@ -9,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::wire::{self, ListMeta};
 use crate::model::Pod;
+use crate::net::deadline::Deadline;
 use crate::text;
 
 /// The pods of a file.
@@ -20,24 +23,40 @@ pub struct Pods<T> {
     pub complete: bool,
 }
 
-/// Reads a `List`, a `PodList` or one `Pod`, all of it. `source` is a path, or `-` for stdin.
+/// Reads a `List`, a `PodList` or one `Pod`, all of it. `source` is a path.
 ///
 /// # Errors
 /// When it cannot be read, is empty, is something else, or is only a part of a list.
 pub fn read<T>(source: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Pods<T>> {
-    let (name, text) = if source == "-" {
+    let text = fs::read(source).with_context(|| format!("failed to read `{source}`"))?;
+    decode(source, &text, map)
+}
+
+/// Reads stdin to its end, within the run's time. It can be read once only.
+///
+/// # Errors
+/// When it cannot be read, or does not end in time.
+pub(super) fn stdin(deadline: Deadline) -> anyhow::Result<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
         let mut bytes = Vec::new();
-        io::stdin()
-            .read_to_end(&mut bytes)
-            .context("failed to read stdin")?;
-        ("stdin", bytes)
-    } else {
-        (
-            source,
-            fs::read(source).with_context(|| format!("failed to read `{source}`"))?,
-        )
-    };
-    text::decoded(&text)
+        let read = io::stdin().read_to_end(&mut bytes).map(|_| bytes);
+        // Nobody listens any more once the time is up.
+        let _ = sender.send(read);
+    });
+    match receiver.recv_timeout(deadline.remaining()?) {
+        Ok(read) => read.context("failed to read stdin"),
+        Err(_) => Err(anyhow::Error::new(deadline.over()).context("stdin did not end")),
+    }
+}
+
+/// Decodes what was read from `name`: see [`read`].
+pub(super) fn decode<T>(
+    name: &str,
+    bytes: &[u8],
+    map: &mut dyn FnMut(Pod<'_>) -> T,
+) -> anyhow::Result<Pods<T>> {
+    text::decoded(bytes)
         .context("it is neither UTF-8 nor UTF-16")
         .and_then(|text| parse(&text, map))
         .with_context(|| format!("`{name}` holds no pods"))

@@ -64,6 +64,9 @@ pub(crate) struct Pods<'c> {
 
 enum From<'c> {
     File(&'c str),
+    /// What stdin held: read before the store is listed, so that nobody waits for its lock meanwhile, and kept
+    /// for planning anew.
+    Stdin(Vec<u8>),
     Api {
         api: Box<Api>,
         namespaces: Vec<Option<String>>,
@@ -83,6 +86,9 @@ impl<'c> Pods<'c> {
         deadline: Deadline,
     ) -> anyhow::Result<Self> {
         let from = match source {
+            Source::File(path) if path == "-" => {
+                From::Stdin(file::stdin(deadline).context("failed to read the pods")?)
+            }
             Source::File(path) => From::File(path),
             Source::Api {
                 options,
@@ -111,7 +117,7 @@ impl<'c> Pods<'c> {
     #[must_use]
     pub(crate) fn cluster(&self) -> String {
         match &self.from {
-            From::File(_) => "file".to_owned(),
+            From::File(_) | From::Stdin(_) => "file".to_owned(),
             From::Api { api, .. } => api.cluster(),
         }
     }
@@ -136,26 +142,9 @@ impl<'c> Pods<'c> {
             seen
         };
         let mut lists = Lists::default();
-        match &mut self.from {
-            From::File(path) => {
-                let file::Pods { pods, complete } =
-                    file::read(path, &mut map).context("failed to read the pods")?;
-                let seen = pods
-                    .iter()
-                    .map(|pod| &pod.name.namespace)
-                    .collect::<BTreeSet<_>>();
-                if seen.len() > 1 && !self.mapping.backend.separates_namespaces() {
-                    return Err(NamespacesMix(namespaces_mix(&self.mapping.backend)).into());
-                }
-                lists.lists.push(List {
-                    coverage: if complete {
-                        Coverage::Seen
-                    } else {
-                        Coverage::Partial
-                    },
-                    pods,
-                });
-            }
+        let read = match &mut self.from {
+            From::File(path) => file::read(path, &mut map),
+            From::Stdin(text) => file::decode("stdin", text, &mut map),
             From::Api {
                 api,
                 namespaces,
@@ -175,8 +164,23 @@ impl<'c> Pods<'c> {
                     let coverage = namespace.clone().map_or(Coverage::All, Coverage::Namespace);
                     lists.lists.push(List { coverage, pods });
                 }
+                return Ok(lists);
             }
+        };
+        let file::Pods { pods, complete } = read.context("failed to read the pods")?;
+        let seen = pods
+            .iter()
+            .map(|pod| &pod.name.namespace)
+            .collect::<BTreeSet<_>>();
+        if seen.len() > 1 && !self.mapping.backend.separates_namespaces() {
+            return Err(NamespacesMix(namespaces_mix(&self.mapping.backend)).into());
         }
+        let coverage = if complete {
+            Coverage::Seen
+        } else {
+            Coverage::Partial
+        };
+        lists.lists.push(List { coverage, pods });
         Ok(lists)
     }
 

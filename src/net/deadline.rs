@@ -19,8 +19,10 @@ impl Deadline {
     /// A run that starts now and may take `run`, each attempt at a request `request`.
     #[must_use]
     pub fn start(run: Duration, request: Duration) -> Self {
+        /// More than this is for ever. The clock's own range ends somewhere beyond it.
+        const LONGEST: Duration = Duration::from_hours(365 * 24);
         Self {
-            end: Instant::now() + run,
+            end: Instant::now() + run.min(LONGEST),
             run,
             request,
         }
@@ -45,6 +47,12 @@ impl Deadline {
         } else {
             Ok(left)
         }
+    }
+
+    /// The error for a wait that lasted until the run's end.
+    #[must_use]
+    pub fn over(&self) -> TimeUp {
+        TimeUp(self.run)
     }
 
     /// Sleeps for `pause`, or not at all when the run would be over before its end.

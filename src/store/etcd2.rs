@@ -1,6 +1,6 @@
 //! etcd's API version 2, over HTTP: one key at a time, with the three verbs that vulcand watches.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ const LARGEST: u64 = 256 << 20;
 
 /// etcd's codes in the body of an answer that says no.
 const NOT_FOUND: u32 = 100;
+const NOT_A_FILE: u32 = 102;
 const NO_DIRECTORY: u32 = 104;
 const EXISTS: u32 = 105;
 const UNAUTHORIZED: u32 = 110;
@@ -36,6 +37,8 @@ pub struct Etcd2 {
     current: usize,
     /// Whether one has answered: then it is known to speak HTTP.
     answered: Cell<bool>,
+    /// The cluster that was listed, as it names itself in each answer.
+    cluster: RefCell<Option<String>>,
 }
 
 /// What was answered.
@@ -118,6 +121,7 @@ impl Etcd2 {
             deadline,
             current: 0,
             answered: Cell::new(false),
+            cluster: RefCell::default(),
         })
     }
 
@@ -182,6 +186,21 @@ impl Etcd2 {
                 .and_then(|value| value.to_str().ok());
             value.unwrap_or_default().to_owned()
         };
+        let cluster = header("x-etcd-cluster-id");
+        if !cluster.is_empty() {
+            let listed = self
+                .cluster
+                .borrow_mut()
+                .get_or_insert_with(|| cluster.clone())
+                .clone();
+            if cluster != listed {
+                return Err(Failure::Refused(format!(
+                    "{} is of another etcd cluster ({cluster}) than the one that was listed ({listed}): nothing is \
+                     written there; check `--etcd`",
+                    self.endpoint()
+                )));
+            }
+        }
         let status = response.status().as_u16();
         let (index, location) = (header("x-etcd-index"), header("location"));
         let json = header("content-type").starts_with("application/json");
@@ -241,6 +260,12 @@ impl Etcd2 {
                     cause: String::new(),
                     index: 0,
                 }))
+            }
+            404 if !json && !said().starts_with("404 page not found") => {
+                Err(Failure::Refused(format!(
+                    "a web server answers at {}, not etcd: {request} answered 404",
+                    self.endpoint()
+                )))
             }
             404 if !json => Err(Failure::Refused(format!(
                 "etcd's API version 2 is switched off at {}: start etcd with `--enable-v2`, or give \
@@ -317,8 +342,12 @@ impl Etcd2 {
     }
 
     /// Whether a key is as expected, by a quorum's word.
-    fn holds(&mut self, key: &str, expect: Expect) -> anyhow::Result<bool> {
-        Ok(match (self.read(key, "?quorum=true")?, expect) {
+    fn holds(&mut self, key: &str, expect: Expect) -> Result<bool, ApplyError> {
+        let answer = self.read(key, "?quorum=true");
+        Ok(match (answer.map_err(ApplyError::Refused)?, expect) {
+            (Answer::Node(node, _), Expect::Absent) if node.dir => {
+                return Err(ApplyError::Directory(key.to_owned()));
+            }
             (Answer::Node(..), Expect::Present) => true,
             (Answer::Node(node, _), Expect::Revision(revision)) => {
                 !node.dir && node.modified_index == revision
@@ -331,7 +360,7 @@ impl Etcd2 {
                 }),
                 expect,
             ) => expect == Expect::Absent,
-            (Answer::No(no), _) => return Err(self.said(no)),
+            (Answer::No(no), _) => return Err(ApplyError::Refused(self.said(no))),
         })
     }
 
@@ -379,6 +408,13 @@ impl Etcd2 {
                     error_code: NOT_FOUND | EXISTS | NO_DIRECTORY,
                     ..
                 })) => Ok(Applied::Outdated),
+                Ok(Answer::No(No {
+                    error_code: NOT_A_FILE,
+                    ..
+                })) => {
+                    let (Op::Put { key, .. } | Op::Delete { key }) = op;
+                    Err(ApplyError::Directory(key.clone()))
+                }
                 Ok(Answer::No(no)) => Err(ApplyError::Refused(self.said(no))),
                 Err(Failure::Refused(why)) => Err(ApplyError::Refused(anyhow!(why))),
                 Err(Failure::Lost(why) | Failure::Leaderless(why)) => {
@@ -389,6 +425,10 @@ impl Etcd2 {
                     failures.push((self.endpoint().to_string(), why));
                     self.leave();
                     if failures.len() < self.endpoints.len() {
+                        // Asked first: it may be of another cluster.
+                        let (Op::Put { key, .. } | Op::Delete { key }) = op;
+                        self.read(key, "?quorum=true")
+                            .map_err(ApplyError::Refused)?;
                         continue;
                     }
                     Err(ApplyError::Refused(all_failed(
@@ -441,6 +481,7 @@ fn gather(node: Node, spelled: &dyn Fn(&str) -> String, entries: &mut Vec<Entry>
 
 impl Store for Etcd2 {
     fn list(&mut self, prefixes: &[&str]) -> anyhow::Result<Snapshot> {
+        *self.cluster.borrow_mut() = None;
         let mut revision = None;
         let mut ranges = Vec::with_capacity(prefixes.len());
         for prefix in prefixes {
@@ -492,10 +533,8 @@ impl Store for Etcd2 {
         let mut create = false;
         for guard in &transaction.guards {
             create |= guard.key == *key && guard.expect == Expect::Absent;
-            match self.holds(&guard.key, guard.expect) {
-                Ok(true) => {}
-                Ok(false) => return Ok(Applied::Outdated),
-                Err(error) => return Err(ApplyError::Refused(error)),
+            if !self.holds(&guard.key, guard.expect)? {
+                return Ok(Applied::Outdated);
             }
         }
         self.write(op, create)

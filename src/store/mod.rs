@@ -166,6 +166,10 @@ pub enum ApplyError {
     /// The store refused it or was never reached: none of it is in the store.
     #[error(transparent)]
     Refused(anyhow::Error),
+    /// The store can never take a change of this key, because it is a directory (etcd v2): none of it is in the
+    /// store.
+    #[error("`{0}` is a directory where a key should be")]
+    Directory(String),
     /// The answer was lost: all of it is in the store, or none.
     #[error(transparent)]
     Unknown(anyhow::Error),

@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
 use crate::support::api::{Api, Listen, Request, kubectl, list, pod};
-use crate::support::etcd::Etcd;
+use crate::support::etcd::{Etcd, Version};
 use crate::support::program::{Answer, Program, vulcanized};
 
 const LAYOUTS: [&str; 2] = ["vulcand", "traefik"];
@@ -617,5 +617,42 @@ fn what_a_loss_rests_on_is_taken_away_between_list_and_apply() {
         let after = after.iter().filter_map(|id| id.strip_prefix("servers/"));
         assert_eq!(servers, after.collect::<Vec<_>>(), "{case}: {answer}");
         assert_eq!(answer.code, code, "{case}: {answer}");
+    }
+}
+
+/// The second endpoint is of another cluster, and the first one ends after it was listed.
+#[test]
+fn an_etcd_of_another_cluster_is_not_written() {
+    for (version, api_version) in [
+        (Version::V34, "3"),
+        (Version::V35, "3"),
+        (Version::V34, "2"),
+    ] {
+        let first = Etcd::version(version);
+        let other = Etcd::version(version);
+        for etcd in [&first, &other] {
+            if api_version == "2" {
+                etcd.put_v2("/vulcand/backends/web/backend", Some(r#"{"Type":"http"}"#));
+            } else {
+                etcd.define("web");
+            }
+        }
+        let urls = format!("{},{}", first.url(), other.url());
+        let revision = other.revision();
+        let index = other.index_v2();
+        let first = Mutex::new(first);
+        let api = Api::start(move |request, _| {
+            first.lock().expect("one at a time").kill();
+            list(&[web(1)], request, 500)
+        });
+        let kubeconfig = api.plain_kubeconfig();
+        let options = "--owner prod -n shop --request-timeout 2s --timeout 10s";
+        let answer = vulcanized(&format!("{options} --etcd-api {api_version} --etcd {urls}"))
+            .arg("--kubeconfig")
+            .arg(kubeconfig.path())
+            .run();
+        assert_eq!(answer.code, 1, "{api_version}: {answer}");
+        assert_eq!(other.revision(), revision, "{api_version}: {answer}");
+        assert_eq!(other.index_v2(), index, "{api_version}: {answer}");
     }
 }

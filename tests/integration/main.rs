@@ -5,6 +5,7 @@
     reason = "modules of one test binary: nothing is exported"
 )]
 
+mod directories;
 mod docs;
 mod fuzz;
 mod image;
@@ -20,6 +21,7 @@ mod proxies;
 mod reach;
 mod recipes;
 mod scenarios;
+mod stdin;
 mod store;
 mod stores;
 mod support;

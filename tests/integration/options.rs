@@ -56,3 +56,20 @@ fn a_variable_that_nothing_reads_is_warned_of() {
         "the pod's own port, not the Service's: {answer}"
     );
 }
+
+#[test]
+fn the_longest_time_is_no_abort() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = folder.path().join("store.json");
+    for option in ["--timeout", "--request-timeout"] {
+        for time in ["500000000years", "500000000000years"] {
+            let answer = vulcanized(&format!(
+                "--owner prod --pods - {option} {time} --store-file"
+            ))
+            .arg(&store)
+            .input(r#"{"kind":"List","apiVersion":"v1","items":[]}"#)
+            .run();
+            assert!([0, 2].contains(&answer.code), "{option} {time}: {answer}");
+        }
+    }
+}

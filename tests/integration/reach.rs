@@ -296,11 +296,7 @@ fn whatever_else_may_be_there() {
         &["time is up (--timeout 1s)", "no answer within"],
     );
     let v2 = |port| format!("--etcd-api 2 {}", http(port));
-    fails(
-        &folder,
-        &v2(web),
-        &["API version 2 is switched off", "--etcd-api 3"],
-    );
+    fails(&folder, &v2(web), &["a web server answers at", "not etcd"]);
     fails(
         &folder,
         &v2(moved),

@@ -352,7 +352,10 @@ fn etcd2_knows_one_node_by_both_spellings_and_shows_empty_directories() {
             ops: vec![put("web/servers", "x")],
         };
         let answer = store.apply(&transaction);
-        assert!(matches!(answer, Err(ApplyError::Refused(_))), "{answer:?}");
+        assert!(
+            matches!(answer, Err(ApplyError::Directory(_))),
+            "{answer:?}"
+        );
     }
 }
 
