@@ -58,6 +58,14 @@ fn main() -> ExitCode {
             Exit::Done => 0,
             Exit::Alarm => config.output.alarm_exit_code,
             Exit::Changes => 4,
+            Exit::Unexpected => {
+                error!(
+                    "the plan is not the expected one: {} changes were applied. If the plan above is right, give its \
+                     hash to `--expect`",
+                    outcome.applied.len()
+                );
+                5
+            }
         },
         Err(failure) => {
             error!("{}", text::redacted(&format!("{failure:#}")));

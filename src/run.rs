@@ -9,7 +9,7 @@ use crate::kube::Pods;
 use crate::layout::{Layout, Observed};
 use crate::net::deadline::Deadline;
 use crate::reconcile::evidence::Lists;
-use crate::reconcile::plan::{Change, Plan, Rules, plan};
+use crate::reconcile::plan::{Change, Plan, Rules, name_of, plan};
 use crate::report::{self, Reporter};
 use crate::signals::Signals;
 use crate::store::{self, Store};
@@ -25,6 +25,8 @@ pub enum Exit {
     Done,
     /// Something was held, out of scope, not shared, duplicate or in conflict.
     Alarm,
+    /// The plan is not the one that `--expect` names: nothing more was written.
+    Unexpected,
     /// A dry run with `--exit-code` found changes.
     Changes,
 }
@@ -62,6 +64,12 @@ pub fn run(config: &Config, signals: &Signals, reporter: &mut Reporter) -> anyho
             reporter,
         );
         let (observed, plan) = decided.map_err(|cause| progress.failed(cause))?;
+        if let Some(expected) = config.expected()
+            && name_of(progress.applied.iter().chain(&plan.changes)) != expected
+        {
+            reporter.plan(&plan)?;
+            return Ok(Outcome::unexpected(plan, progress.applied));
+        }
         if config.dry_run {
             reporter.plan(&plan)?;
             return Ok(Outcome::new(config, plan, Vec::new()));
@@ -131,6 +139,14 @@ fn decide(
 }
 
 impl Outcome {
+    fn unexpected(plan: Plan, applied: Vec<Change>) -> Self {
+        Self {
+            exit: Exit::Unexpected,
+            plan,
+            applied,
+        }
+    }
+
     fn new(config: &Config, plan: Plan, applied: Vec<Change>) -> Self {
         let output = &config.output;
         let changes = output.exit_code && !plan.changes.is_empty();

@@ -1,6 +1,7 @@
 //! Text for people and shells: escaping, redacting, quoting. Used by all, uses nothing.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// Puts `text` into single quotes for `sh`.
 #[must_use]
@@ -114,6 +115,18 @@ pub(crate) fn decoded(bytes: &[u8]) -> Option<String> {
         [0xFE, 0xFF, rest @ ..] => utf16(rest, u16::from_be_bytes),
         _ => String::from_utf8(bytes.to_vec()).ok(),
     }
+}
+
+/// The first 8 hex digits of the SHA-256 of these bytes.
+#[must_use]
+pub(crate) fn fingerprint(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let first = digest.as_ref().iter().take(4);
+    first.fold(String::with_capacity(8), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

@@ -203,6 +203,10 @@ pub(super) struct ChangesArgs {
     #[arg(long, value_name = "N|P%")]
     #[arg(value_parser = DeleteLimit::parse)]
     pub(super) max_deletes: Option<DeleteLimit>,
+    /// Apply only the plan that a dry run printed as `plan HASH`; exit with 5 if it is another one now
+    #[arg(long, value_name = "HASH")]
+    #[arg(value_parser = plan_name)]
+    pub(super) expect: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -282,6 +286,8 @@ pub(super) enum Policy {
 pub enum Format {
     /// Patches in a dry run, a line per change otherwise
     Diff,
+    /// A line per change, in a dry run too
+    Lines,
     /// One JSON document
     Json,
     /// One line
@@ -360,6 +366,15 @@ fn pushgateway(text: &str) -> Result<String, String> {
         return Err("a Pushgateway with a user and password is not supported".to_owned());
     }
     Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn plan_name(text: &str) -> Result<String, String> {
+    let is_hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+    if text.len() == 8 && text.bytes().all(is_hex) {
+        Ok(text.to_owned())
+    } else {
+        Err("a plan's hash is 8 of the characters 0-9 and a-f, as a dry run prints it".to_owned())
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -9,7 +9,7 @@ use super::{Cli, help};
 const PREFIX: &str = "VULCANIZED_";
 
 /// Options without a variable: nobody disarms a manifest for good.
-const COMMAND_LINE_ONLY: [&str; 3] = ["adopt", "allow-deletes", "generate"];
+const COMMAND_LINE_ONLY: [&str; 4] = ["adopt", "allow-deletes", "expect", "generate"];
 
 /// Variables that no option has: the password must not stand on a command line.
 const NO_OPTION: [&str; 1] = ["VULCANIZED_PASSWORD"];

@@ -39,6 +39,7 @@ removed; `version` is 1.
 | `version`, `program`, `owner`, `scope`, `prefix` | of this run |
 | `revision` | of the store when it was listed, or null |
 | `dry_run` | whether nothing was written |
+| `plan` | a hash over `changes`: what `--expect` takes |
 | `counts` | numbers by name |
 | `changes` | `action` (`create`, `update`, `delete`), `backend`, `server` (null for a definition), `key`, `pod`, \
 `before`, `after`, `proof`, `others` (further keys of the server: `action`, `key`, `before`, `after`) |

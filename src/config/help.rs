@@ -46,7 +46,7 @@ pub(super) const EXAMPLES: [(&str, &str); 3] = [
 ];
 
 /// Exit codes and what they mean.
-pub(super) const EXIT_CODES: [(&str, &str); 5] = [
+pub(super) const EXIT_CODES: [(&str, &str); 6] = [
     ("0", "done, or in sync"),
     ("1", "failed; the next run continues"),
     ("2", "usage error: nothing was written"),
@@ -56,6 +56,10 @@ pub(super) const EXIT_CODES: [(&str, &str); 5] = [
          conflict, or a value stops the proxy; the rest is done. `--alarm-exit-code` makes it another",
     ),
     ("4", "`--dry-run --exit-code`, and there are changes"),
+    (
+        "5",
+        "the plan is not the one that `--expect` names: nothing was written",
+    ),
 ];
 
 fn examples(with_purpose: bool) -> String {
@@ -74,7 +78,7 @@ fn examples(with_purpose: bool) -> String {
 /// The command with what stands after its options in `--help`.
 pub(super) fn whole(command: Command) -> Command {
     let mut text = examples(true);
-    text += "\nExit codes (the worse wins: 1 over 3 over 4):\n";
+    text += "\nExit codes (the worse wins: 1 over 5 over 3 over 4):\n";
     for (code, meaning) in EXIT_CODES {
         let options = textwrap::Options::new(100).subsequent_indent("     ");
         let line = format!("  {code}  {meaning}");

@@ -181,6 +181,12 @@ impl Cli {
 }
 
 impl Config {
+    /// The plan that may be applied, if only that one may.
+    #[must_use]
+    pub(crate) fn expected(&self) -> Option<&str> {
+        self.changes.expect.as_deref()
+    }
+
     /// What this run may do, in a cluster that names itself `cluster` unless `--cluster` names it.
     #[must_use]
     pub fn rules(&self, cluster: String) -> Rules {

@@ -1,6 +1,5 @@
 //! Lists pods: complete, or an error.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
@@ -19,7 +18,7 @@ use crate::net::deadline::Deadline;
 use crate::net::http;
 use crate::net::pem;
 use crate::net::tls::Tls;
-use crate::text::{escaped, redacted};
+use crate::text::{self, escaped, redacted};
 
 /// Pods per page.
 const PAGE: usize = 500;
@@ -107,13 +106,7 @@ impl Api {
             text.push(b'/');
             text.extend_from_slice(path.trim_end_matches('/').as_bytes());
         }
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
-        let mut name = String::with_capacity(8);
-        for byte in digest.as_ref().iter().take(4) {
-            // Writing to a string cannot fail.
-            let _ = write!(name, "{byte:02x}");
-        }
-        name
+        text::fingerprint(&text)
     }
 
     /// The namespace that is meant when none is named: the context's or the service account's.

@@ -10,7 +10,7 @@
 //! | not ours, other URL | yes | conflict |
 //! | not ours | no | never touched |
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::iter;
 
@@ -21,6 +21,7 @@ use crate::reconcile::findings::Finding;
 use crate::reconcile::hold::{Grounds, Permit, Rest};
 use crate::reconcile::map::SkipReason;
 pub use crate::reconcile::planner::plan;
+use crate::text;
 
 /// What a run may do.
 #[derive(Debug, Clone)]
@@ -548,6 +549,34 @@ impl Plan {
     pub fn lost(&self) -> usize {
         self.changes.iter().filter(|change| change.loses()).count()
     }
+}
+
+/// A name for changes: 8 hex digits of a hash over their keys, and the values before and after. The order of
+/// the changes does not count, nor do the revisions of what was read.
+#[must_use]
+pub(crate) fn name_of<'c>(changes: impl Iterator<Item = &'c Change>) -> String {
+    let mut writes = BTreeMap::new();
+    for change in changes {
+        for write in change.writes() {
+            writes.insert(
+                write.key,
+                (write.before.map(|(before, _)| before), write.after),
+            );
+        }
+    }
+    let mut bytes = Vec::new();
+    let mut add = |part: Option<&[u8]>| {
+        bytes.push(u8::from(part.is_some()));
+        let part = part.unwrap_or_default();
+        bytes.extend_from_slice(&part.len().to_le_bytes());
+        bytes.extend_from_slice(part);
+    };
+    for (key, (before, after)) in writes {
+        add(Some(key.as_bytes()));
+        add(before);
+        add(after.map(str::as_bytes));
+    }
+    text::fingerprint(&bytes)
 }
 
 impl Change {

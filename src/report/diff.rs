@@ -45,7 +45,28 @@ pub fn dry_run(out: &mut dyn Write, plan: &Plan, style: Style) -> io::Result<()>
     for change in &plan.changes {
         patches(out, change, style)?;
     }
-    tail(out, plan, plan.changes.iter(), false, style)
+    tail(out, plan, plan.changes.iter(), false, style)?;
+    name(out, plan)
+}
+
+/// Prints one line per change, what is not done and why, then the counts.
+///
+/// # Errors
+/// Those of `out`.
+pub(crate) fn lines(out: &mut dyn Write, plan: &Plan, style: Style) -> io::Result<()> {
+    for change in &plan.changes {
+        applied(out, change, style)?;
+    }
+    tail(out, plan, plan.changes.iter(), false, style)?;
+    name(out, plan)
+}
+
+/// What `--expect` takes, where there are changes.
+fn name(out: &mut dyn Write, plan: &Plan) -> io::Result<()> {
+    if plan.changes.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "plan {}", plan::name_of(plan.changes.iter()))
 }
 
 /// Prints what is not done and why, then the counts of `changes`: those of the plan that are, or would
@@ -271,7 +292,12 @@ pub fn one_line<'c>(
     applied: bool,
 ) -> io::Result<()> {
     let loud = none_published(plan).map_or(String::new(), |line| format!("; {line}"));
-    writeln!(out, "{}{loud}", summary(plan, changes, applied))
+    let name = if applied || plan.changes.is_empty() {
+        String::new()
+    } else {
+        format!("; plan {}", plan::name_of(plan.changes.iter()))
+    };
+    writeln!(out, "{}{loud}{name}", summary(plan, changes, applied))
 }
 
 /// What is said loudly when pods were seen and none is published: `0 of 37 pods published: 37 without

@@ -23,6 +23,7 @@ struct Document<'p> {
     prefix: &'p str,
     revision: Option<u64>,
     dry_run: bool,
+    plan: String,
     counts: BTreeMap<&'static str, usize>,
     changes: Vec<JsonChange<'p>>,
     held: Vec<JsonHeld<'p>>,
@@ -151,6 +152,7 @@ pub fn print(
         prefix: &plan.prefix,
         revision: plan.revision,
         dry_run: !applied,
+        plan: plan::name_of(changes.iter()),
         counts: counts(plan, changes),
         changes: changes.iter().map(change).collect(),
         held: plan

@@ -41,6 +41,7 @@ impl Reporter<'_> {
         let out = &mut *self.out;
         written(match format {
             Format::Diff => diff::dry_run(out, plan, style),
+            Format::Lines => diff::lines(out, plan, style),
             Format::Json => {
                 let changes = &plan.changes;
                 json::print(out, self.owner, plan, changes, false, style.etcdctl)
@@ -54,7 +55,7 @@ impl Reporter<'_> {
     /// # Errors
     /// As for [`Reporter::plan`].
     pub fn applied(&mut self, changes: &[Change]) -> anyhow::Result<()> {
-        if self.format == Format::Diff {
+        if matches!(self.format, Format::Diff | Format::Lines) {
             for change in changes {
                 written(diff::applied(self.out, change, self.style))?;
             }
@@ -74,7 +75,7 @@ impl Reporter<'_> {
         let Self { format, style, .. } = *self;
         let out = &mut *self.out;
         written(match format {
-            Format::Diff => diff::tail(out, plan, applied.iter(), true, style),
+            Format::Diff | Format::Lines => diff::tail(out, plan, applied.iter(), true, style),
             Format::Json => json::print(out, self.owner, plan, applied, true, style.etcdctl),
             Format::Summary => diff::one_line(out, plan, applied.iter(), true),
         })

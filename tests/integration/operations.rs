@@ -229,7 +229,7 @@ fn the_static_binary_needs_nothing() {
         "{said}"
     );
     let size = fs::metadata(&binary).expect("it is there").len();
-    assert!(size < 8 << 20, "{size} bytes");
+    assert!(size < 10 << 20, "{size} bytes");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let authority = crate::support::certs::Authority::new();
     let leaf = authority.leaf("etcd", &["by-hosts.test", "by-dns.test", "127.0.0.1"]);

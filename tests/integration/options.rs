@@ -1,6 +1,7 @@
 //! The command line and its environment.
 
 use crate::support::api::{kubectl, pod};
+use crate::support::etcd::Etcd;
 use crate::support::program::{Program, vulcanized};
 
 fn dry_run(folder: &tempfile::TempDir, arguments: &str) -> Program {
@@ -72,4 +73,82 @@ fn the_longest_time_is_no_abort() {
             assert!([0, 2].contains(&answer.code), "{option} {time}: {answer}");
         }
     }
+}
+
+/// A dry run is approved by its hash: exactly that plan is applied, or nothing.
+#[test]
+fn a_plan_is_applied_as_expected_or_not_at_all() {
+    let etcd = Etcd::start();
+    etcd.define("web");
+    let pods = |count: u8| {
+        kubectl(
+            (1..=count).map(|n| pod("shop", &format!("web-{n}"), "web", &format!("10.0.0.{n}"))),
+        )
+    };
+    let run = |more: &str, pods: &str| {
+        let url = etcd.url();
+        vulcanized(&format!("--owner prod --pods - --etcd {url} {more}"))
+            .input(pods)
+            .run()
+    };
+    let two = pods(2);
+    let dry = run("--dry-run", &two);
+    let hash = dry
+        .out
+        .lines()
+        .last()
+        .and_then(|line| line.strip_prefix("plan "));
+    let hash = hash.unwrap_or_else(|| panic!("no hash: {dry}"));
+    for format in ["lines", "summary", "json"] {
+        let answer = run(&format!("--dry-run -o {format}"), &two);
+        assert!(answer.out.contains(hash), "{answer}");
+    }
+    let lines = run("--dry-run -o lines", &two);
+    assert_eq!(
+        lines
+            .out
+            .lines()
+            .filter(|line| line.starts_with("+ web/"))
+            .count(),
+        2,
+        "{lines}"
+    );
+    let revision = etcd.revision();
+    // Another pod meanwhile, another hash, and what another writer did.
+    let expect = format!("--expect {hash}");
+    for (more, pods) in [(&*expect, &pods(1)), ("--expect 00000000", &two)] {
+        let answer = run(more, pods);
+        assert_eq!(answer.code, 5, "{answer}");
+        assert!(
+            answer.err.contains("not the expected one") && answer.out.contains("plan "),
+            "{answer}"
+        );
+        assert_eq!(etcd.revision(), revision, "{answer}");
+    }
+    let theirs = "/vulcand/backends/web/servers/10.0.0.1";
+    etcd.put(theirs, r#"{"URL":"http://10.9.9.9:80"}"#);
+    let written = etcd.revision();
+    let answer = run(&expect, &two);
+    assert_eq!(answer.code, 5, "{answer}");
+    assert_eq!(etcd.revision(), written, "{answer}");
+    etcd.delete(theirs);
+    let answer = run(&expect, &two);
+    assert_eq!(answer.code, 0, "{answer}");
+    assert_eq!(
+        etcd.keys("/vulcand/backends/web/servers/").len(),
+        2,
+        "{answer}"
+    );
+    // 5 is worse than 3 and 4, and nothing else is worse than 1.
+    etcd.put(
+        "/vulcand/backends/web/servers/blue",
+        r#"{"URL":"http://10.9.9.9:80","Owner":"blue","Scope":"x"}"#,
+    );
+    let three = pods(3);
+    assert_eq!(run("--dry-run --exit-code", &three).code, 3);
+    assert_eq!(
+        run("--dry-run --exit-code --expect 00000000", &three).code,
+        5
+    );
+    assert_eq!(run("--expect 0000000", &three).code, 2);
 }
