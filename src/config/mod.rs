@@ -21,7 +21,7 @@ use crate::reconcile::map::Mapping;
 use crate::reconcile::plan::{Adopt, Rules};
 use crate::report::etcdctl::{Access, Api, NO_ETCDCTL};
 use crate::report::{Etcdctl, Reporter, Style};
-use crate::store;
+use crate::store::{self, endpoints::Endpoint};
 
 mod args;
 mod env;
@@ -329,6 +329,10 @@ impl StoreArgs {
         endpoints.retain(|endpoint| !endpoint.is_empty());
         if endpoints.is_empty() {
             return Err(usage("no store: give `--etcd URL` or `--store-file FILE`"));
+        }
+        for endpoint in &endpoints {
+            // The scheme matters where none is given, and that is not an error.
+            Endpoint::parse(endpoint, "http").map_err(|error| usage(&error.to_string()))?;
         }
         let cacert = cacert.or_else(|| path("ETCDCTL_CACERT"));
         let identity = match (

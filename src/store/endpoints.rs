@@ -73,31 +73,38 @@ impl Endpoint {
         } else {
             format!("{scheme}://{text}")
         };
-        let bad = || {
-            anyhow!(
-                "`{}` is no endpoint: it looks like https://etcd-1:2379",
-                redacted(text)
-            )
+        let bad = |why: &str| {
+            let text = redacted(text);
+            anyhow!("`{text}` is not an endpoint: {why}; expected for example https://etcd-1:2379")
         };
-        let uri = http::Uri::try_from(url).map_err(|_| bad())?;
+        let (_, rest) = url.split_once("://").unwrap_or_default();
+        if rest.contains('@') {
+            return Err(bad("it holds a user: give `--user`"));
+        }
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains(['/', '?', '#']) {
+            return Err(bad("it holds more than scheme, host and port"));
+        }
+        let port = match authority.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+                let port = port.parse().ok().filter(|port| *port > 0);
+                port.ok_or_else(|| bad("its port is not a number from 1 to 65535"))?
+            }
+            _ => PORT,
+        };
+        let uri = http::Uri::try_from(&url).map_err(|_| bad("it is not a URL"))?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
-            _ => return Err(bad()),
+            _ => return Err(bad("its scheme must be http or https")),
         };
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(bad)?;
-        if !uri.path().trim_matches('/').is_empty() || uri.query().is_some() {
-            return Err(bad());
-        }
+        let host = uri.host().filter(|host| !host.is_empty());
+        let host = host.ok_or_else(|| bad("it names no host"))?;
         let host = host
             .trim_start_matches('[')
             .trim_end_matches(']')
             .to_owned();
-        Ok(Self {
-            tls,
-            host,
-            port: uri.port_u16().unwrap_or(PORT),
-        })
+        Ok(Self { tls, host, port })
     }
 }
 
@@ -364,7 +371,7 @@ mod tests {
             ("127.0.0.1:1", "http://127.0.0.1:1"),
             ("https://etcd-1", "https://etcd-1:2379"),
             ("https://[fd00::1]:2379/", "https://[fd00::1]:2379"),
-            ("http://user:pass@etcd:1", "http://etcd:1"),
+            ("HTTPS://etcd:1", "https://etcd:1"),
         ] {
             assert_eq!(
                 Endpoint::parse(text, "http").expect(text).to_string(),
@@ -373,8 +380,21 @@ mod tests {
         }
         let secure = Endpoint::parse("etcd:1", "https").expect("an endpoint");
         assert_eq!(secure.to_string(), "https://etcd:1");
-        for bad in ["", "ftp://a", "http://", "http://a/v3", "a b"] {
-            assert!(Endpoint::parse(bad, "http").is_err(), "{bad}");
+        for (bad, why) in [
+            ("", "it "),
+            ("ftp://a", "scheme must be"),
+            ("unix:///run/etcd", "it holds more than"),
+            ("http://", "it "),
+            ("http://a/v3", "it holds more than"),
+            ("http://a?b=c", "it holds more than"),
+            ("http://a:99999", "port is not a number from 1 to 65535"),
+            ("a:b", "port is not"),
+            ("[fd00::1]:0", "port is not"),
+            ("http://root:s3cret@a:1", "it holds a user: give `--user`"),
+            ("a b", "it is not a URL"),
+        ] {
+            let error = Endpoint::parse(bad, "http").expect_err(bad).to_string();
+            assert!(error.contains(why) && !error.contains("s3cret"), "{error}");
         }
     }
 }

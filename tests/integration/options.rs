@@ -152,3 +152,41 @@ fn a_plan_is_applied_as_expected_or_not_at_all() {
     );
     assert_eq!(run("--expect 0000000", &three).code, 2);
 }
+
+#[test]
+fn an_endpoint_is_scheme_host_and_port() {
+    for (endpoint, why) in [
+        (
+            "http://etcd:99999",
+            "its port is not a number from 1 to 65535",
+        ),
+        (
+            "http://root:s3cret@etcd:2379",
+            "it holds a user: give `--user`",
+        ),
+        (
+            "http://etcd:2379/v3",
+            "it holds more than scheme, host and port",
+        ),
+        (
+            "http://etcd:2379?x=1",
+            "it holds more than scheme, host and port",
+        ),
+        ("ftp://etcd", "its scheme must be http or https"),
+        ("http://good:1,bad:port", "`bad:port` is not an endpoint"),
+    ] {
+        for variable in [false, true] {
+            let program = vulcanized("--owner prod --pods -");
+            let program = if variable {
+                program.env("ETCDCTL_ENDPOINTS", endpoint)
+            } else {
+                program.arg("--etcd").arg(endpoint)
+            };
+            let answer = program.exits(2);
+            assert!(
+                answer.err.contains(why) && !answer.err.contains("s3cret"),
+                "{answer}"
+            );
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -62,12 +62,10 @@ fn works(answer: &Answer) {
     assert_eq!(answer.code, 0, "{answer}");
 }
 
-/// It failed, in time, and the message says why.
+/// It failed, and the message says why.
 #[track_caller]
 fn fails(folder: &Folder, arguments: &str, why: &[&str]) {
-    let begin = Instant::now();
     let answer = folder.run(arguments);
-    assert!(begin.elapsed() < Duration::from_secs(10), "{answer}");
     assert_eq!(answer.code, 1, "{arguments}\n{answer}");
     for why in why {
         let said = answer.err.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -270,7 +268,6 @@ fn whatever_else_may_be_there() {
             &["closed the connection"],
         );
         check(&format!("http://127.0.0.1:{slammed}"), &["closed"]);
-        check(&format!("http://u:s3cret@127.0.0.1:{closed}"), &["refused"]);
         // Each endpoint with its own trouble.
         check(
             &format!("http://127.0.0.1:{closed},http://127.0.0.1:{silent}"),
