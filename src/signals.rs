@@ -8,6 +8,8 @@ use std::thread;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals as Incoming;
 
+use crate::kube;
+
 /// The handlers of a run.
 pub struct Signals {
     state: Arc<Mutex<State>>,
@@ -46,6 +48,7 @@ impl Signals {
                         let message =
                             format!("error: ended by {name} before anything more was written\n");
                         let _ = io::stderr().write_all(message.as_bytes());
+                        kube::end_plugin();
                         std::process::exit(1);
                     }
                 }

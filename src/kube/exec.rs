@@ -1,12 +1,15 @@
 //! Credential plugins: programs that a kubeconfig names, and that say who we are.
 
 use std::io::Read as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -14,6 +17,18 @@ use super::kubeconfig::ExecConfig;
 use crate::net::deadline::Deadline;
 use crate::net::tls::Identity;
 use crate::text::escaped;
+
+/// The process group of the plugin that runs; 0 when none does.
+static RUNNING: AtomicU32 = AtomicU32::new(0);
+
+/// Ends the plugin that runs, if one does, and what it has started: for a run that ends by a signal.
+pub(crate) fn end_plugin() {
+    let group = i32::try_from(RUNNING.load(Ordering::SeqCst)).ok();
+    if let Some(group) = group.and_then(Pid::from_raw) {
+        // It may have ended in this moment: then there is nothing to end.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
 
 /// A plugin, ready to be run.
 pub(super) struct Exec {
@@ -116,16 +131,22 @@ impl Exec {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .process_group(0)
             .spawn()
             .map_err(|error| anyhow!("failed to start it: {error}"))?;
+        RUNNING.store(child.id(), Ordering::SeqCst);
         let out = drain(child.stdout.take());
         let err = drain(child.stderr.take());
         let status = loop {
             if let Some(status) = child.try_wait()? {
+                // What it leaves behind on purpose, such as an agent, lives on.
+                RUNNING.store(0, Ordering::SeqCst);
                 break status;
             }
             if std::time::Instant::now() >= until {
-                end(&mut child);
+                end_plugin();
+                // Ended: its state is all that is left.
+                let _ = child.wait();
                 bail!("it did not end within {}", humantime::format_duration(time));
             }
             thread::sleep(PAUSE);
@@ -211,10 +232,4 @@ fn drain(pipe: Option<impl std::io::Read + Send + 'static>) -> std::sync::mpsc::
         let _ = sender.send(text);
     });
     receiver
-}
-
-fn end(child: &mut Child) {
-    // It may have ended in this moment: then there is nothing to end.
-    let _ = child.kill();
-    let _ = child.wait();
 }

@@ -240,7 +240,10 @@ impl Api {
                             (message, Some(Duration::from_secs(1)))
                         }
                         403 => return Err(Error::Refused(message)),
-                        429 | 500 | 502 | 503 | 504 => (message, retry_after),
+                        429 | 500 | 502 | 503 | 504 => {
+                            // `Retry-After: 0` still waits a little.
+                            (message, retry_after.map(|after| after.max(pause)))
+                        }
                         300..400 => {
                             let to = location.map_or(String::new(), |to| {
                                 format!(" to {}", escaped(&redacted(&to)))

@@ -8,6 +8,7 @@ mod pods;
 mod proxy;
 mod wire;
 
+pub(crate) use exec::end_plugin;
 pub use kubeconfig::Options;
 pub use list::{Api, Selection};
 pub use pods::NamespacesMix;

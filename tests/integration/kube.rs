@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::api::{Api, Framing, Listen, Reply, Request, list, pod};
 use crate::support::certs::Authority;
+use crate::support::etcd::poll;
 use crate::support::program::{Answer, Program, vulcanized};
 
 /// A store with two servers of ours and a folder to keep it in.
@@ -555,6 +556,42 @@ printf '"status":{{"token":"from-plugin-%s-%s"}}}}' "$GREETING" "$1""#,
         .arg(kubeconfig.path())
         .env("PATH", "/bin:/usr/bin")
         .exits(0);
+}
+
+/// What a plugin has started ends with it: at the time-out and at a signal.
+#[test]
+fn children_of_exec_plugins_end_with_them() {
+    let api = Api::tls(for_token("never"));
+    for (ending, signal) in [("time-out", false), ("signal", true)] {
+        let store = Store::new();
+        let pid = store.folder.path().join("pid");
+        // The child holds none of the plugin's pipes.
+        let script = format!(
+            "sleep 60 >/dev/null 2>&1 </dev/null & echo $! > {0}.new; mv {0}.new {0}; wait",
+            pid.display()
+        );
+        let kubeconfig = api.kubeconfig(&json!({}), &exec(&plugin(&store.folder, &script), "v1"));
+        let time = if signal { "60s" } else { "1s" };
+        let child = store
+            .program(&format!("--request-timeout {time} --timeout 60s"))
+            .arg("--kubeconfig")
+            .arg(kubeconfig.path())
+            .env("PATH", "/bin:/usr/bin")
+            .start();
+        let sleeping = poll("the plugin's child", || fs::read_to_string(&pid).ok());
+        let state = format!("/proc/{}/stat", sleeping.trim());
+        if signal {
+            crate::support::etcd::signal(child.id(), "TERM");
+        }
+        let answer = Answer::from(child.wait_with_output().expect("it ends"));
+        assert_eq!(answer.code, 1, "{ending}: {answer}");
+        // Gone, or dead and not yet collected by whoever inherited it.
+        poll(&format!("{ending}: the end of the child"), || {
+            let text = fs::read_to_string(&state);
+            text.map_or(true, |text| text.contains(") Z "))
+                .then_some(())
+        });
+    }
 }
 
 #[test]
