@@ -1,19 +1,10 @@
-//! How etcd is reached: its endpoints, tried in order, over plain TCP or TLS.
+//! The endpoints of etcd, tried one after the other.
 
-use std::error::Error;
 use std::fmt;
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
+use log::debug;
 
 use crate::net::deadline::Deadline;
 use crate::net::tls::{Client, Tls};
@@ -21,7 +12,7 @@ use crate::text::{escaped, redacted};
 
 /// How long to wait for a cluster that has just lost its leader before all endpoints are asked again:
 /// it finds another within a second or two.
-pub(super) const ELECTION: Duration = Duration::from_millis(200);
+const ELECTION: Duration = Duration::from_millis(200);
 
 /// How etcd is reached.
 pub struct Options {
@@ -119,244 +110,132 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A connection, whatever it runs over.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-
-/// A connection to an endpoint, that remembers how the other side began.
-pub(super) struct Connection {
-    stream: Box<dyn Stream>,
-    tls: Option<Client>,
-    seen: Arc<Mutex<Seen>>,
+/// The endpoints of one etcd cluster, of which one is spoken to at a time.
+pub(super) struct Endpoints {
+    all: Vec<Endpoint>,
+    current: usize,
 }
 
-/// How the other side began, and how it ended: what is no etcd can be told by that.
-#[derive(Default)]
-pub(super) struct Seen {
-    /// The first bytes, after TLS.
-    first: Vec<u8>,
-    /// It closed the connection.
-    closed: bool,
-    /// What TLS said.
-    problem: Option<String>,
-}
-
-impl Seen {
-    /// What answers there, if it is no etcd.
-    pub(super) fn explain(&self, endpoint: &Endpoint) -> Option<String> {
-        const TLS_ALERT: u8 = 0x15;
-        if let Some(problem) = &self.problem {
-            return Some(problem.clone());
+impl Endpoints {
+    /// Checks all endpoints, and builds the TLS side if one of them needs it.
+    ///
+    /// # Errors
+    /// An endpoint that is none, or a certificate that cannot be read.
+    pub(super) fn prepare(
+        options: &Options,
+        protocols: &[&str],
+    ) -> anyhow::Result<(Self, Option<Client>)> {
+        // Who names a CA or a certificate must not send a password in the clear.
+        let secure = options.tls.ca.is_some() || options.tls.identity.is_some();
+        let scheme = if secure { "https" } else { "http" };
+        let all = options.endpoints.iter();
+        let all = all
+            .map(|text| Endpoint::parse(text, scheme))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        if all.is_empty() {
+            bail!("no endpoint of etcd given");
         }
-        let text = String::from_utf8_lossy(&self.first);
-        let words = match self.first.first() {
-            None if !self.closed => return None,
-            None => "it closed the connection without an answer: if it speaks TLS, use `https://`",
-            Some(&TLS_ALERT) if !endpoint.tls => "it speaks TLS: use `https://`",
-            Some(_) if text.contains("HTTPS server") => "it speaks TLS: use `https://`",
-            Some(_) if text.starts_with("HTTP/") => {
-                "a web server answers there, not etcd's API version 3"
-            }
-            _ => return None,
+        let any_tls = all.iter().any(|endpoint| endpoint.tls);
+        let tls = if any_tls {
+            Some(options.tls.client(protocols)?)
+        } else {
+            None
         };
-        Some(words.to_owned())
+        Ok((Self { all, current: 0 }, tls))
+    }
+
+    /// The one that is, or will be, spoken to.
+    pub(super) fn current(&self) -> &Endpoint {
+        &self.all[self.current]
+    }
+
+    /// Leaves the current endpoint for the next one.
+    pub(super) fn leave(&mut self) {
+        self.current = (self.current + 1) % self.all.len();
+    }
+
+    /// How many there are: at least one.
+    pub(super) fn count(&self) -> usize {
+        self.all.len()
     }
 }
 
-impl Connection {
-    /// What was seen on it: kept beyond its end.
-    pub(super) fn seen(&self) -> Arc<Mutex<Seen>> {
-        Arc::clone(&self.seen)
-    }
-
-    /// Remembers what came, or why nothing more will.
-    fn note(&self, result: &io::Result<&[u8]>) {
-        /// Enough to know what is spoken.
-        const FIRST: usize = 256;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match result {
-            Ok(new) => {
-                seen.closed |= new.is_empty();
-                let room = FIRST.saturating_sub(seen.first.len());
-                seen.first.extend(new.iter().take(room));
-            }
-            Err(error) => {
-                seen.closed = true;
-                let is_tls = <dyn Error + Send + Sync>::is::<rustls::Error>;
-                if let (Some(tls), true) = (&self.tls, error.get_ref().is_some_and(is_tls)) {
-                    seen.problem.get_or_insert_with(|| tls.explain(error));
-                }
-            }
-        }
-        if let (Some(tls), true, true) = (&self.tls, seen.closed, seen.first.is_empty()) {
-            let closed = io::Error::from(io::ErrorKind::UnexpectedEof);
-            seen.problem.get_or_insert_with(|| tls.explain(&closed));
-        }
-    }
-
-    /// A write that failed: what the other side said before it closed is still to be read.
-    fn note_last_words(&mut self, context: &mut Context<'_>) {
-        let mut space = [0; 256];
-        let mut buffer = ReadBuf::new(&mut space);
-        match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
-            Poll::Ready(Ok(())) => self.note(&Ok(buffer.filled())),
-            Poll::Ready(Err(error)) => self.note(&Err(error)),
-            Poll::Pending => self.note(&Ok(&[])),
-        }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
-        let noted = result.map(|()| &buffer.filled()[before..]);
-        self.note(&noted);
-        Poll::Ready(noted.map(drop))
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
-        if result.is_err() {
-            self.note_last_words(context);
-        }
-        Poll::Ready(result)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_flush(context));
-        if result.is_err() {
-            self.note_last_words(context);
-        }
-        Poll::Ready(result)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-/// Connects to one endpoint within `time`, TLS included. Each address of its name gets a share of it.
-///
-/// # Errors
-/// What did not work: the name, the connection, or TLS.
-pub(super) async fn dial(
-    endpoint: &Endpoint,
-    tls: Option<&Client>,
-    time: Duration,
-) -> anyhow::Result<Connection> {
-    let end = Instant::now() + time;
-    let Endpoint { host, port, .. } = endpoint;
-    let addresses = timeout_at(end, lookup_host((host.as_str(), *port)));
-    let addresses = addresses
-        .await
-        .map_err(|_| {
-            anyhow!(
-                "failed to resolve `{host}`: no answer within {}",
-                words(time)
-            )
-        })?
-        .map_err(|error| anyhow!("failed to resolve `{host}`: {error}"))?
-        .collect::<Vec<_>>();
-    let mut failure = anyhow!("`{host}` has no address");
-    for (left, address) in (1..=addresses.len()).rev().zip(&addresses) {
-        let share = end.saturating_duration_since(Instant::now()) / u32::try_from(left)?;
-        let tcp = match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => tcp,
-            Ok(Err(error)) => {
-                failure = anyhow!("failed to connect to {address}: {error}");
-                continue;
-            }
-            Err(_) => {
-                let share = words(share);
-                failure = anyhow!("failed to connect to {address}: no answer within {share}");
-                continue;
-            }
-        };
-        tcp.set_nodelay(true)?;
-        let stream: Box<dyn Stream> = match tls {
-            None => Box::new(tcp),
-            Some(client) => {
-                let name = ServerName::try_from(host.clone())
-                    .map_err(|_| anyhow!("`{host}` can be no name in a certificate"))?;
-                let handshake = TlsConnector::from(Arc::clone(&client.config)).connect(name, tcp);
-                let stream = timeout_at(end, handshake).await.map_err(|_| {
-                    let time = words(time);
-                    anyhow!("the TLS handshake did not end within {time}: is it a TLS port?")
-                })?;
-                Box::new(stream.map_err(|error| anyhow!(client.explain(&error)))?)
-            }
-        };
-        return Ok(Connection {
-            stream,
-            tls: tls.cloned(),
-            seen: Arc::default(),
-        });
-    }
-    Err(failure)
-}
-
-/// A time for the eye, in whole milliseconds.
-pub(super) fn words(time: Duration) -> String {
-    let time = Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    humantime::format_duration(time).to_string()
-}
-
-/// Checks all endpoints, and builds the TLS side if one needs it.
-pub(super) fn prepare(
-    options: &Options,
-    protocols: &[&str],
-) -> anyhow::Result<(Vec<Endpoint>, Option<Client>)> {
-    // Who names a CA or a certificate must not send a password in the clear.
-    let secure = options.tls.ca.is_some() || options.tls.identity.is_some();
-    let scheme = if secure { "https" } else { "http" };
-    let endpoints = options.endpoints.iter();
-    let endpoints = endpoints
-        .map(|text| Endpoint::parse(text, scheme))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    if endpoints.is_empty() {
-        bail!("no endpoint of etcd given");
-    }
-    let any_tls = endpoints.iter().any(|endpoint| endpoint.tls);
-    let tls = if any_tls {
-        Some(options.tls.client(protocols)?)
-    } else {
-        None
-    };
-    Ok((endpoints, tls))
-}
-
-/// The failures of all endpoints in one message, or of those that there was time for; the only one's
-/// stands for itself.
-pub(super) fn all_failed(
-    failures: &[(String, String)],
-    endpoints: &[Endpoint],
+/// The attempts at one request, at one endpoint after the other, until one answers.
+pub(super) struct Attempts {
+    begin: Instant,
+    /// How long a cluster without a leader is asked again.
+    patience: Duration,
     deadline: Deadline,
-) -> anyhow::Error {
-    let list = failures
-        .iter()
-        .map(|(endpoint, why)| format!("{endpoint}: {}", escaped(why)));
-    let error = match (failures, endpoints) {
-        ([(_, why)], [_]) => anyhow!("{}", escaped(why)),
-        _ => anyhow!(
-            "none of {} endpoints answered: {}",
-            endpoints.len(),
-            list.collect::<Vec<_>>().join("; ")
-        ),
-    };
-    match deadline.remaining() {
-        Ok(_) => error,
-        Err(up) => error.context(up),
+    /// The endpoints that did not answer in this round, and why.
+    failures: Vec<(String, String)>,
+    leaderless: bool,
+}
+
+impl Attempts {
+    /// # Errors
+    /// The run's time is up.
+    pub(super) fn start(deadline: Deadline) -> anyhow::Result<Self> {
+        Ok(Self {
+            begin: Instant::now(),
+            patience: deadline.attempt()?,
+            deadline,
+            failures: Vec::new(),
+            leaderless: false,
+        })
+    }
+
+    /// The current endpoint belongs to a cluster that has no leader, or just got another: all are asked
+    /// again in a moment.
+    pub(super) fn leaderless(&mut self) {
+        self.leaderless = true;
+    }
+
+    /// Leaves the current endpoint, which gave no answer, for the next one. Without a reason it was a
+    /// connection of an earlier request that broke: the endpoint will be asked once more.
+    ///
+    /// # Errors
+    /// When all have been asked: what each of them said, or those that there was time for.
+    pub(super) fn next(
+        &mut self,
+        endpoints: &mut Endpoints,
+        why: Option<String>,
+    ) -> anyhow::Result<()> {
+        if let Some(why) = why {
+            debug!("{}: {why}", endpoints.current());
+            self.failures.push((endpoints.current().to_string(), why));
+        }
+        endpoints.leave();
+        if self.failures.len() < endpoints.count() && self.deadline.remaining().is_ok() {
+            return Ok(());
+        }
+        if !self.leaderless
+            || self.begin.elapsed() > self.patience
+            || self.deadline.pause(ELECTION).is_err()
+        {
+            return Err(self.all_failed(endpoints));
+        }
+        self.failures.clear();
+        self.leaderless = false;
+        Ok(())
+    }
+
+    /// The failures in one message; the only endpoint's stands for itself.
+    fn all_failed(&self, endpoints: &Endpoints) -> anyhow::Error {
+        let list = self
+            .failures
+            .iter()
+            .map(|(endpoint, why)| format!("{endpoint}: {}", escaped(why)));
+        let error = match (self.failures.as_slice(), endpoints.count()) {
+            ([(_, why)], 1) => anyhow!("{}", escaped(why)),
+            (_, count) => anyhow!(
+                "none of {count} endpoints answered: {}",
+                list.collect::<Vec<_>>().join("; ")
+            ),
+        };
+        match self.deadline.remaining() {
+            Ok(_) => error,
+            Err(up) => error.context(up),
+        }
     }
 }
 

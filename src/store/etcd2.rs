@@ -2,14 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use log::debug;
 use serde::Deserialize;
 use ureq::Agent;
 
-use super::endpoints::{ELECTION, Endpoint, Options, User, all_failed, prepare};
+use super::endpoints::{Attempts, Endpoint, Endpoints, Options, User};
 use super::{Applied, ApplyError, Store};
 use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction};
 use crate::net::deadline::Deadline;
@@ -28,13 +28,11 @@ const UNAUTHORIZED: u32 = 110;
 
 /// etcd, over its API version 2. Keys whose name begins with `_` are hidden from every listing.
 pub struct Etcd2 {
-    endpoints: Vec<Endpoint>,
+    endpoints: Endpoints,
     agent: Agent,
     authorization: Option<String>,
     user: Option<String>,
     deadline: Deadline,
-    /// The endpoint that is spoken to.
-    current: usize,
     /// Whether one has answered: then it is known to speak HTTP.
     answered: Cell<bool>,
     /// The cluster that was listed, as it names itself in each answer.
@@ -101,7 +99,7 @@ impl Etcd2 {
     /// # Errors
     /// An endpoint that is none, or a certificate that cannot be read.
     pub fn open(options: Options, deadline: Deadline) -> anyhow::Result<Self> {
-        let (endpoints, tls) = prepare(&options, &["http/1.1"])?;
+        let (endpoints, tls) = Endpoints::prepare(&options, &["http/1.1"])?;
         let agent = http::agent(http::Options {
             tls,
             server_name: None,
@@ -119,18 +117,13 @@ impl Etcd2 {
             authorization,
             user,
             deadline,
-            current: 0,
             answered: Cell::new(false),
             cluster: RefCell::default(),
         })
     }
 
     fn endpoint(&self) -> &Endpoint {
-        &self.endpoints[self.current]
-    }
-
-    fn leave(&mut self) {
-        self.current = (self.current + 1) % self.endpoints.len();
+        self.endpoints.current()
     }
 
     /// Asks one endpoint. `path` is a key, `query` what follows it, `form` the body of a PUT.
@@ -311,33 +304,18 @@ impl Etcd2 {
 
     /// Asks one endpoint after the other, until one answers.
     fn read(&mut self, path: &str, query: &str) -> anyhow::Result<Answer> {
-        let begin = Instant::now();
-        let patience = self.deadline.attempt()?;
-        let mut failures = Vec::new();
-        let mut leaderless = false;
+        let mut attempts = Attempts::start(self.deadline)?;
         loop {
             let why = match self.ask("GET", path, query, None) {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Refused(why)) => return Err(anyhow!(why)),
                 Err(Failure::Leaderless(why)) => {
-                    leaderless = true;
+                    attempts.leaderless();
                     why
                 }
                 Err(Failure::Unsent(why) | Failure::Lost(why)) => why,
             };
-            debug!("{why}");
-            failures.push((self.endpoint().to_string(), why));
-            self.leave();
-            if failures.len() == self.endpoints.len() || self.deadline.remaining().is_err() {
-                if !leaderless
-                    || begin.elapsed() > patience
-                    || self.deadline.pause(ELECTION).is_err()
-                {
-                    return Err(all_failed(&failures, &self.endpoints, self.deadline));
-                }
-                failures.clear();
-                leaderless = false;
-            }
+            attempts.next(&mut self.endpoints, Some(why))?;
         }
     }
 
@@ -391,7 +369,7 @@ impl Etcd2 {
     }
 
     fn write(&mut self, op: &Op, create: bool) -> Result<Applied, ApplyError> {
-        let mut failures = Vec::new();
+        let mut attempts = Attempts::start(self.deadline).map_err(ApplyError::Refused)?;
         loop {
             let answer = match op {
                 // What else there is (compareAndSwap, update, recursive deletes) vulcand never sees.
@@ -418,24 +396,18 @@ impl Etcd2 {
                 Ok(Answer::No(no)) => Err(ApplyError::Refused(self.said(no))),
                 Err(Failure::Refused(why)) => Err(ApplyError::Refused(anyhow!(why))),
                 Err(Failure::Lost(why) | Failure::Leaderless(why)) => {
-                    self.leave();
+                    self.endpoints.leave();
                     Err(ApplyError::Unknown(anyhow!(why)))
                 }
                 Err(Failure::Unsent(why)) => {
-                    failures.push((self.endpoint().to_string(), why));
-                    self.leave();
-                    if failures.len() < self.endpoints.len() {
-                        // Asked first: it may be of another cluster.
-                        let (Op::Put { key, .. } | Op::Delete { key }) = op;
-                        self.read(key, "?quorum=true")
-                            .map_err(ApplyError::Refused)?;
-                        continue;
-                    }
-                    Err(ApplyError::Refused(all_failed(
-                        &failures,
-                        &self.endpoints,
-                        self.deadline,
-                    )))
+                    attempts
+                        .next(&mut self.endpoints, Some(why))
+                        .map_err(ApplyError::Refused)?;
+                    // Asked first: it may be of another cluster.
+                    let (Op::Put { key, .. } | Op::Delete { key }) = op;
+                    self.read(key, "?quorum=true")
+                        .map_err(ApplyError::Refused)?;
+                    continue;
                 }
             };
         }

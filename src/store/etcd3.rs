@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use etcd_rs::{
@@ -15,7 +15,8 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint as Origin, Uri};
 
-use super::endpoints::{ELECTION, Endpoint, Options, Seen, User, all_failed, dial, prepare, words};
+use super::connection::{Seen, dial, words};
+use super::endpoints::{Attempts, Endpoint, Endpoints, Options, User};
 use super::{Applied, ApplyError, Store};
 use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction, Unchanged};
 use crate::net::deadline::Deadline;
@@ -31,7 +32,7 @@ const COMPACTIONS: usize = 3;
 
 /// etcd, over its API version 3.
 pub struct Etcd3 {
-    endpoints: Vec<Endpoint>,
+    endpoints: Endpoints,
     tls: Option<tls::Client>,
     user: Option<User>,
     token: Option<String>,
@@ -47,8 +48,6 @@ pub struct Etcd3 {
     revision: Option<u64>,
     /// What the other side of the current connection sent first.
     seen: Arc<Mutex<Seen>>,
-    /// The endpoint that is, or will be, spoken to.
-    current: usize,
 }
 
 /// Why a call failed, and what that means for the next step.
@@ -83,7 +82,7 @@ impl Etcd3 {
     /// # Errors
     /// An endpoint that is none, or a certificate that cannot be read.
     pub fn open(options: Options, deadline: Deadline) -> anyhow::Result<Self> {
-        let (endpoints, tls) = prepare(&options, &["h2"])?;
+        let (endpoints, tls) = Endpoints::prepare(&options, &["h2"])?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(Self {
             endpoints,
@@ -97,7 +96,6 @@ impl Etcd3 {
             verified: false,
             revision: None,
             seen: Arc::default(),
-            current: 0,
         })
     }
 
@@ -120,13 +118,13 @@ impl Etcd3 {
     }
 
     fn endpoint(&self) -> &Endpoint {
-        &self.endpoints[self.current]
+        self.endpoints.current()
     }
 
     /// Leaves the current endpoint for the next one.
     fn leave(&mut self) {
         self.client = None;
-        self.current = (self.current + 1) % self.endpoints.len();
+        self.endpoints.leave();
     }
 
     /// The client of the current endpoint, connected and known to it.
@@ -188,10 +186,7 @@ impl Etcd3 {
         &mut self,
         mut ask: impl FnMut(&Self, &Client) -> Result<T, Failure>,
     ) -> anyhow::Result<T> {
-        let begin = Instant::now();
-        let patience = self.deadline.attempt()?;
-        let mut failures = Vec::new();
-        let mut leaderless = false;
+        let mut attempts = Attempts::start(self.deadline)?;
         let mut renewed = false;
         loop {
             // A connection of an earlier call may be dead without any fault of its endpoint's.
@@ -200,7 +195,7 @@ impl Etcd3 {
                 Ok(client) => ask(self, &client),
                 Err(failure) => Err(failure),
             };
-            match answer {
+            let why = match answer {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Token) if !renewed => {
                     renewed = true;
@@ -221,28 +216,19 @@ impl Etcd3 {
                     continue;
                 }
                 Err(Failure::Leaderless(why)) => {
-                    leaderless = true;
-                    failures.push((self.endpoint().to_string(), why));
+                    attempts.leaderless();
+                    Some(why)
+                }
+                Err(Failure::Endpoint(why) | Failure::Unsent(why)) if fresh => {
+                    Some(self.explained(why))
                 }
                 Err(Failure::Endpoint(why) | Failure::Unsent(why)) => {
-                    debug!("{}: {why}", self.endpoint());
-                    let why = self.explained(why);
-                    if fresh {
-                        failures.push((self.endpoint().to_string(), why));
-                    }
+                    debug!("the connection to {} broke: {why}", self.endpoint());
+                    None
                 }
-            }
-            self.leave();
-            if failures.len() == self.endpoints.len() || self.deadline.remaining().is_err() {
-                if !leaderless
-                    || begin.elapsed() > patience
-                    || self.deadline.pause(ELECTION).is_err()
-                {
-                    return Err(all_failed(&failures, &self.endpoints, self.deadline));
-                }
-                failures.clear();
-                leaderless = false;
-            }
+            };
+            self.client = None;
+            attempts.next(&mut self.endpoints, why)?;
         }
     }
 
@@ -427,7 +413,7 @@ impl Store for Etcd3 {
                     _ => {
                         unsent += 1;
                         self.leave();
-                        if unsent > self.endpoints.len() {
+                        if unsent > self.endpoints.count() {
                             return Err(ApplyError::Refused(anyhow!(
                                 "failed to write: no endpoint answers any more"
                             )));
@@ -466,7 +452,7 @@ impl Store for Etcd3 {
                         1 => self.client = None,
                         _ => self.leave(),
                     }
-                    if unsent <= self.endpoints.len() {
+                    if unsent <= self.endpoints.count() {
                         continue;
                     }
                     Err(ApplyError::Refused(error))

@@ -1,5 +1,6 @@
 //! Where the proxy's configuration is kept: etcd v3, etcd v2, or a file.
 
+mod connection;
 pub(crate) mod endpoints;
 pub(crate) mod etcd2;
 pub(crate) mod etcd3;
