@@ -148,6 +148,7 @@ fn puts(url: &str, number: usize) {
         endpoints: vec![url.to_owned()],
         tls: Tls::default(),
         user: None,
+        dial_timeout: Duration::MAX,
     };
     let minute = Duration::from_mins(1);
     let mut store = Etcd3::open(options, Deadline::start(minute, minute)).expect("etcd");

@@ -98,6 +98,14 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
+/// The first `most` characters of a text, and an ellipsis where there are more.
+pub(crate) fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
 /// Decodes a file's bytes: UTF-8, or UTF-16 with a byte order mark, which is left out. `None` for
 /// anything else.
 #[must_use]

@@ -9,7 +9,7 @@ use super::{Cli, Generate, env, help};
 use crate::report;
 
 /// Variables that no option declares, and what they are for.
-pub(super) const OTHER_VARIABLES: [(&str, &str); 9] = [
+pub(super) const OTHER_VARIABLES: [(&str, &str); 11] = [
     ("VULCANIZED_PASSWORD", "password of `--user`"),
     (
         "KUBECONFIG",
@@ -22,6 +22,14 @@ pub(super) const OTHER_VARIABLES: [(&str, &str); 9] = [
     ),
     ("ETCDCTL_USER", "user or `name:password`, without `--user`"),
     ("ETCDCTL_PASSWORD", "password, where nothing else gives one"),
+    (
+        "ETCDCTL_DIAL_TIMEOUT",
+        "how long connecting to an endpoint may take, within `--request-timeout`",
+    ),
+    (
+        "ETCDCTL_ENDPOINT, ETCDCTL_PEERS, ETCDCTL_CA_FILE, ETCDCTL_CERT_FILE, ETCDCTL_KEY_FILE, ETCDCTL_USERNAME",
+        "with `--etcd-api 2`: the names that etcdctl has for that version",
+    ),
     (
         "HTTPS_PROXY, HTTP_PROXY, NO_PROXY",
         "proxies for the Kubernetes API, where the kubeconfig names none",

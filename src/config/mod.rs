@@ -294,16 +294,17 @@ impl StoreArgs {
             layout,
             prefix,
         } = self;
-        let text = |name: &str| {
-            env(name)
-                .filter(|value| !value.is_empty())
-                .and_then(|value| value.into_string().ok())
+        // Of several names the first one that is set: etcdctl's for version 2 have no meaning for version 3.
+        let v2 = etcd_api == Api::V2;
+        let value = |names: &[&str]| {
+            let names = names
+                .iter()
+                .filter(|name| v2 || !V2_VARIABLES.contains(name));
+            let mut values = names.filter_map(|name| env(name));
+            values.find(|value| !value.is_empty())
         };
-        let path = |name: &str| {
-            env(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
+        let text = |names: &[&str]| value(names)?.into_string().ok();
+        let path = |names: &[&str]| value(names).map(PathBuf::from);
         let options = layout::Options {
             prefix,
             etcd_v2: etcd_api == Api::V2 && store_file.is_none(),
@@ -323,7 +324,8 @@ impl StoreArgs {
         };
         let mut endpoints = etcd;
         if endpoints.is_empty() {
-            let given = text("ETCDCTL_ENDPOINTS").unwrap_or_default();
+            let names = ["ETCDCTL_ENDPOINTS", "ETCDCTL_ENDPOINT", "ETCDCTL_PEERS"];
+            let given = text(&names).unwrap_or_default();
             endpoints = given.split(',').map(str::trim).map(str::to_owned).collect();
         }
         endpoints.retain(|endpoint| !endpoint.is_empty());
@@ -334,41 +336,22 @@ impl StoreArgs {
             // The scheme matters where none is given, and that is not an error.
             Endpoint::parse(endpoint, "http").map_err(|error| usage(&error.to_string()))?;
         }
-        let cacert = cacert.or_else(|| path("ETCDCTL_CACERT"));
+        let cacert = cacert.or_else(|| path(&["ETCDCTL_CA_FILE", "ETCDCTL_CACERT"]));
         let identity = match (
-            cert.or_else(|| path("ETCDCTL_CERT")),
-            key.or_else(|| path("ETCDCTL_KEY")),
+            cert.or_else(|| path(&["ETCDCTL_CERT_FILE", "ETCDCTL_CERT"])),
+            key.or_else(|| path(&["ETCDCTL_KEY_FILE", "ETCDCTL_KEY"])),
         ) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
             _ => return Err(usage("`--cert` and `--key` go together")),
         };
-        let mut password = text("VULCANIZED_PASSWORD");
-        // `name:password`, as etcdctl takes it: the password must not be part of the name, which messages
-        // repeat.
-        let user = user.or_else(|| text("ETCDCTL_USER"));
-        let user = user.map(|given| match given.split_once(':') {
-            Some((name, secret)) => {
-                password.get_or_insert_with(|| secret.to_owned());
-                name.to_owned()
-            }
-            None => given,
-        });
-        // A file that was given wins over etcdctl's variable.
-        if password_file.is_none() {
-            password = password.or_else(|| text("ETCDCTL_PASSWORD"));
-        }
-        let user = match (user, password_file, password) {
-            (None, None, _) => None,
-            (None, Some(_), _) => return Err(usage("`--password-file` needs `--user`")),
-            (Some(name), Some(file), _) => Some((name, store::Password::File(file))),
-            (Some(name), None, Some(password)) => Some((name, store::Password::Given(password))),
-            (Some(name), None, None) => {
-                return Err(usage(&format!(
-                    "user `{name}` needs a password: set `VULCANIZED_PASSWORD` or give \
-                     `--password-file`"
-                )));
-            }
+        let user = etcd_user(user, password_file, &text)?;
+        let dial_timeout = match text(&["ETCDCTL_DIAL_TIMEOUT"]) {
+            Some(given) => Some(
+                args::duration(&given)
+                    .map_err(|why| usage(&format!("`ETCDCTL_DIAL_TIMEOUT` is `{given}`: {why}")))?,
+            ),
+            None => None,
         };
         Ok((
             store::Source::Etcd {
@@ -377,12 +360,55 @@ impl StoreArgs {
                 cacert,
                 identity,
                 user,
+                dial_timeout,
             },
             Etcdctl::new(etcd_api, &access),
             layout,
         ))
     }
 }
+
+/// The user of etcd and where the password is. `text` reads the first of these variables that is set.
+fn etcd_user(
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+    text: &dyn Fn(&[&str]) -> Option<String>,
+) -> Result<Option<(String, store::Password)>, clap::Error> {
+    let mut password = text(&["VULCANIZED_PASSWORD"]);
+    // `name:password`, as etcdctl takes it: the password must not be part of the name, which messages
+    // repeat.
+    let user = user.or_else(|| text(&["ETCDCTL_USERNAME", "ETCDCTL_USER"]));
+    let user = user.map(|given| match given.split_once(':') {
+        Some((name, secret)) => {
+            password.get_or_insert_with(|| secret.to_owned());
+            name.to_owned()
+        }
+        None => given,
+    });
+    // A file that was given wins over etcdctl's variable.
+    if password_file.is_none() {
+        password = password.or_else(|| text(&["ETCDCTL_PASSWORD"]));
+    }
+    match (user, password_file, password) {
+        (None, None, _) => Ok(None),
+        (None, Some(_), _) => Err(usage("`--password-file` needs `--user`")),
+        (Some(name), Some(file), _) => Ok(Some((name, store::Password::File(file)))),
+        (Some(name), None, Some(password)) => Ok(Some((name, store::Password::Given(password)))),
+        (Some(name), None, None) => Err(usage(&format!(
+            "user `{name}` needs a password: set `VULCANIZED_PASSWORD` or give `--password-file`"
+        ))),
+    }
+}
+
+/// The environment variables that only etcdctl for version 2 reads.
+const V2_VARIABLES: [&str; 6] = [
+    "ETCDCTL_ENDPOINT",
+    "ETCDCTL_PEERS",
+    "ETCDCTL_CA_FILE",
+    "ETCDCTL_CERT_FILE",
+    "ETCDCTL_KEY_FILE",
+    "ETCDCTL_USERNAME",
+];
 
 /// A usage error in clap's own form.
 fn usage(message: &str) -> clap::Error {
@@ -394,6 +420,57 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+
+    #[test]
+    fn variables_of_etcdctl() {
+        let read = |api: &str, set: &[(&str, &str)]| {
+            let arguments = format!("vulcanized --owner a --pods - --etcd-api {api}");
+            let cli = Cli::try_parse_from(arguments.split(' ')).expect("parsed");
+            let env = |name: &str| {
+                let found = set.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            match cli.config(&env).map_err(|error| error.to_string())?.store {
+                store::Source::Etcd {
+                    endpoints,
+                    cacert,
+                    identity,
+                    user,
+                    dial_timeout,
+                    ..
+                } => Ok(format!(
+                    "{endpoints:?} {cacert:?} {identity:?} {:?} {dial_timeout:?}",
+                    user.map(|(name, _)| name)
+                )),
+                store::Source::File(_) => Err("a file".to_owned()),
+            }
+        };
+        let v3 = [
+            ("ETCDCTL_ENDPOINTS", "http://a:1,http://b:1"),
+            ("ETCDCTL_CACERT", "ca"),
+            ("ETCDCTL_DIAL_TIMEOUT", "2s"),
+            ("ETCDCTL_CERT", ""),
+        ];
+        let wanted = r#"["http://a:1", "http://b:1"] Some("ca") None None Some(2s)"#;
+        assert_eq!(read("3", &v3).as_deref(), Ok(wanted));
+        let v2 = [
+            ("ETCDCTL_PEERS", "http://p:1"),
+            ("ETCDCTL_CA_FILE", "ca"),
+            ("ETCDCTL_CERT_FILE", "crt"),
+            ("ETCDCTL_KEY_FILE", "key"),
+            ("ETCDCTL_USERNAME", "me:secret"),
+        ];
+        let wanted = r#"["http://p:1"] Some("ca") Some(("crt", "key")) Some("me") None"#;
+        assert_eq!(read("2", &v2).as_deref(), Ok(wanted));
+        let [endpoint, ..] = v2;
+        let both = [endpoint, ("ETCDCTL_ENDPOINT", "http://e:1")];
+        assert!(read("2", &both).is_ok_and(|read| read.contains("http://e:1")));
+        assert!(read("3", &v2).is_err_and(|error| error.contains("no store")));
+        let bad = [("ETCDCTL_DIAL_TIMEOUT", "soon"), v3[0]];
+        assert!(
+            read("3", &bad).is_err_and(|error| error.contains("`ETCDCTL_DIAL_TIMEOUT` is `soon`"))
+        );
+    }
 
     #[test]
     fn a_password_beside_the_user_is_not_part_of_the_name() {

@@ -13,10 +13,11 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::kubeconfig::ExecConfig;
+use super::credentials::ExecConfig;
+use super::yaml;
 use crate::net::deadline::Deadline;
 use crate::net::tls::Identity;
-use crate::text::escaped;
+use crate::text::{self, escaped};
 
 /// The process group of the plugin that runs; 0 when none does.
 static RUNNING: AtomicU32 = AtomicU32::new(0);
@@ -181,13 +182,20 @@ impl Exec {
             client_key_data: Option<String>,
         }
         // The message of the parser may quote what it read: a token.
+        let text = text::decoded(answer).context("its output is neither UTF-8 nor UTF-16")?;
+        // As client-go's decoder has it: JSON if it looks like that, YAML otherwise.
+        let answer = if text.trim_start().starts_with('{') {
+            serde_json::from_str(&text).ok()
+        } else {
+            yaml(&text).ok().flatten()
+        };
         let Answer {
             kind,
             api_version,
             status,
-        } = serde_json::from_slice(answer)
-            .map_err(|_| anyhow!("its output is no ExecCredential"))?;
-        if kind != "ExecCredential" || api_version != self.config.api_version {
+        } = answer.context("its output is not an ExecCredential")?;
+        // A missing kind is the wanted one, for client-go, too.
+        if !["", "ExecCredential"].contains(&&*kind) || api_version != self.config.api_version {
             bail!(
                 "its output is a `{}` of `{}`, not an `ExecCredential` of `{}`",
                 escaped(&kind),

@@ -13,9 +13,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
-use super::exec::Exec;
-use super::proxy;
-use crate::net::tls::{Identity, SetBy, Tls};
+use super::credentials::{Auth, User, inline_or_file, resolve};
+use super::{proxy, yaml};
+use crate::net::tls::{SetBy, Tls};
 use crate::text;
 
 /// Where a service account is mounted.
@@ -96,22 +96,6 @@ pub(super) struct Access {
     pub(super) impersonate: Vec<(String, String)>,
     /// Whether to ask for compressed answers: the way may be long.
     pub(super) gzip: bool,
-}
-
-/// Who we are.
-pub(super) enum Auth {
-    /// Nobody, or whom the client certificate says.
-    None,
-    Token(String),
-    /// A token in a file, read again when it was refused.
-    TokenFile {
-        path: PathBuf,
-        /// Used while the file cannot be read.
-        fallback: Option<String>,
-    },
-    Basic(String, String),
-    /// A program that says who we are.
-    Exec(Box<Exec>),
 }
 
 /// Finds out how the API server is reached.
@@ -223,58 +207,32 @@ struct Cluster {
     extensions: Option<Vec<Extension>>,
 }
 
+impl Cluster {
+    /// What an exec plugin that wants it is told of the cluster; null where nothing is said.
+    fn for_plugins(&self, server: &str, ca: Option<&[u8]>) -> serde_json::Value {
+        /// The extension that is handed on as `config`.
+        const EXTENSION: &str = "client.authentication.k8s.io/exec";
+        let extensions = self.extensions.iter().flatten();
+        serde_json::json!({
+            "server": server,
+            "tls-server-name": self.tls_server_name,
+            "insecure-skip-tls-verify": self.insecure_skip_tls_verify,
+            "certificate-authority-data": ca.map(|ca| BASE64_STANDARD.encode(ca)),
+            "proxy-url": self.proxy_url,
+            "disable-compression": self.disable_compression,
+            "config": extensions
+                .filter(|extension| extension.name == EXTENSION)
+                .map(|extension| &extension.extension)
+                .next(),
+        })
+    }
+}
+
 #[derive(Deserialize)]
 struct Extension {
     name: String,
     #[serde(default)]
     extension: serde_json::Value,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "kebab-case")]
-struct User {
-    client_certificate: Option<PathBuf>,
-    client_certificate_data: Option<String>,
-    client_key: Option<PathBuf>,
-    client_key_data: Option<String>,
-    token: Option<String>,
-    #[serde(rename = "tokenFile")]
-    token_file: Option<PathBuf>,
-    username: Option<String>,
-    password: Option<String>,
-    auth_provider: Option<AuthProvider>,
-    exec: Option<ExecConfig>,
-    r#as: Option<String>,
-    as_uid: Option<String>,
-    as_groups: Option<Vec<String>>,
-    as_user_extra: Option<BTreeMap<String, Vec<String>>>,
-}
-
-#[derive(Deserialize)]
-struct AuthProvider {
-    #[serde(default)]
-    name: String,
-}
-
-/// `users[].user.exec` of a kubeconfig.
-#[derive(Deserialize, Default, Clone)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct ExecConfig {
-    pub(super) api_version: String,
-    pub(super) command: String,
-    pub(super) args: Option<Vec<String>>,
-    pub(super) env: Option<Vec<ExecEnv>>,
-    pub(super) install_hint: Option<String>,
-    pub(super) provide_cluster_info: Option<bool>,
-    pub(super) interactive_mode: Option<String>,
-}
-
-/// One variable for the plugin.
-#[derive(Deserialize, Clone)]
-pub(super) struct ExecEnv {
-    pub(super) name: String,
-    #[serde(default)]
-    pub(super) value: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -316,23 +274,17 @@ impl Merged {
                 }
             };
             found = true;
-            // A mark at the end begins an empty document.
-            let text = text.trim_end();
-            let text = text.strip_suffix("\n---").unwrap_or(text);
-            let config = if text.trim().is_empty() {
-                KubeConfig::default()
-            } else {
-                serde_saphyr::from_str(text).map_err(|error| {
-                    // Its own message quotes the text around the mistake: that may be a token.
-                    let place = error.location().map_or(String::new(), |place| {
-                        format!(" at line {}, column {}", place.line(), place.column())
-                    });
-                    anyhow!(
-                        "kubeconfig `{}` is no valid kubeconfig{place}",
-                        path.display()
-                    )
-                })?
-            };
+            let config = yaml(&text).map_err(|error| {
+                // Its own message quotes the text around the mistake: that may be a token.
+                let place = error.location().map_or(String::new(), |place| {
+                    format!(" at line {}, column {}", place.line(), place.column())
+                });
+                anyhow!(
+                    "kubeconfig `{}` is not a valid kubeconfig{place}",
+                    path.display()
+                )
+            })?;
+            let config = config.unwrap_or_default();
             let folder = path.parent().unwrap_or(Path::new("."));
             let added = merged.add(config, folder);
             added.with_context(|| format!("kubeconfig `{}`", path.display()))?;
@@ -357,11 +309,6 @@ impl Merged {
         if self.current_context.is_none() {
             self.current_context = current_context.filter(|name| !name.is_empty());
         }
-        let resolve = |path: &mut Option<PathBuf>| {
-            if let Some(path) = path {
-                *path = folder.join(&path);
-            }
-        };
         let clusters = clusters.unwrap_or_default();
         let users = users.unwrap_or_default();
         let contexts = contexts.unwrap_or_default();
@@ -370,14 +317,12 @@ impl Merged {
         unique("context", contexts.iter().map(|named| &named.name))?;
         for NamedCluster { name, cluster } in clusters {
             let mut cluster = cluster.unwrap_or_default();
-            resolve(&mut cluster.certificate_authority);
+            resolve(&mut cluster.certificate_authority, folder);
             self.clusters.entry(name).or_insert(cluster);
         }
         for NamedUser { name, user } in users {
             let mut user = user.unwrap_or_default();
-            resolve(&mut user.client_certificate);
-            resolve(&mut user.client_key);
-            resolve(&mut user.token_file);
+            user.resolve(folder);
             self.users.entry(name).or_insert((user, folder.to_owned()));
         }
         for NamedContext { name, context } in contexts {
@@ -408,29 +353,6 @@ fn with_scheme(server: &str, tls: bool) -> String {
         None if tls => format!("https://{server}"),
         None => format!("http://{server}"),
     }
-}
-
-/// The headers that say as whom to act.
-fn impersonation(user: &User) -> anyhow::Result<Vec<(String, String)>> {
-    let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let mut headers = Vec::new();
-    headers.extend(filled(&user.as_uid).map(|uid| ("Impersonate-Uid".to_owned(), uid)));
-    for group in user.as_groups.iter().flatten() {
-        headers.push(("Impersonate-Group".to_owned(), group.clone()));
-    }
-    for (key, values) in user.as_user_extra.iter().flatten() {
-        let name = format!("Impersonate-Extra-{}", crate::net::http::encoded(key, b""));
-        headers.extend(values.iter().map(|value| (name.clone(), value.clone())));
-    }
-    match filled(&user.r#as) {
-        Some(name) => headers.insert(0, ("Impersonate-User".to_owned(), name)),
-        None if headers.is_empty() => {}
-        None => bail!(
-            "the kubeconfig's user has `as-uid`, `as-groups` or `as-user-extra` without `as`: whom to \
-             act as is not said"
-        ),
-    }
-    Ok(headers)
 }
 
 fn kubeconfig(options: &Options, paths: &[PathBuf]) -> anyhow::Result<Access> {
@@ -466,7 +388,12 @@ fn kubeconfig(options: &Options, paths: &[PathBuf]) -> anyhow::Result<Access> {
     if server.is_empty() {
         bail!("cluster `{cluster_name}` of the kubeconfig names no server");
     }
-    let (ca, identity) = certificates(&cluster, &user)?;
+    let ca = inline_or_file(
+        cluster.certificate_authority_data.as_ref(),
+        cluster.certificate_authority.as_ref(),
+        "certificate-authority",
+    )?;
+    let identity = user.identity()?;
     let insecure = cluster.insecure_skip_tls_verify.unwrap_or(false);
     if insecure && ca.is_some() {
         bail!(
@@ -491,10 +418,10 @@ fn kubeconfig(options: &Options, paths: &[PathBuf]) -> anyhow::Result<Access> {
         .tls_server_name
         .clone()
         .filter(|name| !name.is_empty());
-    let impersonate = impersonation(&user)?;
+    let impersonate = user.impersonation()?;
     // No credential goes over plain HTTP: anybody on the way could read it.
     let auth = if server.starts_with("https://") {
-        auth(user, &folder, &cluster, &server, ca.as_deref())?
+        user.auth(&folder, cluster.for_plugins(&server, ca.as_deref()))?
     } else {
         Auth::None
     };
@@ -513,107 +440,6 @@ fn kubeconfig(options: &Options, paths: &[PathBuf]) -> anyhow::Result<Access> {
         impersonate,
         gzip,
     })
-}
-
-/// The CA certificates to trust, and the certificate to show: inline data wins over files.
-fn certificates(
-    cluster: &Cluster,
-    user: &User,
-) -> anyhow::Result<(Option<Vec<u8>>, Option<Identity>)> {
-    let given = |data: Option<&String>, path: Option<&PathBuf>, what: &str| {
-        if let Some(data) = data.filter(|data| !data.is_empty()) {
-            let packed = data.split_whitespace().collect::<String>();
-            let bytes = BASE64_STANDARD.decode(packed);
-            return bytes
-                .map(Some)
-                .map_err(|_| anyhow!("`{what}-data` of the kubeconfig is no base64"));
-        }
-        let path = path.filter(|path| !path.as_os_str().is_empty());
-        let read = |path: &PathBuf| {
-            fs::read(path).with_context(|| format!("failed to read {what} `{}`", path.display()))
-        };
-        path.map(read).transpose()
-    };
-    let ca = given(
-        cluster.certificate_authority_data.as_ref(),
-        cluster.certificate_authority.as_ref(),
-        "certificate-authority",
-    )?;
-    let certificate = given(
-        user.client_certificate_data.as_ref(),
-        user.client_certificate.as_ref(),
-        "client-certificate",
-    )?;
-    let key = given(
-        user.client_key_data.as_ref(),
-        user.client_key.as_ref(),
-        "client-key",
-    )?;
-    let identity = match (certificate, key) {
-        (Some(certificate), Some(key)) => Some(Identity { certificate, key }),
-        (None, None) => None,
-        (Some(_), None) => bail!("the kubeconfig has a client certificate without its key"),
-        (None, Some(_)) => bail!("the kubeconfig has a client key without its certificate"),
-    };
-    Ok((ca, identity))
-}
-
-fn auth(
-    user: User,
-    folder: &Path,
-    cluster: &Cluster,
-    server: &str,
-    ca: Option<&[u8]>,
-) -> anyhow::Result<Auth> {
-    /// The cluster's extension that is handed to a plugin as `config`.
-    const EXTENSION: &str = "client.authentication.k8s.io/exec";
-    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-    if let Some(AuthProvider { name }) = user.auth_provider {
-        let plugin = match name.as_str() {
-            "gcp" => "`gke-gcloud-auth-plugin`",
-            "azure" => "`kubelogin`",
-            "oidc" => "`kubectl oidc-login` (kubelogin)",
-            _ => "the provider's own",
-        };
-        bail!(
-            "auth provider `{name}` of the kubeconfig is not supported here: use an exec plugin \
-             instead, {plugin}"
-        );
-    }
-    let token = filled(user.token);
-    let token_file = user.token_file.filter(|path| !path.as_os_str().is_empty());
-    let name = filled(user.username);
-    if name.is_some() && (token.is_some() || token_file.is_some()) {
-        bail!("the kubeconfig's user has a token and a user name: remove one of them");
-    }
-    // As client-go has it: a token or a password keeps the plugin from being run.
-    if let Some(path) = token_file {
-        let fallback = token;
-        return Ok(Auth::TokenFile { path, fallback });
-    }
-    if let Some(token) = token {
-        return Ok(Auth::Token(token));
-    }
-    if let Some(name) = name {
-        return Ok(Auth::Basic(name, user.password.unwrap_or_default()));
-    }
-    if let Some(config) = user.exec {
-        let extensions = cluster.extensions.iter().flatten();
-        let info = serde_json::json!({
-            "server": server,
-            "tls-server-name": cluster.tls_server_name,
-            "insecure-skip-tls-verify": cluster.insecure_skip_tls_verify,
-            "certificate-authority-data": ca.map(|ca| BASE64_STANDARD.encode(ca)),
-            "proxy-url": cluster.proxy_url,
-            "disable-compression": cluster.disable_compression,
-            "config": extensions
-                .filter(|extension| extension.name == EXTENSION)
-                .map(|extension| &extension.extension)
-                .next(),
-        });
-        return Ok(Auth::Exec(Box::new(Exec::new(config, folder, info)?)));
-    }
-    Ok(Auth::None)
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! Lists pods: complete, or an error.
 
-use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -10,14 +8,14 @@ use log::{debug, trace};
 use rustls::pki_types::ServerName;
 use ureq::Agent;
 
-use super::kubeconfig::{Access, Auth, Options, access};
+use super::credentials::Auth;
+use super::kubeconfig::{Access, Options, access};
 use super::proxy;
 use super::wire::{self, Each, Page, protobuf};
 use crate::model::Pod;
 use crate::net::deadline::Deadline;
 use crate::net::http;
 use crate::net::pem;
-use crate::net::tls::Tls;
 use crate::text::{self, escaped, redacted};
 
 /// Pods per page.
@@ -72,7 +70,7 @@ impl Api {
     /// A kubeconfig or service account that cannot be used, and why.
     pub fn open(options: &Options, deadline: Deadline) -> anyhow::Result<Self> {
         let mut access = access(options)?;
-        let authorization = authorization(&access.auth, &mut access.tls, deadline)?;
+        let authorization = access.auth.header(&mut access.tls, deadline)?;
         let agent = agent(&access)?;
         Ok(Self {
             access,
@@ -201,8 +199,9 @@ impl Api {
 
     /// Asks for one page, again where that may help: never once pods of it were handed over.
     fn page(&mut self, url: &str, each: &mut Each) -> Result<Answer, Error> {
-        /// The first pause before a request is sent again; it doubles.
+        /// The first pause before a request is sent again; it doubles up to the longest.
         const PAUSE: Duration = Duration::from_millis(100);
+        const LONGEST: Duration = Duration::from_secs(2);
         let mut pause = PAUSE;
         let mut renewed = false;
         let mut asked_again = false;
@@ -259,9 +258,9 @@ impl Api {
                         _ => return Err(anyhow!(message).into()),
                     }
                 }
-                Err(Trouble { refused, text }) => {
+                Err(Trouble { passing, text }) => {
                     let message = format!("GET {shown} failed: {text}");
-                    if !refused {
+                    if !passing {
                         return Err(anyhow!(message).into());
                     }
                     (message, None)
@@ -269,22 +268,31 @@ impl Api {
             };
             debug!("{why}: asking again");
             let refused = asked_again && why.contains(" answered 403: ");
-            if let Err(up) = self.deadline.pause(wait.unwrap_or(pause)) {
+            let paused = match wait {
+                Some(wait) => self.deadline.pause(wait),
+                None => self.deadline.back_off(pause),
+            };
+            if let Err(up) = paused {
                 return Err(if refused {
                     Error::Refused(why)
                 } else {
                     anyhow!("{why}; {up}").into()
                 });
             }
-            pause = (pause * 2).min(Duration::from_secs(5));
+            pause = (pause * 2).min(LONGEST);
         }
     }
 
     fn get(&mut self, url: &str, time: Duration, each: &mut Each) -> Result<Reply, Trouble> {
         debug!("GET {}", redacted(url));
         let trouble = |error: &ureq::Error| Trouble {
-            refused: http::is_refused(error),
+            passing: http::is_refused(error) || http::was_closed(error),
             text: http::problem(error, time),
+        };
+        let mut handed_over = false;
+        let mut each = |pod: Pod<'_>| {
+            handed_over = true;
+            each(pod)
         };
         let mut request = self
             .agent
@@ -316,10 +324,15 @@ impl Api {
         let location = header("location");
         let mut body = response.body_mut().with_config().limit(LARGEST).reader();
         if status == 200 {
-            return match decode(&kind, &mut body, &mut self.buffer, each) {
+            return match decode(&kind, &mut body, &mut self.buffer, &mut each) {
                 Ok(page) => Ok(Reply::Page(Ok(page))),
                 Err(error) => match error.downcast::<io::Error>() {
-                    Ok(error) => Err(trouble(&error.into())),
+                    Ok(error) => {
+                        let trouble = trouble(&error.into());
+                        // What was handed over cannot be taken back.
+                        let passing = trouble.passing && !handed_over;
+                        Err(Trouble { passing, ..trouble })
+                    }
                     Err(error) => Ok(Reply::Page(Err(error))),
                 },
             };
@@ -343,7 +356,10 @@ impl Api {
         }
         debug!("the server does not know us: reading the credentials again");
         let exec = matches!(self.access.auth, Auth::Exec(_));
-        self.authorization = authorization(&self.access.auth, &mut self.access.tls, self.deadline)?;
+        self.authorization = self
+            .access
+            .auth
+            .header(&mut self.access.tls, self.deadline)?;
         if exec {
             self.agent = agent(&self.access)?;
         }
@@ -371,8 +387,8 @@ enum Reply {
 }
 
 struct Trouble {
-    /// Nobody listens there: it may be starting.
-    refused: bool,
+    /// Nobody listens there, or the connection was closed: it may be starting again.
+    passing: bool,
     text: String,
 }
 
@@ -390,39 +406,6 @@ fn decode(
             escaped(other)
         ),
     }
-}
-
-fn authorization(auth: &Auth, tls: &mut Tls, deadline: Deadline) -> anyhow::Result<Option<String>> {
-    let bearer = |token: &str| Some(format!("Bearer {}", token.trim()));
-    Ok(match auth {
-        Auth::None => None,
-        Auth::Token(token) => bearer(token),
-        Auth::TokenFile { path, fallback } => match (token(path), fallback) {
-            (Ok(token), _) => bearer(&token),
-            (Err(error), Some(fallback)) => {
-                log::warn!("{error:#}: using the kubeconfig's `token`");
-                bearer(fallback)
-            }
-            (Err(error), None) => return Err(error),
-        },
-        Auth::Basic(name, password) => Some(http::basic(name, password)),
-        Auth::Exec(exec) => {
-            let credential = exec.run(deadline)?;
-            if credential.identity.is_some() {
-                tls.identity = credential.identity;
-            }
-            credential.token.as_deref().and_then(bearer)
-        }
-    })
-}
-
-fn token(path: &Path) -> anyhow::Result<String> {
-    let token = fs::read_to_string(path)
-        .with_context(|| format!("failed to read the token `{}`", path.display()))?;
-    if token.trim().is_empty() {
-        bail!("the token file `{}` is empty", path.display());
-    }
-    Ok(token)
 }
 
 fn agent(access: &Access) -> anyhow::Result<Agent> {

@@ -1,5 +1,6 @@
 //! Pods from a Kubernetes API server, or from a file that `kubectl` wrote.
 
+mod credentials;
 mod exec;
 pub(crate) mod file;
 mod kubeconfig;
@@ -61,4 +62,18 @@ pub fn check_kubeconfig(path: &Path) -> anyhow::Result<()> {
         ..Options::default()
     };
     kubeconfig::access(&options).map(drop)
+}
+
+/// Reads the first document of a YAML text as Go's tools do: of equal keys the last one counts, and what
+/// follows the document is not looked at. `None` if there is none.
+///
+/// # Errors
+/// What the parser says. It may quote the text.
+fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<Option<T>, serde_saphyr::Error> {
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+    };
+    let mut bytes = text.as_bytes();
+    let mut documents = serde_saphyr::read_with_options(&mut bytes, options);
+    documents.next().transpose()
 }

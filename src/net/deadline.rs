@@ -55,7 +55,8 @@ impl Deadline {
         TimeUp(self.run)
     }
 
-    /// Sleeps for `pause`, or not at all when the run would be over before its end.
+    /// Sleeps for `pause`, or not at all when the run would be over before its end: for a pause that
+    /// another one asked for.
     ///
     /// # Errors
     /// [`TimeUp`] when less than `pause` is left of the run.
@@ -65,5 +66,14 @@ impl Deadline {
         }
         std::thread::sleep(pause);
         Ok(())
+    }
+
+    /// Sleeps for `pause`, or for what is left of the run.
+    ///
+    /// # Errors
+    /// [`TimeUp`] when the run is over then.
+    pub fn back_off(&self, pause: Duration) -> Result<(), TimeUp> {
+        std::thread::sleep(pause.min(self.remaining()?));
+        self.remaining().map(drop)
     }
 }

@@ -19,9 +19,9 @@ use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
     SocksConnector, TcpConnector, Transport, TransportAdapter, time,
 };
-use ureq::{Agent, Error, Proxy, ProxyProtocol};
+use ureq::{Agent, Error, Proxy, ProxyProtocol, Timeout};
 
-use crate::net::tls::{Client, SetBy, Tls, was_closed};
+use crate::net::tls::{self, Client, SetBy, Tls};
 use crate::text::escaped;
 
 /// What an agent needs to know of the server.
@@ -155,6 +155,7 @@ impl Resolver for Addresses {
 #[must_use]
 pub(crate) fn problem(error: &Error, time: Duration) -> String {
     let text = match error {
+        Error::Timeout(Timeout::Connect) => "no connection in time".to_owned(),
         Error::Timeout(_) => {
             let time = Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
             format!(
@@ -168,6 +169,9 @@ pub(crate) fn problem(error: &Error, time: Duration) -> String {
             if error.kind() == io::ErrorKind::UnexpectedEof && !is_explained(error) =>
         {
             "the connection was closed before the answer was whole".to_owned()
+        }
+        error if was_closed(error) && !matches!(error, Error::Io(error) if is_explained(error)) => {
+            "the connection was reset".to_owned()
         }
         Error::Io(error) => error.to_string(),
         other => other.to_string(),
@@ -260,7 +264,7 @@ impl fmt::Debug for TlsTransport {
 impl Client {
     /// An error of a connection over TLS, with what it may mean. Its kind stays.
     fn lost(&self, error: io::Error) -> Error {
-        if is_tls(&error) || was_closed(&error) {
+        if is_tls(&error) || tls::was_closed(&error) {
             Error::Io(io::Error::new(
                 error.kind(),
                 Explained(self.explain(&error)),
@@ -448,16 +452,22 @@ pub(crate) fn encoded(text: &str, spared: &[u8]) -> String {
     out
 }
 
-/// Whether a request was never sent, because nobody listens there.
+/// Whether a request was never sent, because there was no connection.
 #[must_use]
 pub(crate) fn never_sent(error: &Error) -> bool {
-    is_refused(error) || is_unknown_name(error)
+    is_refused(error) || is_unknown_name(error) || matches!(error, Error::Timeout(Timeout::Connect))
 }
 
 /// Whether nobody listens there, now.
 #[must_use]
 pub(crate) fn is_refused(error: &Error) -> bool {
     matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Whether the other side closed the connection, in the middle of something.
+#[must_use]
+pub(crate) fn was_closed(error: &Error) -> bool {
+    matches!(error, Error::Io(error) if tls::was_closed(error))
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub struct Options {
     pub tls: Tls,
     /// Who we are.
     pub user: Option<User>,
+    /// How long connecting to an endpoint may take, TLS included; an attempt's time if that is less.
+    pub dial_timeout: Duration,
 }
 
 /// A user of etcd.

@@ -1,7 +1,6 @@
 //! etcd's API version 2, over HTTP: one key at a time, with the three verbs that vulcand watches.
 
 use std::cell::{Cell, RefCell};
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -14,7 +13,7 @@ use super::{Applied, ApplyError, Store};
 use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction};
 use crate::net::deadline::Deadline;
 use crate::net::http;
-use crate::text::{escaped, redacted};
+use crate::text::{escaped, redacted, shortened};
 
 /// The largest answer that is read, in bytes.
 const LARGEST: u64 = 256 << 20;
@@ -33,6 +32,7 @@ pub struct Etcd2 {
     authorization: Option<String>,
     user: Option<String>,
     deadline: Deadline,
+    dial_timeout: Duration,
     /// Whether one has answered: then it is known to speak HTTP.
     answered: Cell<bool>,
     /// The cluster that was listed, as it names itself in each answer.
@@ -117,6 +117,7 @@ impl Etcd2 {
             authorization,
             user,
             deadline,
+            dial_timeout: options.dial_timeout,
             answered: Cell::new(false),
             cluster: RefCell::default(),
         })
@@ -165,7 +166,7 @@ impl Etcd2 {
         let response = response.map_err(|error| Failure::Unsent(error.to_string()))?;
         let mut response = response.map_err(|error| match failure(&error) {
             Failure::Lost(why)
-                if is_closed(&error) && !self.answered.get() && !self.endpoint().tls =>
+                if http::was_closed(&error) && !self.answered.get() && !self.endpoint().tls =>
             {
                 Failure::Lost(format!("{why}: if it speaks TLS, use `https://`"))
             }
@@ -223,7 +224,7 @@ impl Etcd2 {
     ) -> Result<Answer, Failure> {
         let said = || {
             let text = String::from_utf8_lossy(body);
-            escaped(text.trim()).chars().take(300).collect::<String>()
+            escaped(&shortened(text.trim(), 300)).into_owned()
         };
         match status {
             200 | 201 => match serde_json::from_slice(body) {
@@ -298,6 +299,7 @@ impl Etcd2 {
             .agent
             .configure_request(request)
             .timeout_per_call(Some(time))
+            .timeout_connect(Some(time.min(self.dial_timeout)))
             .build();
         self.agent.run(request)
     }
@@ -412,14 +414,6 @@ impl Etcd2 {
             };
         }
     }
-}
-
-/// Whether the connection was closed without an answer.
-fn is_closed(error: &ureq::Error) -> bool {
-    matches!(error, ureq::Error::Io(error) if matches!(
-        error.kind(),
-        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
-    ))
 }
 
 /// Gathers the keys below a node. A directory with nothing in it is a key that ends with a slash.

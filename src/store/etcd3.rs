@@ -37,6 +37,7 @@ pub struct Etcd3 {
     user: Option<User>,
     token: Option<String>,
     deadline: Deadline,
+    dial_timeout: Duration,
     /// Taken only by `drop`.
     runtime: Option<Runtime>,
     client: Option<Client>,
@@ -90,6 +91,7 @@ impl Etcd3 {
             user: options.user,
             token: None,
             deadline,
+            dial_timeout: options.dial_timeout,
             runtime: Some(runtime),
             client: None,
             cluster: Cell::new(None),
@@ -136,7 +138,7 @@ impl Etcd3 {
         self.seen = Arc::default();
         debug!("connecting to {endpoint}");
         let tls = self.tls.as_ref().filter(|_| endpoint.tls);
-        let connection = self.run(|time| dial(&endpoint, tls, time))?;
+        let connection = self.run(|time| dial(&endpoint, tls, time.min(self.dial_timeout)))?;
         let connection = connection.map_err(|error| Failure::Unsent(format!("{error:#}")))?;
         self.seen = connection.seen();
         let mut connection = Some(connection);

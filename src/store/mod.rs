@@ -7,6 +7,7 @@ pub(crate) mod etcd3;
 pub(crate) mod file;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -30,6 +31,8 @@ pub enum Source {
         identity: Option<(PathBuf, PathBuf)>,
         /// User, and where the password is.
         user: Option<(String, Password)>,
+        /// How long connecting to an endpoint may take, where that is less than an attempt's time.
+        dial_timeout: Option<Duration>,
     },
     /// A file.
     File(PathBuf),
@@ -60,6 +63,7 @@ pub(crate) fn open(
             cacert,
             identity,
             user,
+            dial_timeout,
         } => {
             let identity = match identity {
                 Some((certificate, key)) => Some(Identity {
@@ -97,6 +101,7 @@ pub(crate) fn open(
                         set_by: SetBy::Options,
                     },
                     user,
+                    dial_timeout: dial_timeout.unwrap_or(Duration::MAX),
                 },
             )
         }

@@ -5,11 +5,13 @@
     reason = "modules of one test binary: nothing is exported"
 )]
 
+mod credentials;
 mod directories;
 mod docs;
 mod fuzz;
 mod image;
 mod kube;
+mod kubeconfig;
 mod losses;
 mod main_job;
 mod manifest;

@@ -2,15 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
 
 use crate::support::api::{Api, Reply};
 use crate::support::certs::Authority;
-use crate::support::etcd::test_tools;
 use crate::support::front::Front;
-use crate::support::program::vulcanized;
+use crate::support::program::{kubectl, vulcanized};
 
 #[test]
 fn each_kind_of_proxy_is_asked_as_kubectl_asks_it() {
@@ -78,14 +76,9 @@ fn each_kind_of_proxy_is_asked_as_kubectl_asks_it() {
             .env("SSL_CERT_FILE", trusted)
             .exits(0);
         let ours = proxy.asked();
-        let theirs = Command::new(test_tools().join("bin/kubectl"))
-            .env_clear()
-            .env("HOME", folder.path())
+        let theirs = kubectl(kubeconfig.path())
             .env(variable, &url)
             .env("SSL_CERT_FILE", trusted)
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
-            .args(["get", "--raw", "/api/v1/namespaces/default/pods"])
             .output()
             .expect("kubectl runs");
         assert!(

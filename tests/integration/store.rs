@@ -39,6 +39,7 @@ fn options(url: &str) -> Options {
         endpoints: vec![url.to_owned()],
         tls: Tls::default(),
         user: None,
+        dial_timeout: Duration::MAX,
     }
 }
 

@@ -28,6 +28,7 @@ fn options(etcd: &Etcd) -> Options {
         endpoints: vec![etcd.url()],
         tls: Tls::default(),
         user: None,
+        dial_timeout: Duration::MAX,
     }
 }
 

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::support::api::{Api, Reply};
 use crate::support::certs::Leaf;
-use crate::support::etcd::{Etcd, Settings, Version, test_tools};
+use crate::support::etcd::{Etcd, Settings, Version};
 use crate::support::front::Front;
-use crate::support::program::vulcanized;
+use crate::support::program::{kubectl, vulcanized};
 
 /// A CA, a server key and a server certificate of it: `ca.key`, `ca.crt`, `srv.key`, `srv.crt`.
 const P256: &str = "ecparam -name prime256v1 -genkey -noout -out ca.key
@@ -117,14 +117,7 @@ fn kubernetes(
     let server = format!("https://127.0.0.1:{}", front.port);
     let cluster = json!({ "server": server, "certificate-authority": files.path(ca) });
     let kubeconfig = api.kubeconfig(&cluster, &user);
-    let theirs = Command::new(test_tools().join("bin/kubectl"))
-        .env_clear()
-        .env("HOME", files.0.path())
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
-        .args(["get", "--raw", "/api/v1/namespaces/default/pods"])
-        .output()
-        .expect("kubectl runs");
+    let theirs = kubectl(kubeconfig.path()).output().expect("kubectl runs");
     let store = files.path("store.json");
     fs::write(
         &store,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 use smallvec::SmallVec;
 
 use crate::model::{self, Texts};
-use crate::text::escaped;
+use crate::text::{escaped, shortened};
 use protobuf::{Fields, MAGIC, NotWhole};
 
 /// What a page says beside its pods.
@@ -321,7 +321,7 @@ pub(super) fn named(kind: &str) -> String {
 
 /// The server's own words in the body of an answer that says no, in either encoding or plain.
 pub(super) fn status_message(body: &[u8]) -> String {
-    /// Of a body that is no `Status`, so much is shown.
+    /// So much of it is shown, in characters.
     const SHOWN: usize = 300;
     /// `Status`: what the API says when it says no.
     #[derive(Default, Deserialize)]
@@ -335,14 +335,11 @@ pub(super) fn status_message(body: &[u8]) -> String {
             .ok()
             .map(|status| status.message),
     };
-    match message {
+    let message = match message {
         Some(message) if !message.is_empty() => message,
-        _ => String::from_utf8_lossy(body)
-            .trim()
-            .chars()
-            .take(SHOWN)
-            .collect(),
-    }
+        _ => String::from_utf8_lossy(body).into_owned(),
+    };
+    shortened(message.trim(), SHOWN).into_owned()
 }
 
 /// The message of a `Status` in its envelope.
@@ -440,7 +437,7 @@ pub(super) fn check_names(namespace: &str, name: &str) -> anyhow::Result<()> {
     let whole = namespace.len() <= 63 && namespace.bytes().all(label);
     if !whole || name.len() > 253 || !name.bytes().all(|c| label(c) || c == b'.') {
         let text = format!("{namespace}/{name}");
-        let text = text.chars().take(80).collect::<String>();
+        let text = shortened(&text, 80);
         bail!("a pod named `{}`: there is no such name", escaped(&text));
     }
     Ok(())

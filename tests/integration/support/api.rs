@@ -27,6 +27,8 @@ pub struct Request {
     pub headers: BTreeMap<String, String>,
     /// Which connection it came over, counted from 0.
     pub connection: usize,
+    /// Whether the client showed a certificate.
+    pub certificate: bool,
 }
 
 /// How the end of a body is told.
@@ -124,6 +126,8 @@ pub struct Listen<'l> {
     pub hosts: Option<&'l [&'l str]>,
     /// Only for clients with a certificate of its own authority.
     pub client_certificate: bool,
+    /// Asks clients for such a certificate, and takes those without one, too.
+    pub client_certificate_asked: bool,
 }
 
 impl Api {
@@ -156,6 +160,7 @@ impl Api {
                 authority,
                 listen.hosts.unwrap_or_default(),
                 listen.client_certificate,
+                listen.client_certificate_asked,
             )
         });
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -177,11 +182,17 @@ impl Api {
                 thread::spawn(move || {
                     // A client may leave whenever it likes: that ends this connection, not the test.
                     let _ = match tls {
-                        None => serve(stream, number, &seen, &count, &*handler),
+                        None => serve(stream, (number, false), &seen, &count, &*handler),
                         Some(config) => {
                             let connection = ServerConnection::new(config).expect("a TLS server");
-                            let stream = StreamOwned::new(connection, stream);
-                            serve(stream, number, &seen, &count, &*handler)
+                            let mut stream = StreamOwned::new(connection, stream);
+                            while stream.conn.is_handshaking() {
+                                if stream.conn.complete_io(&mut stream.sock).is_err() {
+                                    return;
+                                }
+                            }
+                            let certificate = stream.conn.peer_certificates().is_some();
+                            serve(stream, (number, certificate), &seen, &count, &*handler)
                         }
                     };
                 });
@@ -266,17 +277,22 @@ impl Drop for Api {
     }
 }
 
-fn tls(authority: &Authority, hosts: &[&str], client: bool) -> Arc<ServerConfig> {
+fn tls(authority: &Authority, hosts: &[&str], client: bool, asked: bool) -> Arc<ServerConfig> {
     let leaf = authority.leaf("server", hosts);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("versions");
-    let builder = if client {
+    let builder = if client || asked {
         let mut roots = RootCertStore::empty();
         let ca = CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM");
         roots.add(ca).expect("a CA");
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let verifier = if client {
+            verifier
+        } else {
+            verifier.allow_unauthenticated()
+        };
         builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
     } else {
         builder.with_no_client_auth()
@@ -292,7 +308,7 @@ fn tls(authority: &Authority, hosts: &[&str], client: bool) -> Arc<ServerConfig>
 
 fn serve(
     mut stream: impl Read + Write,
-    connection: usize,
+    (connection, certificate): (usize, bool),
     seen: &Mutex<Vec<Request>>,
     count: &AtomicUsize,
     handler: &Handler,
@@ -314,7 +330,11 @@ fn serve(
                 return stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
             }
         };
-        let request = parse(&String::from_utf8_lossy(&head), connection);
+        let request = Request {
+            connection,
+            certificate,
+            ..parse(&String::from_utf8_lossy(&head))
+        };
         seen.lock().expect("no panic").push(request.clone());
         let reply = handler(&request, count.fetch_add(1, Ordering::Relaxed));
         if !send(&mut stream, reply)? {
@@ -323,7 +343,7 @@ fn serve(
     }
 }
 
-fn parse(head: &str, connection: usize) -> Request {
+fn parse(head: &str) -> Request {
     let mut lines = head.lines();
     let target = lines
         .next()
@@ -340,7 +360,8 @@ fn parse(head: &str, connection: usize) -> Request {
         headers: headers
             .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
             .collect(),
-        connection,
+        connection: 0,
+        certificate: false,
     }
 }
 

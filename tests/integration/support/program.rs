@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+
+use super::etcd::test_tools;
 
 /// One call of the program: its arguments, environment and input.
 pub struct Program {
@@ -105,4 +108,21 @@ impl std::fmt::Display for Answer {
         writeln!(text, "--- stdout\n{}--- stderr\n{}---", self.out, self.err)?;
         f.write_str(&text)
     }
+}
+
+/// kubectl with this kubeconfig and a bare environment, asked for the pods that we ask for. It keeps what it
+/// caches nowhere.
+pub fn kubectl(kubeconfig: &Path) -> Command {
+    let program = test_tools().join("bin/kubectl");
+    assert!(program.exists(), "no kubectl: run `tests/setup`");
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .env("PATH", "/bin:/usr/bin")
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .args(["get", "--raw", "/api/v1/namespaces/default/pods"])
+        .arg("--request-timeout=20s");
+    command
 }

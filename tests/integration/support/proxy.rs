@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 /// What gets lost, once so many bytes of requests have gone through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
@@ -54,12 +56,45 @@ impl Proxy {
         Self { port, dropped }
     }
 
+    /// Forwards to `target`, after the first `closed` connections were reset before anything was said.
+    pub fn resetting(target: u16, closed: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&dropped);
+        // It ends with the test's process.
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if seen.load(Ordering::SeqCst) < closed {
+                    seen.fetch_add(1, Ordering::SeqCst);
+                    // Without time to linger the other side gets a reset.
+                    let none = nix::libc::linger {
+                        l_onoff: 1,
+                        l_linger: 0,
+                    };
+                    setsockopt(&client, sockopt::Linger, &none).expect("it is set");
+                    continue;
+                }
+                let server =
+                    TcpStream::connect(("127.0.0.1", target)).expect("the server is there");
+                let wire = Wire {
+                    loss: None,
+                    after: 0,
+                    sent: Arc::default(),
+                    dropped: Arc::default(),
+                };
+                wire.connect(client, server);
+            }
+        });
+        Self { port, dropped }
+    }
+
     /// Where the program finds the server.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// How many bytes were lost.
+    /// How many bytes, or connections, were lost.
     pub fn dropped(&self) -> usize {
         self.dropped.load(Ordering::SeqCst)
     }

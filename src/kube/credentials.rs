@@ -1,0 +1,253 @@
+//! Who we are to an API server: the users of a kubeconfig as `client-go` reads them, and tokens in files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::exec::Exec;
+use crate::net::deadline::Deadline;
+use crate::net::http;
+use crate::net::tls::{Identity, Tls};
+
+/// Who we are.
+pub(super) enum Auth {
+    /// Nobody, or whom the client certificate says.
+    None,
+    Token(String),
+    /// A token in a file, read again when it was refused.
+    TokenFile {
+        path: PathBuf,
+        /// Used while the file cannot be read.
+        fallback: Option<String>,
+    },
+    Basic(String, String),
+    /// A program that says who we are.
+    Exec(Box<Exec>),
+}
+
+impl Auth {
+    /// The value of the header `Authorization`, found out anew. A certificate that a plugin gives goes into
+    /// `tls`.
+    ///
+    /// # Errors
+    /// A token file that cannot be read or is empty, or a plugin that gave no credential.
+    pub(super) fn header(
+        &self,
+        tls: &mut Tls,
+        deadline: Deadline,
+    ) -> anyhow::Result<Option<String>> {
+        let bearer = |token: &str| Some(format!("Bearer {}", token.trim()));
+        Ok(match self {
+            Self::None => None,
+            Self::Token(token) => bearer(token),
+            Self::TokenFile { path, fallback } => match (token(path), fallback) {
+                (Ok(token), _) => bearer(&token),
+                (Err(error), Some(fallback)) => {
+                    log::warn!("{error:#}: using the kubeconfig's `token`");
+                    bearer(fallback)
+                }
+                (Err(error), None) => return Err(error),
+            },
+            Self::Basic(name, password) => Some(http::basic(name, password)),
+            Self::Exec(exec) => {
+                let credential = exec.run(deadline)?;
+                if credential.identity.is_some() {
+                    tls.identity = credential.identity;
+                }
+                credential.token.as_deref().and_then(bearer)
+            }
+        })
+    }
+}
+
+fn token(path: &Path) -> anyhow::Result<String> {
+    let token = fs::read_to_string(path)
+        .with_context(|| format!("failed to read the token `{}`", path.display()))?;
+    if token.trim().is_empty() {
+        bail!("the token file `{}` is empty", path.display());
+    }
+    Ok(token)
+}
+
+/// `users[].user` of a kubeconfig.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "kebab-case")]
+pub(super) struct User {
+    client_certificate: Option<PathBuf>,
+    client_certificate_data: Option<String>,
+    client_key: Option<PathBuf>,
+    client_key_data: Option<String>,
+    token: Option<String>,
+    #[serde(rename = "tokenFile")]
+    token_file: Option<PathBuf>,
+    username: Option<String>,
+    password: Option<String>,
+    auth_provider: Option<AuthProvider>,
+    exec: Option<ExecConfig>,
+    r#as: Option<String>,
+    as_uid: Option<String>,
+    as_groups: Option<Vec<String>>,
+    as_user_extra: Option<BTreeMap<String, Vec<String>>>,
+}
+
+#[derive(Deserialize)]
+struct AuthProvider {
+    #[serde(default)]
+    name: String,
+}
+
+/// `users[].user.exec` of a kubeconfig.
+#[derive(Deserialize, Default, Clone)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct ExecConfig {
+    pub(super) api_version: String,
+    pub(super) command: String,
+    pub(super) args: Option<Vec<String>>,
+    pub(super) env: Option<Vec<ExecEnv>>,
+    pub(super) install_hint: Option<String>,
+    pub(super) provide_cluster_info: Option<bool>,
+    pub(super) interactive_mode: Option<String>,
+}
+
+/// One variable for the plugin.
+#[derive(Deserialize, Clone)]
+pub(super) struct ExecEnv {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) value: String,
+}
+
+impl User {
+    /// Resolves what is relative to the kubeconfig's folder.
+    pub(super) fn resolve(&mut self, folder: &Path) {
+        let paths = [
+            &mut self.client_certificate,
+            &mut self.client_key,
+            &mut self.token_file,
+        ];
+        for path in paths {
+            resolve(path, folder);
+        }
+    }
+
+    /// The headers that say as whom to act.
+    pub(super) fn impersonation(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let mut headers = Vec::new();
+        headers.extend(filled(&self.as_uid).map(|uid| ("Impersonate-Uid".to_owned(), uid)));
+        for group in self.as_groups.iter().flatten() {
+            headers.push(("Impersonate-Group".to_owned(), group.clone()));
+        }
+        for (key, values) in self.as_user_extra.iter().flatten() {
+            let name = format!("Impersonate-Extra-{}", crate::net::http::encoded(key, b""));
+            headers.extend(values.iter().map(|value| (name.clone(), value.clone())));
+        }
+        match filled(&self.r#as) {
+            Some(name) => headers.insert(0, ("Impersonate-User".to_owned(), name)),
+            None if headers.is_empty() => {}
+            None => bail!(
+                "the kubeconfig's user has `as-uid`, `as-groups` or `as-user-extra` without `as`: whom to \
+             act as is not said"
+            ),
+        }
+        Ok(headers)
+    }
+
+    /// The certificate to show.
+    ///
+    /// # Errors
+    /// What cannot be read, and one half without the other.
+    pub(super) fn identity(&self) -> anyhow::Result<Option<Identity>> {
+        let certificate = inline_or_file(
+            self.client_certificate_data.as_ref(),
+            self.client_certificate.as_ref(),
+            "client-certificate",
+        )?;
+        let key = inline_or_file(
+            self.client_key_data.as_ref(),
+            self.client_key.as_ref(),
+            "client-key",
+        )?;
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Ok(Some(Identity { certificate, key })),
+            (None, None) => Ok(None),
+            (Some(_), None) => bail!("the kubeconfig has a client certificate without its key"),
+            (None, Some(_)) => bail!("the kubeconfig has a client key without its certificate"),
+        }
+    }
+
+    /// Who the user is, but for a client certificate. `folder` is the kubeconfig's, `cluster` what a plugin is
+    /// told of it.
+    ///
+    /// # Errors
+    /// Two credentials of which only one can be meant, or one that is not supported.
+    pub(super) fn auth(self, folder: &Path, cluster: Value) -> anyhow::Result<Auth> {
+        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+        if let Some(AuthProvider { name }) = self.auth_provider {
+            let plugin = match name.as_str() {
+                "gcp" => "`gke-gcloud-auth-plugin`",
+                "azure" => "`kubelogin`",
+                "oidc" => "`kubectl oidc-login` (kubelogin)",
+                _ => "the provider's own",
+            };
+            bail!(
+                "auth provider `{name}` of the kubeconfig is not supported here: use an exec plugin \
+             instead, {plugin}"
+            );
+        }
+        let token = filled(self.token);
+        let token_file = self.token_file;
+        let name = filled(self.username);
+        if name.is_some() && (token.is_some() || token_file.is_some()) {
+            bail!("the kubeconfig's user has a token and a user name: remove one of them");
+        }
+        // As client-go has it: a token or a password keeps the plugin from being run.
+        if let Some(path) = token_file {
+            let fallback = token;
+            return Ok(Auth::TokenFile { path, fallback });
+        }
+        if let Some(token) = token {
+            return Ok(Auth::Token(token));
+        }
+        if let Some(name) = name {
+            return Ok(Auth::Basic(name, self.password.unwrap_or_default()));
+        }
+        if let Some(config) = self.exec {
+            return Ok(Auth::Exec(Box::new(Exec::new(config, folder, cluster)?)));
+        }
+        Ok(Auth::None)
+    }
+}
+
+/// Resolves a path that is relative to the kubeconfig's folder. An empty one is none.
+pub(super) fn resolve(path: &mut Option<PathBuf>, folder: &Path) {
+    *path = path
+        .take()
+        .filter(|path| !path.as_os_str().is_empty())
+        .map(|path| folder.join(path));
+}
+
+/// What a kubeconfig holds as base64 in `WHAT-data`, or names as a file: the first wins.
+pub(super) fn inline_or_file(
+    data: Option<&String>,
+    path: Option<&PathBuf>,
+    what: &str,
+) -> anyhow::Result<Option<Vec<u8>>> {
+    if let Some(data) = data.filter(|data| !data.is_empty()) {
+        let packed = data.split_whitespace().collect::<String>();
+        let bytes = BASE64_STANDARD.decode(packed);
+        return bytes
+            .map(Some)
+            .map_err(|_| anyhow!("`{what}-data` of the kubeconfig is not base64"));
+    }
+    let read = |path: &PathBuf| {
+        fs::read(path).with_context(|| format!("failed to read {what} `{}`", path.display()))
+    };
+    path.map(read).transpose()
+}

@@ -1,0 +1,488 @@
+//! Which credential goes out, for each place it comes from and each way to the API server. What is expected is
+//! written down from client-go's source; kubectl runs on the same kubeconfigs and agrees.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use vulcanized::internals::kube::{self, Options, Selection};
+use vulcanized::internals::net::deadline::Deadline;
+
+use crate::support::api::{Api, Listen, Reply, Request};
+use crate::support::certs::Leaf;
+use crate::support::front::Front;
+use crate::support::program::{kubectl, vulcanized};
+
+/// What arrives at the server: the header `Authorization`, and whether a certificate was shown.
+type Arrives = (Option<&'static str>, bool);
+
+/// A name that only a proxy knows: nobody goes to the own machine through one.
+const FAR: &str = "api.example.internal";
+
+const TOKEN: Option<&str> = Some("Bearer t");
+
+/// Where a credential comes from, and what arrives over `https`.
+///
+/// - tokens, basic auth: `transport/round_trippers.go`, `HTTPWrappersForConfig`;
+/// - a token file wins over a token: `tools/clientcmd/client_config.go`, `getUserIdentificationPartialConfig`,
+///   and `rest/transport.go`, `TransportConfig`;
+/// - plugins: `plugin/pkg/client/auth/exec/exec.go`, `UpdateTransportConfig`;
+/// - client certificates: `transport/transport.go`, `TLSConfigFor`.
+const CREDENTIALS: [(&str, Arrives); 7] = [
+    ("token", (TOKEN, false)),
+    ("token file", (TOKEN, false)),
+    ("exec token", (TOKEN, false)),
+    ("exec certificate", (None, true)),
+    ("client certificate", (None, true)),
+    ("basic", (Some("Basic bjpw"), false)),
+    ("none", (None, false)),
+];
+
+/// Over `http` nothing goes out: `tools/clientcmd/client_config.go`, `ClientConfig`, merges the user's part
+/// only where `rest.IsConfigTransportTLS` holds.
+const NOTHING: Arrives = (None, false);
+
+fn respond(_: &Request, _: usize) -> Reply {
+    let list = json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "1" }, "items": [] });
+    Reply::json(200, &list)
+}
+
+fn arrived(request: &Request) -> (Option<&str>, bool) {
+    let authorization = request.headers.get("authorization");
+    (authorization.map(String::as_str), request.certificate)
+}
+
+/// A server over TLS that asks for a certificate, or one over plain HTTP.
+fn server(scheme: &str) -> Api {
+    if scheme == "http" {
+        return Api::start(respond);
+    }
+    let listen = Listen {
+        hosts: Some(&["127.0.0.1", FAR]),
+        client_certificate_asked: true,
+        ..Listen::default()
+    };
+    Api::listen(&listen, respond)
+}
+
+/// A kubeconfig's user with this credential. What it consists of is in `folder`.
+fn user(credential: &str, folder: &Path, leaf: &Leaf) -> Value {
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).expect("it is written");
+        path
+    };
+    let plugin = |status: &Value| {
+        let answer = json!({
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "kind": "ExecCredential",
+            "status": status,
+        });
+        let answer = file("answer", &answer.to_string());
+        let script = format!("#!/bin/sh\nexec cat {}\n", answer.display());
+        let plugin = file("plugin", &script);
+        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o700)).expect("it may run");
+        json!({ "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": plugin,
+            "interactiveMode": "Never",
+        } })
+    };
+    match credential {
+        "token" => json!({ "token": "t" }),
+        "token file" => json!({ "tokenFile": file("token", "t\n"), "token": "another" }),
+        "exec token" => plugin(&json!({ "token": "t" })),
+        "exec certificate" => plugin(&json!({
+            "clientCertificateData": leaf.certificate,
+            "clientKeyData": leaf.key,
+        })),
+        "client certificate" => json!({
+            "client-certificate": file("crt", &leaf.certificate),
+            "client-key": file("key", &leaf.key),
+        }),
+        "basic" => json!({ "username": "n", "password": "p" }),
+        _ => json!({}),
+    }
+}
+
+#[test]
+fn of_a_kubeconfig() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = folder.path().join("store.json");
+    let definition = json!({ "/vulcand/backends/web/backend": r#"{"Type":"http"}"# });
+    fs::write(&store, definition.to_string()).expect("it is written");
+    for scheme in ["https", "http"] {
+        let api = server(scheme);
+        let leaf = match scheme {
+            "https" => api.authority().leaf("me", &["me"]),
+            _ => crate::support::certs::Authority::new().leaf("me", &["me"]),
+        };
+        for way in ["direct", "http", "socks5"] {
+            let front = (way != "direct").then(|| Front::proxy(way, None));
+            let cluster = front.as_ref().map_or(
+                json!({}),
+                |front| json!({ "proxy-url": format!("{way}://127.0.0.1:{}", front.port) }),
+            );
+            let mut ways = 0;
+            for (credential, over_tls) in CREDENTIALS {
+                let case = format!("{credential}, {scheme}, {way}");
+                let user = user(credential, folder.path(), &leaf);
+                let kubeconfig = api.kubeconfig(&cluster, &user);
+                let before = api.requests().len();
+                vulcanized("--owner t --dry-run --timeout 20s --store-file")
+                    .arg(&store)
+                    .arg("--kubeconfig")
+                    .arg(kubeconfig.path())
+                    .env("PATH", "/bin:/usr/bin")
+                    .exits(0);
+                let asked = || front.as_ref().map_or(0, |front| front.asked().len());
+                let by_us = asked();
+                let theirs = kubectl(kubeconfig.path()).output().expect("kubectl runs");
+                // Without a credential kubectl asks the person at the terminal for one, over TLS.
+                let asks = credential == "none" && scheme == "https";
+                let said = String::from_utf8_lossy(&theirs.stderr);
+                assert!(theirs.status.success() != asks, "{case}: {said}");
+                let wanted = if scheme == "https" { over_tls } else { NOTHING };
+                let wanted = vec![wanted; if asks { 1 } else { 2 }];
+                let requests = &api.requests()[before..];
+                let arrived = requests.iter().map(arrived).collect::<Vec<_>>();
+                assert_eq!(arrived, wanted, "{case}: we and kubectl");
+                if front.is_some() {
+                    assert_eq!(by_us, ways + 1, "{case}: we went through it");
+                    ways += wanted.len();
+                    assert_eq!(asked(), ways, "{case}: kubectl, too");
+                }
+            }
+        }
+    }
+}
+
+/// In a pod there is one credential, the service account's token file, and one scheme: `rest/config.go`,
+/// `InClusterConfig`. Proxies are the environment's.
+#[test]
+fn of_a_pod() {
+    for way in ["direct", "http", "socks5"] {
+        let api = server("https");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (name, text) in [
+            ("token", "t\n"),
+            ("ca.crt", api.ca()),
+            ("namespace", "shop"),
+        ] {
+            fs::write(folder.path().join(name), text).expect("it is written");
+        }
+        let port = api.url().rsplit_once(':').expect("a port").1.to_owned();
+        let front = (way != "direct").then(|| Front::proxy(way, None));
+        let host = if way == "direct" { "127.0.0.1" } else { FAR };
+        let options = Options {
+            service: Some((host.to_owned(), port)),
+            service_account: folder.path().to_owned(),
+            https_proxy: front
+                .as_ref()
+                .map(|front| format!("{way}://127.0.0.1:{}", front.port)),
+            ..Options::default()
+        };
+        let deadline = Deadline::start(Duration::from_mins(1), Duration::from_secs(20));
+        let mut client = kube::Api::open(&options, deadline).expect("a service account");
+        let selection = Selection {
+            namespace: Some("shop"),
+            labels: None,
+            fields: None,
+        };
+        client
+            .list(&selection, &mut |pod| pod.name.into_owned())
+            .expect("a list");
+        let requests = api.requests();
+        let arrived = requests.iter().map(arrived).collect::<Vec<_>>();
+        assert_eq!(arrived, [(TOKEN, false)], "{way}");
+        if let Some(front) = front {
+            assert_eq!(front.asked().len(), 1, "{way}");
+        }
+    }
+}
+
+/// Kubeconfigs that people have, as text: `SERVER`, `PLAIN`, `CA` and `DIR` stand for the servers over TLS and
+/// plain HTTP (without their schemes), the CA in base64, and a folder with `token` (which holds `f`), `ca` and
+/// `plugin` in it.
+const KUBECONFIGS: [(&str, &str, &str); 32] = [
+    // Several credentials: which one counts.
+    (
+        "token and plugin",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: t, exec: PLUGIN}",
+    ),
+    (
+        "basic and plugin",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{username: 'n', password: p, exec: PLUGIN}",
+    ),
+    (
+        "token file and plugin",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{tokenFile: DIR/token, exec: PLUGIN}",
+    ),
+    (
+        "token and user name",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: t, username: 'n', password: p}",
+    ),
+    (
+        "token file and user name",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{tokenFile: DIR/token, username: 'n', password: p}",
+    ),
+    // What counts as empty.
+    (
+        "empty token, plugin",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: '', exec: PLUGIN}",
+    ),
+    (
+        "null token, basic",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: null, username: 'n', password: p}",
+    ),
+    (
+        "user name without password",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{username: 'n'}",
+    ),
+    (
+        "empty file names",
+        "{server: 'https://SERVER', certificate-authority: '', certificate-authority-data: CA}",
+        "{token: t, client-certificate: '', client-key: '', tokenFile: ''}",
+    ),
+    // Token files that do not do.
+    (
+        "missing token file",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{tokenFile: DIR/none, token: t}",
+    ),
+    (
+        "token file that is a folder",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{tokenFile: DIR, token: t}",
+    ),
+    (
+        "token file and token",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{tokenFile: DIR/token, token: t}",
+    ),
+    // As whom to act.
+    (
+        "as",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: t, as: me}",
+    ),
+    (
+        "as with all of it",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: t, as: me, as-uid: '7', as-groups: [a, b], as-user-extra: {'x/y': [v, w], z: ['']}}",
+    ),
+    (
+        "groups of nobody",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: t, as-groups: [a]}",
+    ),
+    (
+        "uid of nobody",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: t, as-uid: '7'}",
+    ),
+    (
+        "as over http",
+        "{server: 'http://PLAIN'}",
+        "{token: t, as: me}",
+    ),
+    // Certificate authorities.
+    (
+        "insecure",
+        "{server: 'https://SERVER', insecure-skip-tls-verify: true}",
+        "{token: t}",
+    ),
+    (
+        "insecure and a CA",
+        "{server: 'https://SERVER', insecure-skip-tls-verify: true, certificate-authority-data: CA}",
+        "{token: t}",
+    ),
+    (
+        "insecure and a CA file",
+        "{server: 'https://SERVER', insecure-skip-tls-verify: true, certificate-authority: DIR/ca}",
+        "{token: t}",
+    ),
+    (
+        "CA file, relative",
+        "{server: 'https://SERVER', certificate-authority: ca}",
+        "{token: t}",
+    ),
+    ("no CA", "{server: 'https://SERVER'}", "{token: t}"),
+    // Servers.
+    (
+        "scheme in capitals",
+        "{server: 'HTTPS://SERVER', certificate-authority-data: CA}",
+        "{token: t}",
+    ),
+    (
+        "scheme in some capitals",
+        "{server: 'HttP://PLAIN'}",
+        "{token: t}",
+    ),
+    ("no scheme, nothing else", "{server: 'PLAIN'}", "{token: t}"),
+    (
+        "slash at the end",
+        "{server: 'https://SERVER/', certificate-authority-data: CA}",
+        "{token: t}",
+    ),
+    (
+        "a path",
+        "{server: 'https://SERVER/k8s/c1/', certificate-authority-data: CA}",
+        "{token: t}",
+    ),
+    // Twice.
+    (
+        "user twice",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: t}\n- name: test\n  user: {token: u}",
+    ),
+    (
+        "cluster twice",
+        "{server: 'https://SERVER', certificate-authority-data: CA}\n- name: test\n  cluster: {server: 'http://PLAIN'}",
+        "{token: t}",
+    ),
+    (
+        "server twice",
+        "{server: 'http://PLAIN', server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: t}",
+    ),
+    (
+        "token twice",
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: t, token: u}",
+    ),
+    // Things that nobody knows.
+    (
+        "unknown fields",
+        "{server: 'https://SERVER', certificate-authority-data: CA, colour: blue}",
+        "{token: t, colour: blue}",
+    ),
+];
+
+type Encode = fn(&str) -> Vec<u8>;
+
+/// Encodings and ends of a whole file.
+const FILES: [(&str, Encode); 9] = [
+    ("as it is", |text| text.as_bytes().to_vec()),
+    ("UTF-8 with a mark", |text| {
+        format!("\u{feff}{text}").into_bytes()
+    }),
+    ("UTF-16, little end first", |text| {
+        utf_16(text, u16::to_le_bytes)
+    }),
+    ("UTF-16, big end first", |text| {
+        utf_16(text, u16::to_be_bytes)
+    }),
+    ("a document mark before it", |text| {
+        format!("---\n{text}").into_bytes()
+    }),
+    ("a document mark behind it", |text| {
+        format!("{text}---\n").into_bytes()
+    }),
+    ("a document mark and no line's end", |text| {
+        format!("{text}---").into_bytes()
+    }),
+    ("blank lines and a comment behind a mark", |text| {
+        format!("{text}---\n\n# end\n").into_bytes()
+    }),
+    ("an end mark", |text| format!("{text}...\n").into_bytes()),
+];
+
+fn utf_16(text: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    let text = format!("\u{feff}{text}");
+    text.encode_utf16().flat_map(bytes).collect()
+}
+
+/// What arrives of a request by one of the two: where, who, as whom.
+fn seen(request: &Request) -> String {
+    let path = request
+        .path
+        .trim_end_matches("/api/v1/namespaces/default/pods");
+    let headers = request.headers.iter();
+    let headers = headers.filter(|(name, _)| name.starts_with("impersonate"));
+    let headers = headers.map(|(name, value)| format!(" {name}={value}"));
+    format!(
+        "{path} {:?}{}",
+        arrived(request),
+        headers.collect::<String>()
+    )
+}
+
+#[test]
+fn kubeconfigs_are_taken_as_kubectl_takes_them() {
+    use base64::Engine as _;
+    let (api, plain) = (server("https"), server("http"));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let leaf = api.authority().leaf("me", &["me"]);
+    let plugin = user("exec token", folder.path(), &leaf)["exec"].to_string();
+    for (name, text) in [("token", "f\n"), ("ca", api.ca())] {
+        fs::write(folder.path().join(name), text).expect("it is written");
+    }
+    let store = folder.path().join("store.json");
+    let definition = json!({ "/vulcand/backends/web/backend": r#"{"Type":"http"}"# });
+    fs::write(&store, definition.to_string()).expect("it is written");
+    let host = |api: &Api| api.url().split_once("://").expect("a scheme").1.to_owned();
+    let ca = base64::prelude::BASE64_STANDARD.encode(api.ca());
+    let config = |cluster: &str, user: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: test\ncontexts:\n- name: test\n  context: {{cluster: \
+             test, user: test}}\nclusters:\n- name: test\n  cluster: {cluster}\nusers:\n- name: test\n  user: {user}\n"
+        );
+        text.replace("SERVER", &host(&api))
+            .replace("PLAIN", &host(&plain))
+            .replace("PLUGIN", &plugin)
+            .replace("DIR", &folder.path().display().to_string())
+            .replace("data: CA", &format!("data: {ca}"))
+    };
+    let path = folder.path().join("kubeconfig");
+    let mut differ = Vec::new();
+    let mut compare = |case: &str, text: Vec<u8>| {
+        fs::write(&path, text).expect("it is written");
+        let before = (api.requests().len(), plain.requests().len());
+        let new = || {
+            let (over_tls, over_http) = (api.requests(), plain.requests());
+            let new = over_tls[before.0..].iter().chain(&over_http[before.1..]);
+            new.map(seen).collect::<Vec<_>>()
+        };
+        let answer = vulcanized("--owner t --dry-run --timeout 20s --store-file")
+            .arg(&store)
+            .arg("--kubeconfig")
+            .arg(&path)
+            .env("PATH", "/bin:/usr/bin")
+            .run();
+        let ours = new();
+        let theirs = kubectl(&path).output().expect("kubectl runs");
+        let said = String::from_utf8_lossy(&theirs.stderr);
+        let both = new();
+        let theirs = (theirs.status.success(), &both[ours.len()..]);
+        if (answer.code == 0, &*ours) != theirs {
+            differ.push(format!(
+                "{case}: {ours:?}, kubectl: {:?}: {said}{answer}",
+                theirs.1
+            ));
+        }
+        ours.len()
+    };
+    let taken = KUBECONFIGS
+        .iter()
+        .filter(|(case, cluster, user)| compare(case, config(cluster, user).into_bytes()) > 0);
+    assert!(taken.count() > 20, "most are good");
+    let good = config(
+        "{server: 'https://SERVER', certificate-authority-data: CA}",
+        "{token: t}",
+    );
+    for (case, file) in FILES {
+        compare(case, file(&good));
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+}
