@@ -29,5 +29,6 @@ mod stores;
 mod support;
 mod tls;
 mod traefik;
+mod traefik_references;
 mod traefik_servers;
 mod weather;

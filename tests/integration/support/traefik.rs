@@ -26,15 +26,22 @@ pub struct Traefik {
 impl Traefik {
     /// Starts one, and waits until it answers.
     pub fn start(etcd: &Etcd) -> Self {
+        Self::with_file(etcd, "")
+    }
+
+    /// The same, with dynamic configuration (YAML) in a file beside the etcd.
+    pub fn with_file(etcd: &Etcd, dynamic: &str) -> Self {
         // Another process may take a port between its choice and its use.
-        let tries = (0..3).find_map(|_| Self::try_start(etcd));
+        let tries = (0..3).find_map(|_| Self::try_start(etcd, dynamic));
         tries.expect("Traefik starts; run tests/setup")
     }
 
-    fn try_start(etcd: &Etcd) -> Option<Self> {
+    fn try_start(etcd: &Etcd, dynamic: &str) -> Option<Self> {
         let [api, web] = free_ports();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let log = File::create(folder.path().join("log")).expect("the folder can be written");
+        let file = folder.path().join("dynamic.yml");
+        fs::write(&file, dynamic).expect("the folder can be written");
         let child = Command::new(test_tools().join("bin/traefik"))
             .args([
                 &format!("--providers.etcd.endpoints=127.0.0.1:{}", etcd.port()),
@@ -47,6 +54,7 @@ impl Traefik {
                 "--global.checknewversion=false",
                 "--global.sendanonymoususage=false",
                 "--log.nocolor=true",
+                &format!("--providers.file.filename={}", file.display()),
             ])
             .current_dir(folder.path())
             .env_clear()
