@@ -245,3 +245,114 @@ on_each_etcd! {
     nested, children_at_any_depth_on_etcd_3_4, children_at_any_depth_on_etcd_3_5, 88;
     router_in_a_file, a_service_of_a_router_in_a_file_on_etcd_3_4, a_service_of_a_router_in_a_file_on_etcd_3_5, 90;
 }
+
+/// What a service or middleware of a row's kind needs beside the row, below `traefik/http/`: `web` is the
+/// service that the row may refer to, `dead` one whose server refuses.
+fn beside(key: &str) -> Vec<(String, &'static str)> {
+    const DEAD: (&str, &str) = (
+        "services/dead/loadBalancer/servers/0/url",
+        "http://127.1.92.9:9",
+    );
+    const ROUTED: (&str, &str) = ("routers/r/service", "w");
+    const INTERVAL: &str = "100ms";
+    let plain = key.to_lowercase();
+    let keys: &[(&str, &str)] = match plain.split('/').next() {
+        Some("routers") => &[],
+        Some("middlewares") => &[
+            DEAD,
+            ("routers/r/service", "dead"),
+            ("routers/r/middlewares/0", "m"),
+            ("middlewares/m/errors/status/0", "502"),
+            ("middlewares/m/errors/query", "/"),
+        ],
+        _ if plain.contains("/mirroring/mirror") => {
+            &[DEAD, ROUTED, ("services/w/mirroring/service", "dead")]
+        }
+        _ if plain.contains("/failover/fallbac") => &[
+            DEAD,
+            ("services/dead/loadBalancer/healthCheck/path", "/"),
+            ("services/dead/loadBalancer/healthCheck/interval", INTERVAL),
+            ROUTED,
+            ("services/w/failover/service", "dead"),
+        ],
+        _ if plain.contains("/failover/") => &[
+            DEAD,
+            ROUTED,
+            ("services/web/loadBalancer/healthCheck/path", "/"),
+            ("services/web/loadBalancer/healthCheck/interval", INTERVAL),
+            ("services/w/failover/fallback", "dead"),
+        ],
+        _ => &[ROUTED],
+    };
+    let keys = keys.iter().map(|(key, value)| ((*key).to_owned(), *value));
+    let mut keys = keys.collect::<Vec<_>>();
+    if plain.contains("/mirroring/mirror") {
+        // An item's fields are together only under one spelling of their list.
+        let item = key.trim_end_matches('/').rsplit_once('/');
+        keys.push((format!("{}/percent", item.expect("an item").0), "100"));
+    }
+    keys
+}
+
+/// Each row of the table that refers to `web`, or nearly: whether `web` gets requests by it.
+#[test]
+fn what_refers_to_a_service_on_the_real_traefik_is_what_we_say() {
+    let table = include_str!("../../fixtures/traefik/keys.tsv");
+    let rows = table.lines().filter_map(|line| {
+        let columns = line.split('\t').collect::<Vec<_>>();
+        let [verdict @ ("serves" | "misses"), key, value] = *columns.as_slice() else {
+            return None;
+        };
+        Some((verdict == "serves", key, value))
+    });
+    let rows = rows.collect::<Vec<_>>();
+    assert!(rows.len() >= 80, "{}", rows.len());
+    let etcd = Etcd::start();
+    let site = Site::start(92, 1);
+    let url = site.url();
+    let traefik = Traefik::start(&etcd);
+    for (number, (serves, key, value)) in rows.iter().enumerate() {
+        let canary = format!("canary-{number}");
+        let mut keys = beside(key);
+        keys.extend([
+            ("services/web/loadBalancer/servers/0/url".to_owned(), &*url),
+            ("routers/r/rule".to_owned(), "PathPrefix(`/`)"),
+            ("routers/r/entryPoints/0".to_owned(), "web"),
+            (
+                format!("services/{canary}/loadBalancer/servers/0/url"),
+                "http://127.0.0.1:9",
+            ),
+            ((*key).to_owned(), value),
+        ]);
+        let keys = keys.into_iter();
+        let keys = keys.map(|(key, value)| (format!("traefik/http/{key}"), value));
+        etcd.put_all(&keys.collect::<Vec<_>>());
+        poll(&format!("Traefik to take {key} = {value}"), || {
+            traefik.service(&canary).map(|_| ())
+        });
+        let before = site.served();
+        // Health checks come here, too: of those that answer the client, the answer counts.
+        let answers =
+            !key.to_lowercase().contains("/mirroring/mirror") && !key.starts_with("middlewares/");
+        let got = || {
+            let (status, _) = request(&traefik);
+            let served = site.served() > before;
+            (if answers {
+                status == 200 && served
+            } else {
+                served
+            })
+            .then_some(())
+        };
+        if *serves {
+            poll(&format!("requests by {key} = {value}"), got);
+        } else {
+            let reached = (0..3).find_map(|_| got());
+            assert_eq!(reached, None, "{key} = {value}");
+        }
+        etcd.call(
+            "kv/deleterange",
+            &json!({"key": "AA==", "range_end": "AA=="}),
+        );
+    }
+}

@@ -296,3 +296,23 @@ fn what_freezes_the_provider_is_found() {
         assert_eq!(found, verdict == "freezes", "{line}");
     }
 }
+
+#[test]
+fn what_refers_to_a_service_is_what_the_real_one_follows() {
+    let mut rows = 0;
+    for line in include_str!("../../../fixtures/traefik/keys.tsv").lines() {
+        let [verdict @ ("serves" | "misses"), key, value] = *line.split('\t').collect::<Vec<_>>()
+        else {
+            continue;
+        };
+        rows += 1;
+        let observed = observe(&[SERVER_KEY, (key, value)]);
+        // One in another case is meant, and found.
+        let found = faults(&observed).contains(&Fault::OtherSpelling);
+        let followed = is_defined(&observed, "web") && !found;
+        assert_eq!(followed, verdict == "serves", "{line}");
+        let meant = value.trim_end_matches("@etcd").eq_ignore_ascii_case("web");
+        assert_eq!(is_defined(&observed, "web"), meant, "{line}");
+    }
+    assert!(rows >= 80, "{rows}");
+}
