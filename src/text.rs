@@ -62,39 +62,45 @@ pub(crate) fn shown(value: &[u8]) -> String {
     redacted(&escaped_but(&text, &['\n', '\t'])).into_owned()
 }
 
-/// Leaves `user:password@` out of each URL in `text`.
+/// Leaves `user:password@` out of each URL in `text`, in time linear in its length.
 #[must_use]
 pub fn redacted(text: &str) -> Cow<'_, str> {
     let mut out = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("://") {
-        let (head, tail) = rest.split_at(start + 3);
-        let url = tail.find(|c: char| c.is_whitespace() || c == '"');
-        let url = &tail[..url.unwrap_or(tail.len())];
-        let end = url.find(['/', '?', '#']).unwrap_or(url.len());
+    // What is copied to `out` so far, and where the word ends that is looked at, with its last `@`.
+    let (mut copied, mut word_end, mut last_at) = (0, 0, None);
+    let mut from = 0;
+    while let Some(found) = text[from..].find("://") {
+        let start = from + found + 3;
+        if start > word_end {
+            // Many URLs may stand in one word: it is searched once, not once for each.
+            let rest = &text[start..];
+            let end = rest.find(|c: char| c.is_whitespace() || c == '"');
+            word_end = start + end.unwrap_or(rest.len());
+            last_at = text[start..word_end].rfind('@').map(|at| start + at);
+        }
+        let word = &text[start..word_end];
+        let authority = &word[..word.find(['/', '?', '#']).unwrap_or(word.len())];
         // A port is digits. What is none is a password that should have been written with `%2F`.
         let is_port = |port: &str| port.bytes().all(|c| c.is_ascii_digit());
-        let end = match url[..end].rsplit_once(':') {
+        let at = match authority.rsplit_once(':') {
             Some((host, port))
                 if !is_port(port) && !host.starts_with('[') && !host.contains('@') =>
             {
-                url.len()
+                last_at.filter(|at| *at >= start)
             }
-            _ => end,
+            _ => authority.rfind('@').map(|at| start + at),
         };
-        out.push_str(head);
-        rest = match tail[..end].rfind('@') {
-            Some(at) => {
-                out.push_str("***");
-                &tail[at..]
-            }
-            None => tail,
-        };
+        from = start;
+        if let Some(at) = at {
+            out.push_str(&text[copied..start]);
+            out.push_str("***");
+            (copied, from) = (at, at);
+        }
     }
-    if out.is_empty() {
+    if copied == 0 {
         return Cow::Borrowed(text);
     }
-    out.push_str(rest);
+    out.push_str(&text[copied..]);
     out.into()
 }
 
