@@ -24,6 +24,9 @@ pub(crate) struct Progress {
     planned: usize,
     /// Why the answer was lost.
     lost: Option<anyhow::Error>,
+    /// Why what was applied could not be printed. It does not end the run: half of a plan is worse than no
+    /// output.
+    unprinted: Option<anyhow::Error>,
 }
 
 /// How far a plan was applied.
@@ -76,7 +79,7 @@ impl Progress {
                     let revision = store.revision();
                     let ranges = batch.transaction.unchanged.into_iter();
                     since.extend(ranges.filter_map(|range| Some((range.prefix, revision?))));
-                    self.done(changes, reporter)?;
+                    self.done(changes, reporter);
                 }
                 Ok(Applied::Outdated) => return self.outdated(signals),
                 Err(ApplyError::Refused(cause)) => return Err(self.failed(cause)),
@@ -97,7 +100,9 @@ impl Progress {
         if refused.is_empty() {
             return Ok(Progressed::Done);
         }
-        reporter.finished(plan, &self.applied)?;
+        if let Err(cause) = reporter.finished(plan, &self.applied) {
+            debug!("{cause:#}");
+        }
         let refused = refused
             .iter()
             .map(|(backend, why)| format!("backend `{backend}` was left as it is: {why}"));
@@ -113,14 +118,7 @@ impl Progress {
     }
 
     /// Looks up in a new listing what became of the changes whose answer was lost.
-    ///
-    /// # Errors
-    /// Those of the reporter.
-    pub(crate) fn resolve_unknown(
-        &mut self,
-        observed: &Observed,
-        reporter: &mut Reporter,
-    ) -> anyhow::Result<()> {
+    pub(crate) fn resolve_unknown(&mut self, observed: &Observed, reporter: &mut Reporter) {
         let unknown = mem::take(&mut self.unknown);
         let is_there = |change: &Change| {
             let backend = observed.backends.get(&change.backend);
@@ -133,15 +131,25 @@ impl Progress {
         };
         // A transaction is applied whole or not at all: one change tells of all.
         if unknown.iter().all(is_there) {
-            self.done(&unknown, reporter)?;
+            self.done(&unknown, reporter);
         }
         self.lost = None;
-        Ok(())
     }
 
-    fn done(&mut self, changes: &[Change], reporter: &mut Reporter) -> anyhow::Result<()> {
+    fn done(&mut self, changes: &[Change], reporter: &mut Reporter) {
         self.applied.extend_from_slice(changes);
-        reporter.applied(changes)
+        if let Err(cause) = reporter.applied(changes) {
+            self.unprinted.get_or_insert(cause);
+        }
+    }
+
+    /// How the output of a run ended that has applied its plan, its last part with this result.
+    ///
+    /// # Errors
+    /// What could not be printed, and how far the run got.
+    pub(crate) fn printed(&mut self, last: anyhow::Result<()>) -> anyhow::Result<()> {
+        let all = self.unprinted.take().map_or(last, Err);
+        all.map_err(|cause| self.failed(cause))
     }
 
     /// Why the run gave up after its last attempt.

@@ -63,6 +63,8 @@ pub fn run(config: &Config, signals: &Signals, reporter: &mut Reporter) -> anyho
             &mut progress,
             reporter,
         );
+        let in_time = |decided| Ok(deadline.remaining().map(|_| decided)?);
+        let decided = decided.and_then(in_time);
         let (observed, plan) = decided.map_err(|cause| progress.failed(cause))?;
         if let Some(expected) = config.expected()
             && name_of(progress.applied.iter().chain(&plan.changes)) != expected
@@ -77,7 +79,8 @@ pub fn run(config: &Config, signals: &Signals, reporter: &mut Reporter) -> anyho
         let layout = &*config.layout;
         match progress.apply(store.as_mut(), &plan, layout, &observed, signals, reporter)? {
             Progressed::Done => {
-                reporter.finished(&plan, &progress.applied)?;
+                let printed = reporter.finished(&plan, &progress.applied);
+                progress.printed(printed)?;
                 return Ok(Outcome::new(config, plan, progress.applied));
             }
             Progressed::Outdated => {
@@ -101,7 +104,7 @@ fn list_and_decide(
     reporter: &mut Reporter,
 ) -> anyhow::Result<(Observed, Plan)> {
     let observed = observe(store, &*config.layout)?;
-    progress.resolve_unknown(&observed, reporter)?;
+    progress.resolve_unknown(&observed, reporter);
     let mut lists = pods.list()?;
     let mut plan = decide(&observed, &lists, rules, config)?;
     if !plan.doubts.is_empty() {

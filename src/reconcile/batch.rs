@@ -124,9 +124,7 @@ impl Packer {
             key: key.clone(),
             expect: *expect,
         };
-        // What this very transaction writes is guarded by what was read of it.
-        let rests = rests.iter().filter(|(key, _)| !written.contains_key(*key));
-        let guards = rests.chain(&written).map(guard);
+        let guards = rests.iter().chain(&written).map(guard);
         self.full.push(Batch {
             transaction: Transaction {
                 guards: guards.collect(),
@@ -143,7 +141,7 @@ struct Open {
     ops: Vec<Op>,
     /// The keys that are written, and what was read of them.
     written: BTreeMap<String, Expect>,
-    /// The keys that changes rest on.
+    /// The keys that changes rest on, but for those written here: they are guarded by what was read of them.
     rests: BTreeMap<String, Expect>,
     /// The ranges that are compared, by their prefix.
     ranges: BTreeMap<String, Unchanged>,
@@ -156,6 +154,9 @@ impl Open {
         let rests = change.permit().and_then(|permit| permit.rests_on());
         for Rest { key, revision } in change.defined_by.iter().chain(rests) {
             let expect = revision.map_or(Expect::Present, Expect::Revision);
+            if self.written.contains_key(key) {
+                continue;
+            }
             if self.rests.insert(key.clone(), expect).is_none() {
                 self.bytes += key.len();
             }
@@ -178,6 +179,7 @@ impl Open {
         let expect = before.map_or(Expect::Absent, |(_, revision)| Expect::Revision(revision));
         let key = key.to_owned();
         self.bytes += 2 * key.len() + after.map_or(0, str::len);
+        self.rests.remove(&key);
         self.written.insert(key.clone(), expect);
         self.ops.push(match after {
             Some(after) => Op::Put {
@@ -192,11 +194,10 @@ impl Open {
         /// What a guard or an operation costs on the wire beside its key and value, at most.
         const FRAME: usize = 32;
         let operations = self.ops.len() + more.ops.len();
-        let rests = more.rests.keys().filter(|key| {
-            !more.written.contains_key(*key)
-                && !self.rests.contains_key(*key)
-                && !self.written.contains_key(*key)
-        });
+        let rests = more
+            .rests
+            .keys()
+            .filter(|key| !self.rests.contains_key(*key) && !self.written.contains_key(*key));
         let ranges = more
             .ranges
             .keys()
@@ -207,11 +208,7 @@ impl Open {
     }
 
     fn guards(&self) -> usize {
-        let rests = self
-            .rests
-            .keys()
-            .filter(|key| !self.written.contains_key(*key));
-        self.written.len() + rests.count() + self.ranges.len()
+        self.written.len() + self.rests.len() + self.ranges.len()
     }
 
     fn append(&mut self, mut more: Self, range: Range<usize>) {
@@ -219,9 +216,15 @@ impl Open {
             self.start = range.start;
         }
         self.ops.append(&mut more.ops);
-        self.written.append(&mut more.written);
-        self.rests.append(&mut more.rests);
-        self.ranges.append(&mut more.ranges);
+        // Not `append`, which would go through all that is there: a file takes everything in one transaction.
+        for key in more.written.keys() {
+            self.rests.remove(key);
+        }
+        let rests = more.rests.into_iter();
+        let rests = rests.filter(|(key, _)| !self.written.contains_key(key));
+        self.rests.extend(rests);
+        self.written.extend(more.written);
+        self.ranges.extend(more.ranges);
         self.bytes += more.bytes;
     }
 }

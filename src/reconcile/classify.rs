@@ -102,15 +102,7 @@ pub(super) fn classify<'l>(
     if let Some((ip, _)) = address
         && !pod.is_some_and(lives_there)
     {
-        let other = evidence.live_at(ip).find(|other| {
-            // Where the entry names no pod, one of its namespace is the one behind it.
-            let same_name = mark
-                .pod
-                .as_deref()
-                .is_none_or(|name| name == &*other.name.name);
-            !(same_name && *other.name.namespace == *mark.namespace)
-        });
-        if let Some(other) = other {
+        if let Some(other) = evidence.other_live_at(ip, mark) {
             return dead(Dead::Reused(other.name.clone()));
         }
     }

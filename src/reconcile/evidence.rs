@@ -60,9 +60,17 @@ pub(super) struct Evidence<'l> {
 #[derive(Default)]
 struct Index<'l> {
     by_name: HashMap<(&'l str, &'l str), &'l SeenPod>,
-    /// The pods at an address, the completed ones left out.
-    by_ip: HashMap<IpAddr, Vec<&'l SeenPod>>,
+    /// The pod of a namespace at an address, the completed ones left out: of several the one that is most
+    /// alive, and of those the first. On its node's address a pod is found by each port that it declares.
+    by_place: HashMap<Place<'l>, (State, usize, &'l SeenPod)>,
+    /// Live pods that have an address to themselves (not their node's).
+    live: HashMap<IpAddr, Vec<&'l SeenPod>>,
+    /// Where several have one: the first one of another namespace than the first one's.
+    elsewhere: HashMap<IpAddr, &'l SeenPod>,
 }
+
+/// An address, a namespace, and on a node's address a port.
+type Place<'l> = (IpAddr, &'l str, Option<u16>);
 
 /// What a pod's absence from the lists means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,9 +109,28 @@ impl<'l> Index<'l> {
     fn add(&mut self, pod: &'l SeenPod) {
         self.by_name
             .insert((&pod.name.namespace, &pod.name.name), pod);
-        if pod.state != State::Completed {
-            for ip in &pod.ips {
-                self.by_ip.entry(ip.to_canonical()).or_default().push(pod);
+        if pod.state == State::Completed {
+            return;
+        }
+        let (namespace, order) = (&*pod.name.namespace, self.by_name.len());
+        for ip in pod.ips.iter().map(IpAddr::to_canonical) {
+            let mut place = |port| {
+                let found = (pod.state, order, pod);
+                let first = self.by_place.entry((ip, namespace, port)).or_insert(found);
+                if (found.0, found.1) < (first.0, first.1) {
+                    *first = found;
+                }
+            };
+            match &pod.host_ports {
+                None => place(None),
+                Some(ports) => ports.iter().copied().map(Some).for_each(place),
+            }
+            if pod.state == State::Live && pod.host_ports.is_none() {
+                let live = self.live.entry(ip).or_default();
+                live.push(pod);
+                if live[0].name.namespace != pod.name.namespace {
+                    self.elsewhere.entry(ip).or_insert(pod);
+                }
             }
         }
     }
@@ -143,14 +170,23 @@ impl<'l> Evidence<'l> {
     }
 
     /// Live pods that have this address to themselves (not their node's).
-    pub(super) fn live_at(&self, ip: IpAddr) -> impl Iterator<Item = &'l SeenPod> {
-        self.at(ip)
-            .filter(|pod| pod.state == State::Live && pod.host_ports.is_none())
+    pub(super) fn live_at(&self, ip: IpAddr) -> &[&'l SeenPod] {
+        let live = self.index().live.get(&ip.to_canonical());
+        live.map_or(&[][..], Vec::as_slice)
     }
 
-    fn at(&self, ip: IpAddr) -> impl Iterator<Item = &'l SeenPod> {
-        let by_ip = &self.index().by_ip;
-        by_ip.get(&ip.to_canonical()).into_iter().flatten().copied()
+    /// A live pod that has this address to itself and is not the one behind a mark. Where the mark names no
+    /// pod, one of its namespace is the one behind it.
+    pub(super) fn other_live_at(&self, ip: IpAddr, mark: &Mark) -> Option<&'l SeenPod> {
+        let mut live = self.live_at(ip).iter().copied();
+        let is_other = |pod: &&SeenPod| pod.name.namespace != mark.namespace;
+        match &mark.pod {
+            Some(name) => live.find(|pod| is_other(pod) || pod.name.name != *name),
+            None => live.next().filter(is_other).or_else(|| {
+                let elsewhere = self.index().elsewhere.get(&ip.to_canonical());
+                elsewhere.copied().filter(is_other)
+            }),
+        }
     }
 
     /// The listed pod behind an entry: by its name where the mark carries it; else the one of its
@@ -162,11 +198,13 @@ impl<'l> Evidence<'l> {
             return self.index().by_name.get(&name).copied();
         }
         let (ip, port) = address?;
-        let candidates = self.at(ip).filter(|pod| {
-            let declares = |ports: &[u16]| ports.contains(&port);
-            *pod.name.namespace == *mark.namespace && pod.host_ports.as_deref().is_none_or(declares)
+        let by_place = &self.index().by_place;
+        let candidates = [None, Some(port)].into_iter().filter_map(|port| {
+            let place = (ip.to_canonical(), &*mark.namespace, port);
+            by_place.get(&place).copied()
         });
-        candidates.min_by_key(|pod| pod.state)
+        let first = candidates.min_by_key(|(state, order, _)| (*state, *order));
+        first.map(|(_, _, pod)| pod)
     }
 
     /// What it means that no list shows a pod of this namespace. Namespaces that no list covers are

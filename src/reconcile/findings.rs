@@ -1,11 +1,12 @@
 //! What the tree holds that hurts the proxy, whoever wrote it, as it is after the run.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use crate::layout::{Definition, Entry, Fault, Layout, Observed, Refusal, Sibling, Undefined};
 use crate::model::{PodName, ServerUrl};
 use crate::reconcile::evidence::{Evidence, Lists};
+use crate::reconcile::map::SeenPod;
 use crate::reconcile::plan::{Action, Plan};
 
 /// How many pairs of backends that share servers are named.
@@ -283,21 +284,43 @@ fn two_owners(observed: &Observed, after: &After) -> Vec<Finding> {
         .collect()
 }
 
+/// What the live pods at one address are meant for.
+#[derive(Default)]
+struct AtAddress<'l> {
+    /// The first one that wants to be a server.
+    pod: Option<&'l SeenPod>,
+    /// The ports that those which want to be servers declare or want.
+    ports: HashSet<u16>,
+    /// The backends that they want.
+    backends: HashSet<&'l str>,
+}
+
+impl<'l> AtAddress<'l> {
+    fn new(pods: &[&'l SeenPod], observed: &'l Observed) -> Self {
+        let mut here = Self::default();
+        for pod in pods.iter().filter(|pod| !pod.wants.is_empty()) {
+            here.pod.get_or_insert(pod);
+            here.ports.extend(&pod.declares);
+            for want in &pod.wants {
+                here.ports.insert(want.url.port);
+                here.backends.insert(observed.spelled(&want.backend));
+            }
+        }
+        here
+    }
+}
+
 fn strangers(observed: &Observed, lists: &Lists, after: &After) -> Vec<Finding> {
     let evidence = Evidence::new(lists);
+    let mut addresses = HashMap::<IpAddr, AtAddress>::new();
     let unmarked = at_addresses(observed, after).filter(|(_, entry, _, _)| entry.mark.is_none());
     let found = unmarked.filter_map(|(id, entry, url, ip)| {
-        let pods = evidence.live_at(ip).filter(|pod| !pod.wants.is_empty());
-        let pods = pods.collect::<Vec<_>>();
+        let here = addresses
+            .entry(ip)
+            .or_insert_with(|| AtAddress::new(evidence.live_at(ip), observed));
         // An alias, or a second backend for another of its ports, is made by hand on purpose.
-        let meant = pods.iter().any(|pod| {
-            pod.declares.contains(&url.port)
-                || pod
-                    .wants
-                    .iter()
-                    .any(|want| want.url.port == url.port || observed.spelled(&want.backend) == id)
-        });
-        let pod = pods.first().filter(|_| !meant)?;
+        let meant = here.ports.contains(&url.port) || here.backends.contains(id);
+        let pod = here.pod.filter(|_| !meant)?;
         Some(Finding::Stranger {
             backend: id.to_owned(),
             key: entry.key.to_string(),

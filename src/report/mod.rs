@@ -20,6 +20,9 @@ pub(crate) use losses::deletes_to_allow;
 pub(crate) use reporter::Reporter;
 pub use reporter::Style;
 
+/// How many of many backends are named.
+const EXAMPLES: usize = 5;
+
 /// Why a change is made, in a line.
 #[must_use]
 pub(crate) fn why(change: &Change) -> String {
@@ -84,11 +87,13 @@ pub fn notes(plan: &Plan, applied: bool, etcdctl: &Etcdctl) -> Vec<Note> {
             .iter()
             .map(|frozen| frozen_note(frozen, etcdctl)),
     );
-    notes.extend(
-        plan.undefined
-            .iter()
-            .map(|frozen| frozen_note(frozen, etcdctl)),
-    );
+    let (bleeding, undefined) = plan
+        .undefined
+        .iter()
+        .partition::<Vec<_>, _>(|frozen| matches!(frozen.why, Freeze::Bleeds(_)));
+    let undefined = undefined.into_iter();
+    notes.extend(undefined.map(|frozen| frozen_note(frozen, etcdctl)));
+    notes.extend(bleeding_note(&bleeding, etcdctl));
     notes.extend(
         plan.findings
             .iter()
@@ -153,6 +158,38 @@ fn duplicate_note(duplicate: &Duplicate) -> Note {
         items: vec![escaped(key).into_owned()],
         commands: Vec::new(),
     }
+}
+
+/// One note for all backends that are not created because ids begin alike: there may be thousands.
+fn bleeding_note(bleeding: &[&Frozen], etcdctl: &Etcdctl) -> Option<Note> {
+    if let [frozen] = bleeding {
+        return Some(frozen_note(frozen, etcdctl));
+    }
+    let pairs = bleeding.iter().filter_map(|frozen| match &frozen.why {
+        Freeze::Bleeds(other) => Some(format!(
+            "{} and {}",
+            escaped(&frozen.backend),
+            escaped(other)
+        )),
+        _ => None,
+    });
+    let mut items = pairs.take(EXAMPLES).collect::<Vec<_>>();
+    if bleeding.len() > items.len() {
+        items.push(format!("and {} more", bleeding.len() - items.len()));
+    }
+    let left_out = bleeding.iter().map(|frozen| frozen.left_out).sum::<usize>();
+    let ours = bleeding.iter().map(|frozen| frozen.ours).sum::<usize>();
+    (!bleeding.is_empty()).then(|| Note {
+        kind: "not defined",
+        text: format!(
+            "{} backends are not created, because their ids and others begin alike, and the proxy would mix \
+             their servers ({left_out} left out, {ours} of ours stay as they are). End ids alike, for example \
+             `--backend '{{name}}.svc'`.",
+            bleeding.len()
+        ),
+        items,
+        commands: Vec::new(),
+    })
 }
 
 fn frozen_note(frozen: &Frozen, etcdctl: &Etcdctl) -> Note {

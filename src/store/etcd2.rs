@@ -9,7 +9,7 @@ use serde::Deserialize;
 use ureq::Agent;
 
 use super::endpoints::{Attempts, Endpoint, Endpoints, Options, User};
-use super::{Applied, ApplyError, Store};
+use super::{Applied, ApplyError, Store, check_range};
 use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction};
 use crate::net::deadline::Deadline;
 use crate::net::http;
@@ -468,6 +468,7 @@ impl Store for Etcd2 {
                         for node in root.nodes {
                             gather(node, &spelled, &mut entries);
                         }
+                        check_range(prefix, &entries)?;
                         entries.sort_by(|a, b| a.key.cmp(&b.key));
                         Ok(entries)
                     }

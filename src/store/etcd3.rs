@@ -17,7 +17,7 @@ use tonic::transport::{Channel, Endpoint as Origin, Uri};
 
 use super::connection::{Seen, dial, words};
 use super::endpoints::{Attempts, Endpoint, Endpoints, Options, User};
-use super::{Applied, ApplyError, Store};
+use super::{Applied, ApplyError, Store, check_range};
 use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction, Unchanged};
 use crate::net::deadline::Deadline;
 use crate::net::tls;
@@ -338,7 +338,8 @@ impl Etcd3 {
                 revision: pair.mod_revision.cast_unsigned(),
             }));
             if !page.has_more {
-                return Ok(entries);
+                let checked = check_range(prefix, &entries).map(|()| entries);
+                return checked.map_err(|why| Failure::Refused(why.to_string()));
             }
             if empty {
                 return Err(Failure::Refused(format!(

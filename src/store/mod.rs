@@ -9,13 +9,14 @@ pub(crate) mod file;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use self::{etcd2::Etcd2, etcd3::Etcd3, file::File};
-use crate::model::{Limits, Snapshot, Transaction};
+use crate::model::{Entry, Limits, Snapshot, Transaction};
 use crate::net::deadline::Deadline;
 use crate::net::tls::{Identity, SetBy, Tls};
 use crate::report::etcdctl::Api;
+use crate::text::{escaped, shown};
 
 /// Where servers go.
 pub enum Source {
@@ -110,6 +111,22 @@ pub(crate) fn open(
         Api::V3 => Box::new(Etcd3::open(options, deadline)?),
         Api::V2 => Box::new(Etcd2::open(options, deadline)?),
     })
+}
+
+/// Checks that an answer holds no other keys than those that were asked for: what is between the run and the
+/// store may change them, and a listing of something else must not be taken for this one.
+///
+/// # Errors
+/// The first key outside of the range.
+fn check_range(prefix: &str, entries: &[Entry]) -> anyhow::Result<()> {
+    let within = |entry: &&Entry| entry.key.starts_with(prefix.as_bytes());
+    match entries.iter().find(|entry| !within(entry)) {
+        None => Ok(()),
+        Some(Entry { key, .. }) => bail!(
+            "the answer to a listing of `{prefix}` holds another key: `{}`",
+            escaped(&shown(key))
+        ),
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 
+use crate::support::api::{Api, Reply};
 use crate::support::etcd::Etcd;
 use crate::support::program::{Answer, vulcanized};
 
@@ -54,6 +55,40 @@ fn obey(text: &str) {
 fn define(etcd: &Etcd, backend: &str) {
     let key = format!("/vulcand/backends/{backend}/backend");
     etcd.put_v2(&key, Some(r#"{"Type":"http"}"#));
+}
+
+#[test]
+fn an_answer_with_keys_of_another_directory_is_refused() {
+    for key in [
+        "/v",
+        "/vulcand/backendx",
+        "/vulcand/backénds/shop/servers/a",
+        "/other/backends/shop/backend",
+    ] {
+        let api = Api::start(move |request, _| {
+            let node = if request.path.contains("/vulcand/") {
+                json!({"key": "/vulcand/backends", "dir": true, "nodes": [
+                    {"key": "/vulcand/backends/shop/backend", "value": r#"{"Type":"http"}"#, "modifiedIndex": 3},
+                    {"key": key, "value": "{}", "modifiedIndex": 4},
+                ]})
+            } else {
+                json!({"key": "/other", "dir": true})
+            };
+            Reply::json(200, &json!({"action": "get", "node": node}))
+        });
+        let options = format!("--owner prod --pods - --etcd-api 2 --etcd {}", api.url());
+        let answer = vulcanized(&options).input(pods()).run();
+        let wanted =
+            format!("the answer to a listing of `/vulcand/backends/` holds another key: `{key}`");
+        assert!(answer.code == 1 && answer.err.contains(&wanted), "{answer}");
+        let requests = api.requests();
+        assert!(
+            requests
+                .iter()
+                .all(|request| request.query.contains_key("recursive")),
+            "{answer}"
+        );
+    }
 }
 
 #[test]

@@ -198,6 +198,69 @@ fn a_closed_stdout_is_no_failure() {
 }
 
 #[test]
+fn a_full_stdout_does_not_leave_half_of_a_plan() {
+    let etcd = Etcd::start();
+    etcd.define("web");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let pods = folder.path().join("pods.json");
+    let web = |n| {
+        pod(
+            "default",
+            &format!("web-{n}"),
+            "web",
+            &format!("10.0.0.{n}"),
+        )
+    };
+    fs::write(&pods, kubectl((1..=250).map(web))).expect("it is written");
+    let run = |more: &str| {
+        let script = format!(
+            "{} --owner prod --pods {} --etcd {} {more} > /dev/full",
+            program().display(),
+            pods.display(),
+            etcd.url(),
+        );
+        sh(&script, &[])
+    };
+    let answer = run("--dry-run");
+    let unwritten = "failed to write to stdout: No space left on device";
+    assert!(
+        answer.code == 1 && answer.err.contains(unwritten),
+        "{answer}"
+    );
+    // More than one transaction takes.
+    let answer = run("");
+    assert_eq!(
+        etcd.keys("/vulcand/backends/web/servers/").len(),
+        250,
+        "{answer}"
+    );
+    let wanted = format!("applied 250 of 250 changes: {unwritten}");
+    assert!(answer.code == 1 && answer.err.contains(&wanted), "{answer}");
+}
+
+#[test]
+fn a_plan_that_comes_too_late_is_not_applied() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, pods) = (
+        folder.path().join("store.json"),
+        folder.path().join("pods.json"),
+    );
+    fs::write(&pods, pod_text()).expect("it is written");
+    for more in ["", "--dry-run"] {
+        let answer = vulcanized(&format!(
+            "--owner prod --create-backends --timeout 1ns {more}"
+        ))
+        .arg("--pods")
+        .arg(&pods)
+        .arg("--store-file")
+        .arg(&store)
+        .exits(1);
+        assert!(answer.err.contains("--timeout 1ns"), "{answer}");
+        assert!(!store.exists() && answer.out.is_empty(), "{answer}");
+    }
+}
+
+#[test]
 fn log_lines_in_json() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let answer = vulcanized("--owner prod --create-backends --pods - -vv --log-format json")

@@ -1,6 +1,6 @@
 //! The losses of a backend: which entries would lose their URL, and what becomes of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::mem;
 
 use crate::layout::Other;
@@ -171,8 +171,19 @@ impl<'a> Planner<'a> {
             let id = delete.stays_as()?.to_owned();
             (!delete.extra.is_empty()).then(|| (delete.server.clone(), id))
         });
-        for (from, to) in moves.collect::<Vec<_>>() {
-            let entry = |id: &str| found.iter().find(|found| found.id == id);
+        let moves = moves.collect::<Vec<_>>();
+        if moves.is_empty() {
+            return;
+        }
+        let puts = draft.puts.iter().enumerate();
+        let puts = puts.filter_map(|(place, put)| Some((put.server.clone()?, place)));
+        let mut puts = puts.collect::<HashMap<_, _>>();
+        for (from, to) in moves {
+            // Found and wanted ones are in order of their ids.
+            let entry = |id: &str| {
+                let place = found.binary_search_by(|found| found.id.cmp(id));
+                place.ok().map(|place| &found[place])
+            };
             let Some(from) = from.and_then(|from| entry(&from)) else {
                 continue;
             };
@@ -195,17 +206,16 @@ impl<'a> Planner<'a> {
                 (!there.contains(&extra.key)).then_some(extra)
             });
             let mut moved = moved.collect::<Vec<_>>();
-            let put = draft
-                .puts
-                .iter_mut()
-                .find(|put| put.server.as_ref() == Some(&to));
+            let put = puts.get(&to).map(|place| &mut draft.puts[*place]);
             if let Some(put) = put {
                 moved.retain(|extra| put.writes().all(|write| write.key != extra.key));
                 put.extra.append(&mut moved);
             } else if !moved.is_empty()
                 && let Some(found) = entry(&to)
-                && let Some(wanted) = wanted.iter().find(|wanted| *wanted.id == *to)
+                && let Ok(place) = wanted.binary_search_by(|wanted| (*wanted.id).cmp(&*to))
             {
+                let wanted = &wanted[place];
+                puts.insert(to, draft.puts.len());
                 draft.touch(found, wanted.pod, Reason::Moved(from.id.to_owned()), moved);
             }
         }

@@ -6,7 +6,7 @@ mod ownership;
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem;
 use std::rc::Rc;
 
@@ -16,6 +16,7 @@ use crate::reconcile::classify::Class;
 use crate::reconcile::evidence::{Evidence, Lists};
 use crate::reconcile::findings;
 use crate::reconcile::hold::{Permit, Rest};
+use crate::reconcile::map::SkipReason;
 use crate::reconcile::plan::{
     Action, Change, Conflict, Duplicate, Emptied, Extra, Freeze, Frozen, Held, Kept, Losing,
     NoBackends, OutOfScope, OverBudget, Plan, Reason, Rules, ScopeDiffers,
@@ -46,7 +47,8 @@ pub fn plan(
         layout,
         owner: rules.owner.as_str().into(),
         scope: scope.as_str().into(),
-        doors: Vec::new(),
+        doors: HashSet::new(),
+        by_other_door: HashMap::new(),
         plan: Plan {
             prefix: observed.prefix.clone(),
             scope,
@@ -57,6 +59,7 @@ pub fn plan(
         backends_unready: 0,
     };
     planner.doors = planner.find_doors();
+    planner.by_other_door = planner.ids_by_other_door();
     let desired = planner.desired(lists);
     let owned = |entry: &Entry| {
         let mark = entry.mark.as_ref();
@@ -79,12 +82,8 @@ pub fn plan(
     let ids = ids.collect::<BTreeSet<_>>();
     for id in &ids {
         let wanted = desired.get(id).map_or(&[][..], Vec::as_slice);
-        planner.backend(
-            id,
-            wanted,
-            &ids,
-            missed.get(id).copied().unwrap_or_default(),
-        );
+        let missed = missed.get(id).map_or(&[][..], Vec::as_slice);
+        planner.backend(id, wanted, &ids, missed);
     }
     let mut plan = planner.finish();
     plan.findings = findings::find(observed, lists, layout, &plan);
@@ -95,12 +94,18 @@ fn is_valid(definition: &Definition) -> bool {
     matches!(definition, Definition::Valid { .. })
 }
 
-/// How many Ready pods name a backend and are left out by mistake.
-fn missed<'a>(observed: &'a Observed, lists: &'a Lists) -> BTreeMap<&'a str, usize> {
-    let mut missed = BTreeMap::new();
-    for skipped in lists.pods().flat_map(|pod| &pod.skipped) {
-        if let Some(backend) = &skipped.backend {
-            *missed.entry(observed.spelled(backend)).or_default() += 1;
+/// A pod that is left out, and why.
+type Missed<'a> = (&'a PodName, &'a SkipReason);
+
+/// Ready pods that name a backend and are left out by mistake, per backend.
+fn missed<'a>(observed: &'a Observed, lists: &'a Lists) -> BTreeMap<&'a str, Vec<Missed<'a>>> {
+    let mut missed = BTreeMap::<_, Vec<_>>::new();
+    for pod in lists.pods() {
+        for skipped in &pod.skipped {
+            if let Some(backend) = &skipped.backend {
+                let missed = missed.entry(observed.spelled(backend)).or_default();
+                missed.push((&pod.name, &skipped.reason));
+            }
         }
     }
     missed
@@ -118,7 +123,9 @@ struct Planner<'a> {
     owner: Rc<str>,
     scope: Rc<str>,
     /// Scopes of the same cluster, reached through another door.
-    doors: Vec<Rc<str>>,
+    doors: HashSet<Rc<str>>,
+    /// Ids of entries with those scopes, by their backend and the id that ours would have.
+    by_other_door: HashMap<(&'a str, String), &'a str>,
     plan: Plan,
     backends_served: usize,
     backends_unready: usize,
@@ -157,16 +164,13 @@ impl<'a> Planner<'a> {
     }
 
     /// The id of a server. One that is there through another door keeps its spelling.
-    fn id(&self, backend: &str, server: &'a str, pod: &PodName) -> Cow<'a, str> {
-        let there = self.observed.backends.get(backend);
-        let doors = self.doors.iter().map(|door| {
-            let mark = self.mark_of(Rc::clone(door), pod);
-            self.layout.id(server, &mark)
-        });
-        let mut doors = doors.filter(|id| there.is_some_and(|b| b.servers.contains_key(&**id)));
-        doors
-            .next()
-            .unwrap_or_else(|| self.layout.id(server, &self.mark(pod)))
+    fn id(&self, backend: &'a str, server: &'a str, pod: &PodName) -> Cow<'a, str> {
+        let id = self.layout.id(server, &self.mark(pod));
+        if self.by_other_door.is_empty() {
+            return id;
+        }
+        let there = self.by_other_door.get(&(backend, id.to_string()));
+        there.map_or(id, |there| Cow::Borrowed(*there))
     }
 
     /// Resolves which of several pods gets a key that they all want. Those that wanted another URL there
@@ -197,8 +201,14 @@ impl<'a> Planner<'a> {
         self.plan.duplicates.append(&mut duplicates);
     }
 
-    /// Plans one backend. `missed`: how many Ready pods name it and are left out.
-    fn backend(&mut self, id: &'a str, wanted: &[Wanted<'a>], all: &BTreeSet<&str>, missed: usize) {
+    /// Plans one backend. `missed`: the Ready pods that name it and are left out.
+    fn backend(
+        &mut self,
+        id: &'a str,
+        wanted: &[Wanted<'a>],
+        all: &BTreeSet<&str>,
+        missed: &[Missed],
+    ) {
         const ABSENT: &Definition = &Definition::Absent;
         let backend = self.observed.backends.get(id);
         let definition = backend.map_or(ABSENT, |backend| &backend.definition);
@@ -266,8 +276,16 @@ impl<'a> Planner<'a> {
         if !draft.frozen && owned + created + draft.taken > draft.deletes.len() {
             self.backends_served += 1;
         }
-        if missed > 0 && found.len() + created == draft.deletes.len() && is_valid(definition) {
-            self.plan.emptied.push(self.emptied(id));
+        if !missed.is_empty()
+            && found.len() + created == draft.deletes.len()
+            && is_valid(definition)
+        {
+            let pods = missed.iter();
+            let pods = pods.map(|(pod, reason)| ((*pod).clone(), (*reason).clone()));
+            self.plan.emptied.push(Emptied {
+                backend: id.to_owned(),
+                pods: pods.collect(),
+            });
         }
         if let Some(why) = freeze {
             self.add_frozen(&draft, owned, why);
@@ -526,20 +544,6 @@ impl<'a> Planner<'a> {
             self.plan.counts.satisfied_unmarked += 1;
         } else {
             self.plan.counts.satisfied_marked += 1;
-        }
-    }
-
-    /// The pods that name a backend and are left out.
-    fn emptied(&self, id: &str) -> Emptied {
-        let pods = self.lists.pods().flat_map(|pod| {
-            let here = pod.skipped.iter();
-            let named = |backend| self.observed.spelled(backend);
-            let here = here.filter(move |s| s.backend.as_deref().map(named) == Some(id));
-            here.map(|skipped| (pod.name.clone(), skipped.reason.clone()))
-        });
-        Emptied {
-            backend: id.to_owned(),
-            pods: pods.collect(),
         }
     }
 

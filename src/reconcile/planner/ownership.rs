@@ -1,6 +1,6 @@
 //! Ownership: whose an entry is, which scopes are this cluster, and which lists are witnesses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::layout::{Definition, Entry};
@@ -37,10 +37,10 @@ impl<'a> Planner<'a> {
     /// Finds the scopes that differ from ours in the fingerprint alone, and of whose entries at least half
     /// have their pod in the lists at their address: the same cluster, reached through another door or
     /// with a renewed CA.
-    pub(super) fn find_doors(&self) -> Vec<Rc<str>> {
+    pub(super) fn find_doors(&self) -> HashSet<Rc<str>> {
         let (ours, selectors) = split_scope(&self.scope);
         if ours.name.is_empty() {
-            return Vec::new();
+            return HashSet::new();
         }
         let mut doors = BTreeMap::<&Rc<str>, (usize, usize)>::new();
         for entry in self.entries() {
@@ -59,6 +59,32 @@ impl<'a> Planner<'a> {
             (same && 2 * seen >= all).then(|| Rc::clone(scope))
         };
         doors.into_iter().filter_map(same).collect()
+    }
+
+    /// The ids of entries whose scope differs from ours in the fingerprint alone, by their backend and the id
+    /// that the same server has in our scope. An id is its mark, where the layout has it there, and the
+    /// server's own.
+    pub(super) fn ids_by_other_door(&self) -> HashMap<(&'a str, String), &'a str> {
+        let mut ids = HashMap::new();
+        if self.doors.is_empty() {
+            return ids;
+        }
+        for (backend, found) in &self.observed.backends {
+            for (id, entry) in &found.servers {
+                let Some(mark) = &entry.mark else { continue };
+                if mark.owner == self.owner && self.doors.contains(&mark.scope) {
+                    let of_mark = self.layout.id("", mark);
+                    let server = id.strip_prefix(&*of_mark).unwrap_or(id);
+                    let ours = Mark {
+                        scope: Rc::clone(&self.scope),
+                        ..mark.clone()
+                    };
+                    let ours = self.layout.id(server, &ours).into_owned();
+                    ids.entry((backend.as_str(), ours)).or_insert(&**id);
+                }
+            }
+        }
+        ids
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = &'a Entry> {

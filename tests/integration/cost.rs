@@ -1,0 +1,424 @@
+//! What a run costs: ten times the input costs at most fifteen times the instructions, as valgrind counts them.
+//! Nothing here looks at the clock.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value, json};
+
+/// The smaller size. A thing costs some 75,000 instructions: with ten times as many, twenty for each pair of them are
+/// seen.
+const SIZE: usize = 250;
+const BACKENDS: &str = "/vulcand/backends";
+const SERVICES: &str = "traefik/http/services";
+
+/// One run: what is in the store, the pods, and the options.
+struct Case {
+    store: Map<String, Value>,
+    pods: Vec<Value>,
+    options: &'static str,
+    /// What it may exit with.
+    codes: &'static [i32],
+}
+
+/// A Ready pod at this address, with this label.
+fn pod(number: usize, ip: &str, app: &str) -> Value {
+    json!({
+        "metadata": {"name": format!("web-{number}"), "namespace": "shop", "labels": {"app": app}},
+        "spec": {"containers": [{"name": "web", "ports": [{"name": "http", "containerPort": 8080}]}]},
+        "status": {
+            "phase": "Running",
+            "podIP": ip,
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    })
+}
+
+fn ip(number: usize) -> String {
+    let [_, a, b, c] = u32::try_from(number).expect("few").to_be_bytes();
+    format!("10.{a}.{b}.{c}")
+}
+
+/// A server's value, marked as the run's that lists pods from a file.
+fn ours(number: usize, pod: &str) -> Value {
+    let ip = ip(number);
+    let value =
+        json!({"URL": format!("http://{ip}:8080"), "Owner": "prod", "Scope": "file", "Pod": pod});
+    value.to_string().into()
+}
+
+fn foreign(url: &str) -> Value {
+    json!({ "URL": url }).to_string().into()
+}
+
+impl Case {
+    /// The backends `shop` and `site` are defined, and one pod is published there.
+    fn vulcand(options: &'static str) -> Self {
+        let mut case = Self {
+            store: Map::new(),
+            pods: vec![pod(0, "10.250.0.1", "site")],
+            options,
+            codes: &[0],
+        };
+        for backend in ["shop", "site"] {
+            case.put(
+                format!("{BACKENDS}/{backend}/backend"),
+                r#"{"Type":"http"}"#,
+            );
+        }
+        case
+    }
+
+    fn traefik(options: &'static str) -> Self {
+        let mut case = Self {
+            store: Map::new(),
+            pods: vec![pod(0, "10.250.0.1", "site")],
+            options,
+            codes: &[0],
+        };
+        for service in ["shop", "site"] {
+            case.put(format!("traefik/http/routers/{service}/rule"), "Path(`/`)");
+            case.put(format!("traefik/http/routers/{service}/service"), service);
+        }
+        case
+    }
+
+    fn put(&mut self, key: String, value: impl Into<Value>) {
+        self.store.insert(key, value.into());
+    }
+
+    fn alarms(mut self) -> Self {
+        self.codes = &[3];
+        self
+    }
+
+    fn write(&self, folder: &Path) -> [String; 2] {
+        let path = |name: &str| folder.join(name).display().to_string();
+        let list = json!({
+            "kind": "PodList",
+            "apiVersion": "v1",
+            "metadata": {"resourceVersion": "7"},
+            "items": self.pods,
+        });
+        let (store, pods) = (path("store.json"), path("pods.json"));
+        fs::write(&store, Value::Object(self.store.clone()).to_string()).expect("it is written");
+        fs::write(&pods, list.to_string()).expect("it is written");
+        [store, pods]
+    }
+
+    /// How many instructions a run takes, and what it prints.
+    #[track_caller]
+    fn run(&self) -> (f64, String) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [store, pods] = self.write(folder.path());
+        let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/static/vulcanized");
+        assert!(binary.exists(), "no static binary: run `tests/static`");
+        let mut command = Command::new("valgrind");
+        command
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .arg(binary)
+            .args(["--owner", "prod", "--timeout", "10m"])
+            .args(["--store-file", &store, "--pods", &pods])
+            .args(self.options.split_whitespace())
+            .stdin(Stdio::null());
+        let output = command.output().expect("valgrind: run `tests/setup`");
+        let err = String::from_utf8_lossy(&output.stderr);
+        let code = output.status.code();
+        assert!(
+            code.is_some_and(|code| self.codes.contains(&code)),
+            "{code:?}: {err}"
+        );
+        let count = err.lines().find_map(|line| {
+            let (_, count) = line.split_once("Collected : ")?;
+            count.trim().parse::<f64>().ok()
+        });
+        let out = String::from_utf8(output.stdout).expect("UTF-8");
+        (count.expect("a count"), out)
+    }
+}
+
+/// Runs a case at a size and at ten times that size, and returns what the larger one prints. What a run costs that
+/// has nothing to do is not counted.
+#[track_caller]
+fn is_linear(size: usize, case: impl Fn(usize) -> Case) -> String {
+    static NOTHING: LazyLock<f64> = LazyLock::new(|| Case::vulcand("--dry-run").run().0);
+    let nothing = *NOTHING;
+    let (small, _) = case(size).run();
+    let (large, out) = case(10 * size).run();
+    let ratio = (large - nothing) / (small - nothing);
+    assert!(
+        ratio <= 15.0,
+        "{size}: {small}, {}: {large} instructions, {nothing} without any: {ratio:.1} times",
+        10 * size
+    );
+    out
+}
+
+#[test]
+fn one_foreign_value_full_of_urls() {
+    is_linear(4_000, |size| {
+        let mut case = Case::vulcand("--dry-run").alarms();
+        let url = format!("http://{}", "u:p@x://".repeat(size));
+        case.put(format!("{BACKENDS}/site/servers/10.250.0.1"), foreign(&url));
+        case
+    });
+}
+
+#[test]
+fn servers_under_undefined_backends() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::vulcand("--dry-run");
+        for number in 0..size {
+            let key = format!("{BACKENDS}/u{number:05}/servers/a");
+            case.put(key, foreign("http://10.9.0.1:80"));
+        }
+        case
+    });
+}
+
+#[test]
+fn servers_of_ours_under_undefined_backends() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::vulcand("");
+        for number in 0..size {
+            let key = format!("{BACKENDS}/u{number:05}/servers/a");
+            case.put(key, ours(number, "shop/gone"));
+        }
+        case
+    });
+}
+
+#[test]
+fn services_without_a_router() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::traefik("--layout traefik --dry-run");
+        for number in 0..size {
+            let key = format!("{SERVICES}/U{number:05}/loadBalancer/servers/a/url");
+            case.put(key, "http://10.9.0.1:80");
+        }
+        case
+    });
+}
+
+#[test]
+fn pods_of_undefined_backends() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::vulcand("--dry-run");
+        let pods = (1..=size).map(|number| pod(number, &ip(number), &format!("u{number:05}")));
+        case.pods.extend(pods);
+        case
+    });
+}
+
+#[test]
+fn numbered_backends_are_one_finding() {
+    let out = is_linear(SIZE, |size| {
+        let mut case = Case::vulcand("--create-backends --dry-run");
+        let pods = (1..=size).map(|number| pod(number, &ip(number), &format!("web-{number}")));
+        case.pods.extend(pods);
+        case
+    });
+    assert!(out.lines().count() < 20, "{out}");
+    assert!(
+        out.contains("not defined: 2500 backends are not created"),
+        "{out}"
+    );
+}
+
+#[test]
+fn ids_that_begin_many_others() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::traefik("--create-backends --dry-run --layout traefik -o summary");
+        let pods = (1..=size).map(|number| {
+            let id = format!("{}{}", "a".repeat(number % 200 + 1), number / 200);
+            pod(number, &ip(number), &id)
+        });
+        case.pods.extend(pods);
+        case
+    });
+}
+
+#[test]
+fn changes_that_are_held() {
+    for one in [true, false] {
+        is_linear(SIZE, |size| {
+            let mut case = Case::vulcand("--dry-run").alarms();
+            for number in 1..=size {
+                let backend = if one {
+                    "shop".to_owned()
+                } else {
+                    format!("s{number:05}")
+                };
+                case.put(
+                    format!("{BACKENDS}/{backend}/backend"),
+                    r#"{"Type":"http"}"#,
+                );
+                let key = format!("{BACKENDS}/{backend}/servers/{}", ip(number));
+                case.put(key, ours(number, &format!("shop/web-{number}")));
+                case.pods.push(pod(number, &ip(number), "site"));
+            }
+            case
+        });
+    }
+}
+
+#[test]
+fn backends_that_are_emptied() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::vulcand("--dry-run").alarms();
+        for number in 1..=size {
+            let backend = format!("e{number:05}");
+            case.put(
+                format!("{BACKENDS}/{backend}/backend"),
+                r#"{"Type":"http"}"#,
+            );
+            let mut pod = pod(number, &ip(number), &backend);
+            pod["metadata"]["annotations"] = json!({"vulcanized.io/port": "none"});
+            case.pods.push(pod);
+        }
+        case
+    });
+}
+
+#[test]
+fn values_that_hurt_the_proxy() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::vulcand("--dry-run").alarms();
+        for number in 0..size {
+            case.put(format!("{BACKENDS}/shop/servers/{number:05}"), "null");
+        }
+        case
+    });
+}
+
+#[test]
+fn foreign_entries() {
+    for options in ["", "--adopt unmarked"] {
+        is_linear(SIZE, |size| {
+            let mut case = Case::vulcand(options);
+            for number in 1..=size {
+                let url = format!("http://{}:8080", ip(number));
+                case.put(
+                    format!("{BACKENDS}/shop/servers/{number:05}"),
+                    foreign(&url),
+                );
+                case.pods.push(pod(number, &ip(number), "shop"));
+            }
+            case
+        });
+    }
+}
+
+#[test]
+fn servers_that_are_adopted_with_further_keys() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::traefik("--layout traefik --adopt unmarked");
+        for number in 1..=size {
+            let server = format!("{SERVICES}/shop/loadBalancer/servers/a{number:05}");
+            case.put(
+                format!("{server}/url"),
+                format!("http://{}:8080", ip(number)),
+            );
+            case.put(format!("{server}/weight"), "3");
+            case.pods.push(pod(number, &ip(number), "shop"));
+        }
+        case
+    });
+}
+
+#[test]
+fn unmarked_entries_at_one_address_of_many_pods() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::vulcand("--dry-run");
+        for number in 1..=size {
+            let key = format!("{BACKENDS}/site/servers/{number:05}");
+            case.put(key, foreign(&format!("http://10.1.1.1:{}", 1000 + number)));
+            case.pods.push(pod(number, "10.1.1.1", "shop"));
+        }
+        case.pods.push(pod(0, "10.1.1.1", "shop"));
+        case
+    });
+}
+
+#[test]
+fn entries_of_one_address_of_many_pods() {
+    for options in ["--dry-run", "--layout traefik --dry-run"] {
+        is_linear(SIZE, |size| {
+            let traefik = options.contains("traefik");
+            let mut case = if traefik {
+                Case::traefik(options)
+            } else {
+                Case::vulcand(options)
+            };
+            for number in 1..=size {
+                let url = format!("http://10.1.1.1:{}", 1000 + number);
+                if traefik {
+                    let id = format!("prod.file.shop.a{number:05}");
+                    case.put(
+                        format!("{SERVICES}/site/loadBalancer/servers/{id}/url"),
+                        url,
+                    );
+                } else {
+                    let value = json!({"URL": url, "Owner": "prod", "Scope": "file", "Pod": format!("shop/old-{number}")});
+                    case.put(
+                        format!("{BACKENDS}/site/servers/{number:05}"),
+                        value.to_string(),
+                    );
+                }
+                case.pods.push(pod(number, "10.1.1.1", "none"));
+            }
+            case.codes = &[0, 3];
+            case
+        });
+    }
+}
+
+#[test]
+fn entries_of_many_clusters() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::vulcand("--dry-run --cluster main@file");
+        for number in 1..=size {
+            let ip = ip(number);
+            let value = json!({
+                "URL": format!("http://{ip}:8080"),
+                "Owner": "prod",
+                "Scope": format!("main@{number:08x}"),
+                "Pod": format!("shop/web-{number}"),
+            });
+            case.put(format!("{BACKENDS}/shop/servers/{ip}"), value.to_string());
+            case.pods.push(pod(number, &ip, "shop"));
+        }
+        case.codes = &[0, 3];
+        case
+    });
+}
+
+#[test]
+fn pods_that_want_one_key() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::vulcand("--server-id one").alarms();
+        case.pods
+            .extend((1..=size).map(|number| pod(number, &ip(number), "shop")));
+        case
+    });
+}
+
+#[test]
+fn changes_that_are_applied() {
+    is_linear(SIZE, |size| {
+        let mut case = Case::vulcand("--allow-empty");
+        for number in 1..=size {
+            // One in three each is created, updated and deleted.
+            if number % 3 > 0 {
+                let key = format!("{BACKENDS}/shop/servers/{}", ip(number));
+                case.put(key, ours(number + 1_000_000, &format!("shop/web-{number}")));
+            }
+            if number % 3 < 2 {
+                case.pods.push(pod(number, &ip(number), "shop"));
+            }
+        }
+        case
+    });
+}
