@@ -101,10 +101,9 @@ pub(super) fn classify<'l>(
     let lives_there = |pod: &SeenPod| pod.state == State::Live && is_there(pod);
     if let Some((ip, _)) = address
         && !pod.is_some_and(lives_there)
+        && let Some(other) = evidence.other_live_at(ip, mark)
     {
-        if let Some(other) = evidence.other_live_at(ip, mark) {
-            return dead(Dead::Reused(other.name.clone()));
-        }
+        return dead(Dead::Reused(other.name.clone()));
     }
     let Some(pod) = pod else {
         if mark.pod.is_none() && address.is_none() {

@@ -650,10 +650,17 @@ fn check_command(command: &str) {
     let mut rest = &command["etcdctl ".len() + verb.len()..];
     for _ in 0..number {
         rest = rest.strip_prefix(" '").expect("a word in quotes");
-        let end = rest.find('\'').expect("the end of a word");
-        assert!(!rest[..end].starts_with('-'), "{command:?}");
-        check_plain(&rest[..end], &[]);
-        rest = &rest[end + 1..];
+        assert!(!rest.starts_with('-'), "{command:?}");
+        // A quote within a word ends it, stands by itself, and begins it again.
+        loop {
+            let end = rest.find('\'').expect("the end of a word");
+            check_plain(&rest[..end], &[]);
+            rest = &rest[end + 1..];
+            match rest.strip_prefix("\\''") {
+                Some(more) => rest = more,
+                None => break,
+            }
+        }
     }
     assert_eq!(rest, "", "{command:?}");
 }
