@@ -83,8 +83,8 @@ impl Progress {
                 }
                 Ok(Applied::Outdated) => return self.outdated(signals),
                 Err(ApplyError::Refused(cause)) => return Err(self.failed(cause)),
-                Err(error @ ApplyError::Directory(_)) => {
-                    let why = directory(&error, reporter.style.etcdctl);
+                Err(error @ (ApplyError::Directory(_) | ApplyError::NotADirectory(_))) => {
+                    let why = wrong_node(&error, reporter.style.etcdctl);
                     refused.extend(changes.iter().map(|change| (&*change.backend, why.clone())));
                 }
                 Err(ApplyError::Unknown(cause)) => {
@@ -181,10 +181,11 @@ impl Progress {
     }
 }
 
-/// What to do about a directory of etcd v2 where a key should be.
-fn directory(error: &ApplyError, etcdctl: &Etcdctl) -> String {
+/// What to do about a directory of etcd v2 where a key should be, or a key where a directory should be.
+fn wrong_node(error: &ApplyError, etcdctl: &Etcdctl) -> String {
     let command = match error {
         ApplyError::Directory(key) => etcdctl.remove_directory(key, false),
+        ApplyError::NotADirectory(key) => etcdctl.del(key),
         _ => None,
     };
     match command {

@@ -312,8 +312,8 @@ pub enum Fault {
     Unreachable,
     /// vulcand: a slash in a server's id.
     SlashInId,
-    /// vulcand on etcd v2: a directory of a backend without a definition.
-    BareDirectory,
+    /// vulcand on etcd v2: a directory of a backend without a definition and servers; what is in it.
+    BareDirectory(Contents),
     /// vulcand on etcd v2: a directory where a key should be; whether it is empty.
     Directory(bool),
     /// vulcand on etcd v2: a key where a directory should be.
@@ -328,6 +328,17 @@ pub enum Fault {
     OtherSpelling,
     /// Traefik: servers, and no router at all.
     NoRouter,
+}
+
+/// What a directory of etcd v2 holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Contents {
+    /// Nothing.
+    Nothing,
+    /// An empty directory for servers.
+    EmptyServers,
+    /// Something else.
+    Other,
 }
 
 /// Why a listing could not be understood.

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Backend, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Refusal, Sibling,
-    SiblingKind, Undefined, Unsupported, backend, definition, go,
+    Backend, Contents, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Refusal,
+    Sibling, SiblingKind, Undefined, Unsupported, backend, definition, go,
 };
 use crate::model::{self, Mark, PodName, Scheme, ServerUrl, Snapshot, UrlFault};
 
@@ -160,6 +160,9 @@ fn range(prefix: &str) -> String {
 struct Tree {
     backends: BTreeMap<String, Backend>,
     stray: Vec<(String, Fault)>,
+    /// What is in directories of backends that may turn out to have neither definition nor servers (etcd
+    /// v2).
+    contents: BTreeMap<String, Contents>,
     /// The directory that was found where a key should be (etcd v2), to name it once.
     directory: String,
 }
@@ -192,18 +195,7 @@ impl Vulcand {
             }
             match (rest, rest.strip_prefix("servers/")) {
                 ("backend", _) => {
-                    let definition = match definition::check(&value) {
-                        Ok(()) => Definition::Valid {
-                            key: key.clone(),
-                            revision,
-                        },
-                        Err((refusal, mended)) => Definition::Broken {
-                            key: key.clone(),
-                            refusal,
-                            mended,
-                        },
-                    };
-                    tree.backend(backend).definition = definition;
+                    tree.backend(backend).definition = define(&key, &value, revision);
                 }
                 (_, None) if v2 && rest.starts_with("backend/") => {
                     let end = skip + backend.len() + "/backend".len();
@@ -216,15 +208,14 @@ impl Vulcand {
                     };
                 }
                 ("servers", None) if v2 => {
-                    tree.backend(backend);
+                    tree.holds(backend, Contents::Other);
                     tree.stray.push((key, Fault::NotADirectory));
                 }
                 // An empty directory of etcd v2.
-                ("", _) | (_, Some("")) => {
-                    tree.backend(backend);
-                }
+                ("", _) => tree.holds(backend, Contents::Nothing),
+                (_, Some("")) => tree.holds(backend, Contents::EmptyServers),
                 (_, Some(id)) if let Some((id, below)) = id.split_once('/') => {
-                    tree.backend(backend);
+                    tree.holds(backend, Contents::Other);
                     if v2 {
                         let end = skip + backend.len() + "/servers/".len() + id.len();
                         tree.directory(&key[..end], below.is_empty());
@@ -250,18 +241,14 @@ impl Vulcand {
                     };
                     servers.entries.push((id, entry));
                 }
+                // Whatever is in it, the proxy wants a definition there.
+                (_, None) if v2 => tree.holds(backend, Contents::Other),
                 (_, None) => {}
             }
         }
         tree.add(&mut servers);
-        let bare = |backend: &Backend| {
-            backend.definition == Definition::Absent && backend.servers.is_empty()
-        };
-        for (id, backend) in &tree.backends {
-            if bare(backend) {
-                tree.stray
-                    .push((format!("{}{id}", range(prefix)), Fault::BareDirectory));
-            }
+        if v2 {
+            tree.find_bare(prefix);
         }
         tree
     }
@@ -275,6 +262,28 @@ impl Tree {
         }
     }
 
+    /// Notes what is in a backend's directory, beside its definition and servers.
+    fn holds(&mut self, backend: &str, contents: Contents) {
+        self.backend(backend);
+        self.contents
+            .entry(backend.to_owned())
+            .and_modify(|before| *before = Contents::Other)
+            .or_insert(contents);
+    }
+
+    /// Finds the directories of backends without definition and servers.
+    fn find_bare(&mut self, prefix: &str) {
+        let bare = |backend: &Backend| {
+            backend.definition == Definition::Absent && backend.servers.is_empty()
+        };
+        for (id, contents) in &self.contents {
+            if self.backends.get(id).is_some_and(bare) {
+                let key = format!("{}{id}", range(prefix));
+                self.stray.push((key, Fault::BareDirectory(*contents)));
+            }
+        }
+    }
+
     fn backend(&mut self, id: &str) -> &mut Backend {
         backend(&mut self.backends, id)
     }
@@ -284,6 +293,19 @@ impl Tree {
         if entries.len() > 0 {
             self.backend(&servers.backend).servers.extend(entries);
         }
+    }
+}
+
+/// What a definition's value makes of its backend.
+fn define(key: &str, value: &[u8], revision: u64) -> Definition {
+    let key = key.to_owned();
+    match definition::check(value) {
+        Ok(()) => Definition::Valid { key, revision },
+        Err((refusal, mended)) => Definition::Broken {
+            key,
+            refusal,
+            mended,
+        },
     }
 }
 
@@ -665,13 +687,52 @@ mod tests {
         assert!(matches!(definition("c"), Definition::Broken { .. }));
         assert_eq!(*definition("d"), Definition::Absent);
         assert_eq!(observed.backends["a"].servers.len(), 1);
-        let stray = [
-            (
-                "/vulcand/backends/a/servers/1/x".to_owned(),
-                Fault::SlashInId,
-            ),
-            ("/vulcand/backends/b".to_owned(), Fault::BareDirectory),
-        ];
+        let stray = [(
+            "/vulcand/backends/a/servers/1/x".to_owned(),
+            Fault::SlashInId,
+        )];
         assert_eq!(observed.stray, stray);
+    }
+
+    #[test]
+    fn directories_of_etcd_v2_without_a_definition_are_found_with_what_they_hold() {
+        let keys = [
+            "a/",
+            "b/servers/",
+            "c/other",
+            "d/other/",
+            "d/servers/",
+            "e/servers/",
+            "e/zone",
+            "f/servers",
+            "g/servers/1/",
+        ];
+        let keys = keys.map(|key| entry(&format!("/vulcand/backends/{key}"), "x"));
+        let of = |one_spelling| {
+            let vulcand = Vulcand {
+                prefix: None,
+                one_spelling,
+            };
+            let found = vulcand.read("/vulcand", keys.to_vec()).stray.into_iter();
+            found
+                .filter_map(|(key, fault)| match fault {
+                    Fault::BareDirectory(contents) => {
+                        Some((key["/vulcand/backends/".len()..].to_owned(), contents))
+                    }
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
+        };
+        let wanted = [
+            ("a", Contents::Nothing),
+            ("b", Contents::EmptyServers),
+            ("c", Contents::Other),
+            ("d", Contents::Other),
+            ("e", Contents::Other),
+            ("f", Contents::Other),
+            ("g", Contents::Other),
+        ];
+        assert_eq!(of(true), wanted.map(|(key, what)| (key.to_owned(), what)));
+        assert_eq!(of(false), [], "etcd v3 has no directories");
     }
 }

@@ -145,7 +145,7 @@ impl<'p> After<'p> {
                 .rsplit_once('/')
                 .is_some_and(|(server, _)| self.given_url.contains(server)),
             Fault::NoRouter => !self.defined.is_empty(),
-            Fault::BareDirectory => key
+            Fault::BareDirectory(_) => key
                 .rsplit_once('/')
                 .is_some_and(|(_, backend)| self.defined.contains(backend)),
             _ => false,

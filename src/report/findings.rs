@@ -2,7 +2,7 @@
 
 use super::etcdctl::{Api, Etcdctl};
 use super::{Note, puts};
-use crate::layout::{Fault, Layout, Observed, Refusal, Sibling, SiblingKind, Undefined};
+use crate::layout::{Contents, Fault, Layout, Observed, Refusal, Sibling, SiblingKind, Undefined};
 use crate::reconcile::findings::Finding;
 use crate::reconcile::plan::NoBackends;
 use crate::text::{escaped, shown};
@@ -37,7 +37,7 @@ pub(super) fn note(finding: &Finding, etcdctl: &Etcdctl) -> Note {
         }
         Finding::Fault { key, fault } => {
             items.push(escaped(key).into_owned());
-            commands = remove(etcdctl, key, *fault).into_iter().collect();
+            commands = remove(etcdctl, key, *fault);
             let text = text(*fault, etcdctl.api());
             match (way_out(*fault), commands.is_empty()) {
                 (Some(way_out), _) => format!("{text}. {way_out}"),
@@ -245,7 +245,7 @@ fn text(fault: Fault, api: Option<Api>) -> String {
             "a server at a URL that the proxy cannot send requests to: its share of the requests fails"
         }
         Fault::SlashInId => "a slash in a server's id: the proxy ignores it on etcd v3",
-        Fault::BareDirectory => {
+        Fault::BareDirectory(_) => {
             "a directory of a backend without a definition: on etcd v2 the proxy does not start"
         }
         Fault::Directory(_) => {
@@ -287,22 +287,31 @@ fn way_out(fault: Fault) -> Option<&'static str> {
             Some("Mend or remove it.")
         }
         Fault::Freezes => Some("Mend or remove it; a newer Traefik may know it."),
-        Fault::BareDirectory => Some("Define the backend or remove the directory."),
+        Fault::BareDirectory(_) => Some("Define the backend or remove the directory."),
         Fault::OtherSpelling => Some("Give it one spelling."),
         Fault::NoRouter => Some("Define a router first."),
     }
 }
 
-/// The command that removes what serves nobody; of what may be live nothing is printed.
-fn remove(etcdctl: &Etcdctl, key: &str, fault: Fault) -> Option<String> {
-    match fault {
+/// The commands that remove what serves nobody; of what may be live nothing is printed.
+fn remove(etcdctl: &Etcdctl, key: &str, fault: Fault) -> Vec<String> {
+    let command = match fault {
         Fault::Null
         | Fault::Malformed
         | Fault::NoUrl
         | Fault::UrlMissing
         | Fault::NotADirectory => etcdctl.del(key),
         Fault::Directory(empty) => etcdctl.remove_directory(key, empty),
-        Fault::BareDirectory => etcdctl.remove_directory(key, true),
+        Fault::BareDirectory(contents) => {
+            let servers = format!("{key}/servers");
+            let empty: &[&str] = match contents {
+                Contents::Nothing => &[key],
+                Contents::EmptyServers => &[&servers, key],
+                Contents::Other => &[],
+            };
+            let commands = empty.iter().map(|key| etcdctl.remove_directory(key, true));
+            return commands.collect::<Option<_>>().unwrap_or_default();
+        }
         Fault::Refused(_)
         | Fault::NoHost
         | Fault::Unreachable
@@ -311,5 +320,6 @@ fn remove(etcdctl: &Etcdctl, key: &str, fault: Fault) -> Option<String> {
         | Fault::Disables
         | Fault::OtherSpelling
         | Fault::NoRouter => None,
-    }
+    };
+    command.into_iter().collect()
 }

@@ -340,8 +340,19 @@ impl Etcd2 {
                 }),
                 expect,
             ) => expect == Expect::Absent,
-            (Answer::No(no), _) => return Err(ApplyError::Refused(self.said(no))),
+            (Answer::No(no), _) => return Err(self.refused(key, no)),
         })
+    }
+
+    /// What a refused change of a key means.
+    fn refused(&self, key: &str, no: No) -> ApplyError {
+        if no.error_code != NO_DIRECTORY {
+            return ApplyError::Refused(self.said(no));
+        }
+        // It is spelled with a slash, whatever our prefix is.
+        let bare = no.cause.trim_start_matches('/');
+        let slash = if key.starts_with('/') { "/" } else { "" };
+        ApplyError::NotADirectory(format!("{slash}{bare}"))
     }
 
     fn said(&self, no: No) -> anyhow::Error {
@@ -385,7 +396,7 @@ impl Etcd2 {
             return match answer {
                 Ok(Answer::Node(..)) => Ok(Applied::Whole),
                 Ok(Answer::No(No {
-                    error_code: NOT_FOUND | EXISTS | NO_DIRECTORY,
+                    error_code: NOT_FOUND | EXISTS,
                     ..
                 })) => Ok(Applied::Outdated),
                 Ok(Answer::No(No {
@@ -395,7 +406,10 @@ impl Etcd2 {
                     let (Op::Put { key, .. } | Op::Delete { key }) = op;
                     Err(ApplyError::Directory(key.clone()))
                 }
-                Ok(Answer::No(no)) => Err(ApplyError::Refused(self.said(no))),
+                Ok(Answer::No(no)) => {
+                    let (Op::Put { key, .. } | Op::Delete { key }) = op;
+                    Err(self.refused(key, no))
+                }
                 Err(Failure::Refused(why)) => Err(ApplyError::Refused(anyhow!(why))),
                 Err(Failure::Lost(why) | Failure::Leaderless(why)) => {
                     self.endpoints.leave();
@@ -482,6 +496,10 @@ impl Store for Etcd2 {
                     }
                     Answer::No(no) if no.error_code == UNAUTHORIZED => {
                         Err(Denied(self.said(no).to_string()))
+                    }
+                    // Of a range that is only looked at for a warning: no reason to stop.
+                    Answer::No(no) if no.error_code == NO_DIRECTORY => {
+                        Err(Denied(self.refused(prefix, no).to_string()))
                     }
                     Answer::No(no) => return Err(self.said(no)),
                 },

@@ -193,6 +193,10 @@ pub enum ApplyError {
     /// store.
     #[error("`{0}` is a directory where a key should be")]
     Directory(String),
+    /// The store can never take a change below this key, because it is no directory (etcd v2): none of it is in
+    /// the store.
+    #[error("`{0}` is a key where a directory should be")]
+    NotADirectory(String),
     /// The answer was lost: all of it is in the store, or none.
     #[error(transparent)]
     Unknown(anyhow::Error),

@@ -1,5 +1,7 @@
-//! etcd v2 with directories where keys should be: they cost their own backend, and the printed command helps.
+//! etcd v2 with directories where keys should be, and the reverse: they cost their own backend, and the printed
+//! commands help.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::json;
@@ -31,25 +33,47 @@ fn run(etcd: &Etcd, more: &str) -> Answer {
     vulcanized(&options).input(pods()).run()
 }
 
-/// Runs the first command that a message prints.
-#[track_caller]
-fn obey(text: &str) {
-    let command = text.lines().find_map(|line| {
-        let start = line.find("ETCDCTL_API=2 ")?;
-        Some(
-            line[start..]
-                .split("; ")
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
-        )
+/// The commands that are printed, each whole and once: a finding and an error may name the same one.
+fn commands(answer: &Answer) -> Vec<String> {
+    let all = format!("{}{}", answer.out, answer.err);
+    let commands = all.lines().flat_map(|line| {
+        let mut parts = line.split("ETCDCTL_API=2 etcdctl ");
+        parts.next();
+        parts.map(|part| {
+            let end = part.find("; backend ").unwrap_or(part.len());
+            format!("ETCDCTL_API=2 etcdctl {}", &part[..end])
+        })
     });
-    let command = command.unwrap_or_else(|| panic!("no command in: {text}"));
-    let output = Command::new("sh")
-        .args(["-c", &command])
-        .output()
-        .expect("a shell runs");
-    assert!(output.status.success(), "{command}: {output:?}");
+    let mut distinct = Vec::new();
+    for command in commands {
+        if !distinct.contains(&command) {
+            distinct.push(command);
+        }
+    }
+    distinct
+}
+
+/// Runs each printed command, and checks that it did what it says.
+#[track_caller]
+fn obey(etcd: &Etcd, answer: &Answer) -> usize {
+    let commands = commands(answer);
+    for command in &commands {
+        let output = Command::new("sh").args(["-c", command]).output();
+        let output = output.expect("a shell runs");
+        assert!(output.status.success(), "{command}: {output:?}");
+        // `--endpoints='…' rm '…'`, or with a value behind.
+        let words = command.split('\'').collect::<Vec<_>>();
+        match *words.as_slice() {
+            [_, _, " set ", key, " ", value, ""] => {
+                assert_eq!(etcd.get_v2(key).as_deref(), Some(value), "{command}");
+            }
+            [_, _, " rm " | " rmdir " | " rm --recursive ", key, ""] => {
+                assert_eq!(etcd.below_v2(key), BTreeMap::new(), "{command}");
+            }
+            _ => panic!("what does this do? {command}"),
+        }
+    }
+    commands.len()
 }
 
 fn define(etcd: &Etcd, backend: &str) {
@@ -111,7 +135,7 @@ fn at_a_server_key_they_cost_only_their_backend() {
         let server = format!("/vulcand/backends/{backend}/servers/10.0.0.{n}");
         assert!(etcd.get_v2(&server).is_some(), "{server}: {answer}");
     }
-    obey(&answer.err);
+    assert_eq!(obey(&etcd, &answer), 1, "{answer}");
     let answer = run(&etcd, "");
     assert_eq!(answer.code, 0, "{answer}");
     assert!(etcd.get_v2(key).is_some(), "{answer}");
@@ -132,11 +156,146 @@ fn at_a_definition_they_cost_only_their_backend() {
         }
         let all = format!("{}{}", answer.out, answer.err);
         assert!(all.contains("/vulcand/backends/shop/backend"), "{answer}");
-        obey(&all);
+        assert!(obey(&etcd, &answer) > 0, "{answer}");
         define(&etcd, "shop");
         let answer = run(&etcd, more);
         assert_eq!(answer.code, 0, "{answer}");
         let server = "/vulcand/backends/shop/servers/10.0.0.1";
         assert!(etcd.get_v2(server).is_some(), "{answer}");
     }
+}
+
+#[test]
+fn ids_that_begin_alike_are_created() {
+    let etcd = Etcd::start();
+    let ids = ["api", "api-v2", "api.v3", "ap"];
+    let pods = ids.iter().enumerate().map(|(n, id)| {
+        let ip = format!("10.0.1.{n}");
+        crate::support::api::pod("shop", &format!("{id}-1"), id, &ip)
+    });
+    let list = crate::support::api::kubectl(pods);
+    let options = format!(
+        "--owner prod --pods - --etcd-api 2 --create-backends --etcd {}",
+        etcd.url()
+    );
+    let answer = vulcanized(&options).input(list.clone()).exits(0);
+    assert!(
+        answer.out.contains("4 backends defined, 4 created"),
+        "{answer}"
+    );
+    for (n, id) in ids.iter().enumerate() {
+        let backend = format!("/vulcand/backends/{id}");
+        let definition = etcd.get_v2(&format!("{backend}/backend"));
+        assert_eq!(definition.as_deref(), Some(r#"{"Type":"http"}"#));
+        let server = etcd.get_v2(&format!("{backend}/servers/10.0.1.{n}"));
+        assert!(server.is_some(), "{id}: {answer}");
+    }
+    let index = etcd.index_v2();
+    let again = vulcanized(&options).input(list).exits(0);
+    assert!(again.out.starts_with("in sync: 4 unchanged"), "{again}");
+    assert!(!again.out.contains("alike"), "{again}");
+    assert_eq!(etcd.index_v2(), index);
+}
+
+/// Each kind of node that may be of the wrong type, or hold what the proxy cannot use: what is printed
+/// repairs it, step by step, and other backends get their servers at once.
+#[test]
+fn what_is_printed_repairs_the_tree() {
+    /// Keys below `/vulcand/backends/` with their values; without one it is an empty directory.
+    type Nodes = &'static [(&'static str, Option<&'static str>)];
+    const HTTP: Option<&str> = Some(r#"{"Type":"http"}"#);
+    const SERVER: Option<&str> = Some(r#"{"URL":"http://10.9.9.9:80"}"#);
+    const ANY: Option<&str> = Some("x");
+    let cases: &[Nodes] = &[
+        &[("shop", ANY)],
+        &[("shop", None)],
+        &[("shop/servers", ANY)],
+        &[("shop/servers", None)],
+        &[("shop/backend", HTTP), ("shop/servers", ANY)],
+        &[("shop/backend", None)],
+        &[("shop/backend/below", ANY)],
+        &[("shop/backend", None), ("shop/servers/a", SERVER)],
+        &[("shop/backend", Some("null"))],
+        &[("shop/backend", ANY)],
+        &[("shop/backend", HTTP), ("shop/servers/10.0.0.1", None)],
+        &[("shop/backend", HTTP), ("shop/servers/10.0.0.1/x", None)],
+        &[("shop/backend", HTTP), ("shop/servers/10.0.0.1/x", ANY)],
+        &[("shop/backend", HTTP), ("shop/servers/a", None)],
+        &[("shop/backend", HTTP), ("shop/servers/a/b", ANY)],
+        &[("shop/backend", HTTP), ("shop/servers/a", Some("null"))],
+        &[("shop/backend", HTTP), ("shop/servers/a", ANY)],
+        &[("shop/backend", HTTP), ("shop/servers/a", Some("{}"))],
+        &[("other", ANY)],
+        &[("other", None)],
+        &[("other/servers", ANY)],
+        &[("other/servers", None)],
+        &[("other/backend", None)],
+        &[("other/backend/below", ANY)],
+        &[("other/backend", Some("null"))],
+        &[("other/servers/a", None)],
+        &[("other/servers/a/b", ANY)],
+        &[("other/servers/a", SERVER)],
+    ];
+    let etcd = Etcd::start();
+    for nodes in cases {
+        define(&etcd, "admin");
+        for (key, value) in *nodes {
+            etcd.put_v2(&format!("/vulcand/backends/{key}"), *value);
+        }
+        let mut answer = run(&etcd, "--create-backends");
+        for (n, backend) in [(0, "admin"), (2, "web")] {
+            let server = format!("/vulcand/backends/{backend}/servers/10.0.0.{n}");
+            assert!(etcd.get_v2(&server).is_some(), "{nodes:?}: {answer}");
+        }
+        for _ in 0..4 {
+            if obey(&etcd, &answer) == 0 {
+                break;
+            }
+            answer = run(&etcd, "--create-backends");
+        }
+        assert_eq!(answer.code, 0, "{nodes:?}: {answer}");
+        assert!(!answer.out.contains("finding"), "{nodes:?}: {answer}");
+        let server = etcd.get_v2("/vulcand/backends/shop/servers/10.0.0.1");
+        assert!(server.is_some(), "{nodes:?}: {answer}");
+        etcd.remove_v2("/vulcand");
+    }
+}
+
+/// What the proxy has no use for below a backend without a definition is nobody's to remove.
+#[test]
+fn a_backend_of_other_keys_alone_is_found() {
+    let etcd = Etcd::start();
+    etcd.put_v2("/vulcand/backends/other/note", Some("x"));
+    let answer = run(&etcd, "--create-backends");
+    assert_eq!(answer.code, 0, "{answer}");
+    assert!(
+        answer.out.contains("the proxy\n  does not start"),
+        "{answer}"
+    );
+    assert!(
+        answer.out.contains("    /vulcand/backends/other\n"),
+        "{answer}"
+    );
+    assert_eq!(commands(&answer), [""; 0], "{answer}");
+}
+
+#[test]
+fn a_key_in_the_place_of_all_backends_is_named() {
+    let etcd = Etcd::start();
+    etcd.put_v2("/vulcand/backends", Some("x"));
+    let answer = run(&etcd, "--create-backends");
+    assert_eq!(answer.code, 1, "{answer}");
+    let wanted = "`/vulcand/backends` is a key where a directory should be";
+    assert!(answer.err.contains(wanted), "{answer}");
+    etcd.remove_v2("/vulcand");
+    etcd.put_v2("/vulcand", Some("x"));
+    let answer = run(&etcd, "--create-backends");
+    assert_eq!(answer.code, 1, "{answer}");
+    let wanted = "`/vulcand` is a key where a directory should be";
+    assert!(answer.err.contains(wanted), "{answer}");
+    etcd.remove_v2("/vulcand");
+    // Where only a predecessor's keys could be it is none of ours.
+    etcd.put_v2("/vulcan", Some("x"));
+    let answer = run(&etcd, "--create-backends");
+    assert_eq!(answer.code, 0, "{answer}");
 }

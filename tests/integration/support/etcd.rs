@@ -535,6 +535,12 @@ impl Etcd {
         answered(agent(PATIENCE).put(self.v2(key)).send_form(body));
     }
 
+    /// Removes a key or a whole directory that is there (v2).
+    pub fn remove_v2(&self, key: &str) {
+        let url = format!("{}?recursive=true", self.v2(key));
+        answered(agent(PATIENCE).delete(url).call());
+    }
+
     /// Reads a key (v2).
     pub fn get_v2(&self, key: &str) -> Option<String> {
         let answer = agent(PATIENCE).get(self.v2(key)).call();
