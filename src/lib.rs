@@ -4,6 +4,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod config;
+pub(crate) mod files;
 pub(crate) mod kube;
 pub(crate) mod layout;
 pub(crate) mod logging;

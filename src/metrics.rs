@@ -1,14 +1,14 @@
 //! Leaves the metrics of a run in a file, and pushes them to a Prometheus Pushgateway.
 
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use log::warn;
 use ureq::Agent;
 
+use crate::files;
 use crate::net::http;
 use crate::net::tls::{SetBy, Tls};
 use crate::report::metrics::{JOB, Run, render};
@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The largest answer of a Pushgateway that is read.
 const LARGEST: u64 = 16 << 20;
+
+/// The mode of a new metrics file: the collector runs as another user.
+const READABLE: u32 = 0o644;
 
 /// Where the metrics of a run go.
 #[derive(Debug, Clone, Default)]
@@ -62,30 +65,12 @@ pub fn write(
     }
     match file {
         None => Ok(()),
-        Some(path) => replace(path, &render(&run, &old.unwrap_or_default()))
-            .with_context(|| format!("failed to write the metrics file `{}`", path.display())),
+        Some(path) => {
+            let text = render(&run, &old.unwrap_or_default());
+            files::replace(path, text.as_bytes(), Some(READABLE))
+                .with_context(|| format!("failed to write the metrics file `{}`", path.display()))
+        }
     }
-}
-
-/// Writes beside the old file, then puts the new one in its place.
-fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new()
-        .prefix(".vulcanized-")
-        .tempfile_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    // The collector runs as another user.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let readable = fs::Permissions::from_mode(0o644);
-        file.as_file().set_permissions(readable)?;
-    }
-    file.persist(path)?;
-    Ok(())
 }
 
 struct Gateway<'u> {

@@ -4,8 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use serde::de::{self, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Applied, ApplyError, Store};
+use crate::files;
 use crate::model::{Entry, Expect, Limits, Op, Snapshot, Transaction};
 use crate::net::deadline::Deadline;
 use crate::text::escaped;
@@ -50,7 +50,7 @@ impl File {
     /// When its folder does not exist.
     pub fn open(path: &Path, read_only: bool, deadline: Deadline) -> anyhow::Result<Self> {
         // A link stays a link: what it points at is locked, read and replaced.
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = files::target(path);
         let store = Self {
             path,
             read_only,
@@ -70,10 +70,7 @@ impl File {
     }
 
     fn folder(&self) -> &Path {
-        match self.path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        }
+        files::folder(&self.path)
     }
 
     fn lock(&mut self) -> anyhow::Result<()> {
@@ -116,29 +113,7 @@ impl File {
             .collect::<BTreeMap<_, _>>();
         let mut json = serde_json::to_vec_pretty(&object)?;
         json.push(b'\n');
-        let folder = self.folder();
-        let permissions = match fs::metadata(&self.path) {
-            Ok(old) if old.permissions().readonly() => bail!("it is read-only"),
-            Ok(old) => Some(old.permissions()),
-            Err(_) => None,
-        };
-        let mut file = tempfile::Builder::new()
-            .prefix(".vulcanized-")
-            // What a new file is made with, less the umask.
-            .permissions(fs::Permissions::from_mode(0o666))
-            .tempfile_in(folder)
-            .with_context(|| format!("failed to make a file in `{}`", folder.display()))?;
-        if let Some(permissions) = permissions {
-            file.as_file().set_permissions(permissions)?;
-        }
-        file.write_all(&json)?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path)?;
-        if let Some(folder) = &self.lock {
-            // The new name too shall outlive a power cut; where that cannot be asked for, it may not.
-            let _ = folder.sync_all();
-        }
-        Ok(())
+        files::replace(&self.path, &json, None)
     }
 }
 

@@ -9,6 +9,7 @@ mod cost;
 mod credentials;
 mod directories;
 mod docs;
+mod files;
 mod fuzz;
 mod image;
 mod kube;
