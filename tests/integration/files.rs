@@ -27,7 +27,10 @@ fn run(option: &str, path: &Path) -> Answer {
 
 const OPTIONS: [(&str, &str); 2] = [
     ("--store-file", "/vulcand/backends/web/servers/10.0.0.1"),
-    ("--metrics-file", "vulcanized_last_success_timestamp_seconds"),
+    (
+        "--metrics-file",
+        "vulcanized_last_success_timestamp_seconds",
+    ),
 ];
 
 #[test]
