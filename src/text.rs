@@ -39,6 +39,15 @@ pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
     json.chars().map(escape).collect::<String>().into()
 }
 
+/// The same JSON in one line, with escapes for what JSON itself lets through and a terminal obeys: for commands to
+/// paste.
+#[must_use]
+pub(crate) fn json_line(json: &str) -> String {
+    // JSON has these between its parts alone: within a string they are escaped.
+    let json = json.replace(['\t', '\n', '\r'], " ");
+    escaped_json(&json).into_owned()
+}
+
 fn escaped_but<'t>(text: &'t str, spared: &[char]) -> Cow<'t, str> {
     let steers = |c: char| steers(c) && !spared.contains(&c);
     if !text.contains(steers) {

@@ -11,6 +11,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::go;
+use crate::text::json_line;
 
 /// The smallest definition.
 pub(super) const SMALLEST: &str = r#"{"Type":"http"}"#;
@@ -226,7 +227,8 @@ fn mended(text: &str, first: Change) -> String {
             Change::Part(start, end, new) => text.replace_range(start..end, &new),
         }
         match refused(&text) {
-            Ok(()) => return text,
+            // It is printed within a command.
+            Ok(()) => return json_line(&text),
             Err((_, next)) => change = next,
         }
     }
@@ -530,6 +532,10 @@ mod tests {
             ),
             (r#"{"Settings":{}}"#, r#"{"Type":"http","Settings":{}}"#),
             (" { } ", r#" {"Type":"http" } "#),
+            (
+                "{\n\t\"A\u{7f}\u{9b}\":\r\"é\u{202e}\"}",
+                "{\"Type\":\"http\",  \"A\\u007f\\u009b\": \"é\\u202e\"}",
+            ),
             (r#"{"type":"HTTP"}"#, r#"{"type":"http"}"#),
             (
                 r#"{"Type":"http","Settings":{"Timeouts":[]}}"#,
