@@ -21,6 +21,7 @@ mod metrics;
 mod model;
 mod operations;
 mod options;
+mod predecessors;
 mod proxies;
 mod reach;
 mod recipes;

@@ -118,35 +118,6 @@ fn from_hand_made_entries() {
 }
 
 #[test]
-fn from_amdatu_vulcanized() {
-    let world = World::new(&[
-        DEFINED,
-        (
-            "/vulcand/backends/web/servers/10.0.0.1",
-            r#"{"URL": "http://10.0.0.1:8080"}"#,
-        ),
-        (
-            "/vulcand/backends/web/servers/10.0.0.2",
-            r#"{"URL": "http://10.0.0.2:8080"}"#,
-        ),
-        (
-            "/vulcand/backends/web/servers/10.0.0.9",
-            r#"{"URL": "http://10.0.0.9:8080"}"#,
-        ),
-    ])
-    .pods([1, 2, 3]);
-    let look = world.run("--owner prod --dry-run", 0);
-    assert!(look.out.contains("2 served by unmarked entries"), "{look}");
-    world.run("--owner prod --adopt unmarked", 0);
-    // What vanished while the old tool was down is nobody's: it is removed by hand.
-    let mut wanted = owned("prod", &["web/10.0.0.1", "web/10.0.0.2", "web/10.0.0.3"]);
-    wanted.extend(owned("nobody", &["web/10.0.0.9"]));
-    assert_eq!(world.servers(), wanted);
-    let again = world.run("--owner prod", 0);
-    assert!(again.out.starts_with("in sync: 3 unchanged"), "{again}");
-}
-
-#[test]
 fn adopt_unmarked_leaves_what_is_marked() {
     let blue =
         r#"{"URL":"http://10.0.0.1:8080","Owner":"blue","Scope":"file","Pod":"default/web-1"}"#;
