@@ -8,6 +8,7 @@ pub(crate) mod files;
 pub(crate) mod kube;
 pub(crate) mod layout;
 pub(crate) mod logging;
+pub(crate) mod look;
 pub(crate) mod metrics;
 pub(crate) mod model;
 pub(crate) mod net;
@@ -17,12 +18,13 @@ pub(crate) mod run;
 pub(crate) mod signals;
 pub(crate) mod store;
 pub(crate) mod text;
+pub(crate) mod waiting;
 
 /// What the program itself, its tests, benches and fuzz targets use. Nothing here is an interface for others.
 #[doc(hidden)]
 pub mod internals {
     pub mod config {
-        pub use crate::config::{Cli, LogFormat, parse, unread_variables};
+        pub use crate::config::{Cli, LogFormat, Look, parse, unread_variables};
     }
     pub mod kube {
         pub mod file {
@@ -37,6 +39,9 @@ pub mod internals {
         pub use crate::layout::{
             Entry, Fault, Layout, ObserveError, Observed, Options, Undefined, open,
         };
+    }
+    pub mod look {
+        pub use crate::look::look;
     }
     pub mod logging {
         pub use crate::logging::{line, start};

@@ -11,7 +11,7 @@ use vulcanized::internals::kube::NamespacesMix;
 use vulcanized::internals::layout::ObserveError;
 use vulcanized::internals::run::{self, Exit};
 use vulcanized::internals::signals::Signals;
-use vulcanized::internals::{logging, metrics, text};
+use vulcanized::internals::{logging, look, metrics, text};
 
 fn main() -> ExitCode {
     // First of all: as PID 1 there is no default that would end the program.
@@ -50,32 +50,52 @@ fn main() -> ExitCode {
         warn!("{warning}");
     }
     let mut out = io::BufWriter::new(stdout.lock());
-    let result = run::run(&config, &signals, &mut config.reporter(&mut out));
-    // A closed stdout is no failure; whatever else there was has been said already.
-    let _ = out.flush();
-    let mut code = match &result {
-        Ok(outcome) => match outcome.exit {
-            Exit::Done => 0,
-            Exit::Alarm => config.output.alarm_exit_code,
-            Exit::Changes => 4,
-            Exit::Unexpected => {
-                error!(
-                    "the plan is not the expected one: {} changes were applied. If the plan above is right, give its \
-                     hash to `--expect`",
-                    outcome.applied.len()
-                );
-                5
-            }
+    let (result, outcome) = match config.look() {
+        Some(what) => {
+            let exit = look::look(&config, what, &mut config.reporter(&mut out));
+            (exit, None)
+        }
+        None => match run::run(&config, &signals, &mut config.reporter(&mut out)) {
+            Ok(outcome) => (Ok(outcome.exit), Some(outcome)),
+            Err(failure) => (Err(failure), None),
         },
+    };
+    let mut code = match &result {
+        Ok(Exit::Done) => 0,
+        Ok(Exit::Alarm) => config.output.alarm_exit_code,
+        Ok(Exit::Unpublished) => 3,
+        Ok(Exit::Changes) => 4,
+        Ok(Exit::Unexpected) => 5,
         Err(failure) => {
-            error!("{}", text::redacted(&format!("{failure:#}")));
             let usage = failure.is::<NamespacesMix>()
                 || matches!(failure.downcast_ref(), Some(ObserveError::Ambiguous(..)));
             if usage { 2 } else { 1 }
         }
     };
-    let outcome = result.as_ref().ok();
-    if let Err(failure) = metrics::write(&config.metrics, &config.owner, start, code, outcome) {
+    match &result {
+        Ok(Exit::Unexpected) => error!(
+            "the plan is not the expected one: {} changes were applied. If the plan above is right, give its hash \
+             to `--expect`",
+            outcome.as_ref().map_or(0, |outcome| outcome.applied.len())
+        ),
+        Ok(_) => {}
+        Err(failure) => {
+            let text = format!("{failure:#}");
+            let text = text::redacted(&text);
+            error!("{text}");
+            // A stdout that is full has been complained of.
+            let _ = config.reporter(&mut out).failed(&text, code);
+        }
+    }
+    // A closed stdout is no failure; whatever else there was has been said already.
+    let _ = out.flush();
+    if let Err(failure) = metrics::write(
+        &config.metrics,
+        &config.owner,
+        start,
+        code,
+        outcome.as_ref(),
+    ) {
         error!("{failure:#}");
         code = 1;
     }

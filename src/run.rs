@@ -7,6 +7,7 @@ use crate::apply::{Progress, Progressed};
 use crate::config::Config;
 use crate::kube::Pods;
 use crate::layout::{Layout, Observed};
+use crate::model::Pod;
 use crate::net::deadline::Deadline;
 use crate::reconcile::evidence::Lists;
 use crate::reconcile::plan::{Change, Plan, Rules, name_of, plan};
@@ -14,6 +15,7 @@ use crate::report::{self, Reporter};
 use crate::signals::Signals;
 use crate::store::{self, Store};
 use crate::text;
+use crate::waiting::waiting;
 
 /// How often a run plans anew because the store changed meanwhile.
 const ATTEMPTS: usize = 3;
@@ -29,6 +31,8 @@ pub enum Exit {
     Unexpected,
     /// A dry run with `--exit-code` found changes.
     Changes,
+    /// The pod that was to be explained is not published.
+    Unpublished,
 }
 
 /// What a run came to.
@@ -55,17 +59,13 @@ pub fn run(config: &Config, signals: &Signals, reporter: &mut Reporter) -> anyho
     let rules = config.rules(pods.cluster());
     let mut progress = Progress::default();
     for attempt in 1..=ATTEMPTS {
-        let decided = list_and_decide(
-            store.as_mut(),
-            &mut pods,
-            &rules,
-            config,
-            &mut progress,
-            reporter,
-        );
+        let observed = observe(store.as_mut(), &*config.layout);
+        let observed = observed.map_err(|cause| progress.failed(cause))?;
+        progress.resolve_unknown(&observed, reporter);
+        let decided = list_and_decide(&observed, &mut pods, &rules, config, &mut |_| ());
         let in_time = |decided| Ok(deadline.remaining().map(|_| decided)?);
         let decided = decided.and_then(in_time);
-        let (observed, plan) = decided.map_err(|cause| progress.failed(cause))?;
+        let (_, plan) = decided.map_err(|cause| progress.failed(cause))?;
         if let Some(expected) = config.expected()
             && name_of(progress.applied.iter().chain(&plan.changes)) != expected
         {
@@ -93,35 +93,33 @@ pub fn run(config: &Config, signals: &Signals, reporter: &mut Reporter) -> anyho
     Err(progress.gave_up(ATTEMPTS))
 }
 
-/// Lists both sides and plans. Where a plan needs proof that the selected lists cannot give, some
-/// namespaces are listed once more without selectors.
-fn list_and_decide(
-    store: &mut dyn Store,
+/// Lists the pods and plans. Where a plan needs proof that the selected lists cannot give, some
+/// namespaces are listed once more without selectors. `look` sees each pod.
+pub(crate) fn list_and_decide(
+    observed: &Observed,
     pods: &mut Pods,
     rules: &Rules,
     config: &Config,
-    progress: &mut Progress,
-    reporter: &mut Reporter,
-) -> anyhow::Result<(Observed, Plan)> {
-    let observed = observe(store, &*config.layout)?;
-    progress.resolve_unknown(&observed, reporter);
-    let mut lists = pods.list()?;
-    let mut plan = decide(&observed, &lists, rules, config)?;
+    look: &mut dyn FnMut(&Pod<'_>),
+) -> anyhow::Result<(Lists, Plan)> {
+    let mut lists = waiting(&pods.place(), || pods.list(look))?;
+    let mut plan = decide(observed, &lists, rules, config)?;
     if !plan.doubts.is_empty() {
         pods.list_again(&plan.doubts, &mut lists)?;
-        plan = decide(&observed, &lists, rules, config)?;
+        plan = decide(observed, &lists, rules, config)?;
     }
     for (pod, reason) in &plan.skipped {
         let reason = reason.to_string();
         info!("pod {pod} is left out: {}", text::escaped(&reason));
     }
-    Ok((observed, plan))
+    Ok((lists, plan))
 }
 
-fn observe(store: &mut dyn Store, layout: &dyn Layout) -> anyhow::Result<Observed> {
+pub(crate) fn observe(store: &mut dyn Store, layout: &dyn Layout) -> anyhow::Result<Observed> {
     let ranges = layout.ranges();
     let ranges = ranges.iter().map(String::as_str).collect::<Vec<_>>();
-    let snapshot = store.list(&ranges);
+    let name = text::redacted(&store.name()).into_owned();
+    let snapshot = waiting(&format!("the store at {name}"), || store.list(&ranges));
     let observed = snapshot.and_then(|snapshot| Ok(layout.observe(snapshot)?));
     observed.with_context(|| {
         format!(

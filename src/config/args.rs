@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser};
-use clap::{ArgAction, Args, Parser, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::layout::LAYOUTS;
 use crate::model::{ClusterName, Scheme, check_name};
@@ -21,18 +21,22 @@ use crate::report::etcdctl::Api;
 #[command(
     version,
     max_term_width = 100,
-    override_usage = "vulcanized --owner <NAME> [OPTIONS]"
+    disable_help_subcommand = true,
+    override_usage = "vulcanized --owner <NAME> [OPTIONS]\n       vulcanized status [BACKEND]... [OPTIONS]\n       \
+                      vulcanized explain [NAMESPACE/]POD --owner <NAME> [OPTIONS]"
 )]
 pub struct Cli {
     /// Name of this job: it changes only entries that carry it
     ///
     /// 1 to 32 of the characters a-z, 0-9 and `-`.
     #[arg(long, value_name = "NAME")]
-    #[arg(value_parser = check_name, required_unless_present = "generate")]
+    #[arg(value_parser = check_name)]
     pub(super) owner: Option<String>,
     /// Print a shell's completions, or the man page
     #[arg(long, hide = true, value_name = "WHAT", exclusive = true)]
     pub(super) generate: Option<Generate>,
+    #[command(subcommand)]
+    pub(super) look: Option<Look>,
     #[command(flatten)]
     pub(super) kubernetes: KubernetesArgs,
     #[command(flatten)]
@@ -43,6 +47,25 @@ pub struct Cli {
     pub(super) changes: ChangesArgs,
     #[command(flatten)]
     pub(super) output: OutputArgs,
+}
+
+/// A command that only looks.
+#[derive(Subcommand, Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// Show the servers in the store, whoever wrote them
+    #[command(override_usage = "vulcanized status [BACKEND]... [OPTIONS]")]
+    Status {
+        /// Only these backends
+        #[arg(value_name = "BACKEND")]
+        backends: Vec<String>,
+    },
+    /// Show how one pod becomes an entry of the store, or why it does not
+    #[command(override_usage = "vulcanized explain [NAMESPACE/]POD --owner <NAME> [OPTIONS]")]
+    Explain {
+        /// The pod
+        #[arg(value_name = "[NAMESPACE/]POD")]
+        pod: String,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -18,6 +18,9 @@ const NO_OPTION: [&str; 1] = ["VULCANIZED_PASSWORD"];
 /// switches a flag off, counts as absent.
 pub(super) fn command() -> Command {
     help::whole(Cli::command()).mut_args(|arg| {
+        // The commands that only look take the same options.
+        let is_global = arg.get_long().is_some_and(|long| long != "generate");
+        let arg = arg.global(is_global);
         let Some(name) = arg.get_long().and_then(variable) else {
             return arg;
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 
 use args::{AdoptArg, ChangesArgs, Color, KubernetesArgs, MappingArgs, Policy, StoreArgs};
-pub use args::{Cli, LogFormat};
+pub use args::{Cli, LogFormat, Look};
 pub(crate) use args::{Format, Generate};
 pub use env::{parse, unread_variables};
 
@@ -30,7 +30,9 @@ mod help;
 
 /// A run's configuration, checked.
 pub struct Config {
-    /// Whose entries are ours.
+    /// Whether this only looks, and at what.
+    look: Option<Look>,
+    /// Whose entries are ours; empty where a look at the store needs none.
     pub owner: String,
     /// Where pods come from.
     pub source: Source,
@@ -71,6 +73,8 @@ pub struct Output {
     pub alarm_exit_code: u8,
     /// With colour; `None` where stdout decides.
     pub color: Option<bool>,
+    /// How many columns a line has.
+    pub width: usize,
     /// How log lines look.
     pub log_format: LogFormat,
     /// `-v`, counted.
@@ -88,60 +92,41 @@ impl Cli {
         let Self {
             owner,
             generate: _,
+            look,
             kubernetes,
             mapping,
             store,
             changes,
             output,
         } = self;
-        let owner = owner.ok_or_else(|| usage("`--owner NAME` is required"))?;
-        let dry_run = changes.dry_run;
-        let KubernetesArgs {
-            kubeconfig,
-            context,
-            namespace,
-            all_namespaces,
-            selector,
-            field_selector,
-            cluster,
-            pods,
-        } = kubernetes;
+        let is_status = matches!(look, Some(Look::Status { .. }));
+        let owner = match owner {
+            Some(owner) => owner,
+            None if is_status => String::new(),
+            None => {
+                return Err(usage(
+                    "`--owner NAME` is required: it marks the entries of this job",
+                ));
+            }
+        };
+        let dry_run = changes.dry_run || look.is_some();
         let (store, etcdctl, layout) = store.store(env)?;
-        if !layout.takes_owner(&owner) {
+        if !is_status && !layout.takes_owner(&owner) {
             return Err(usage(
                 "`--owner` needs a letter here: it begins the ids of Traefik's servers, and one of \
                  nothing but digits could be taken for an address",
             ));
         }
         let mapping = mapping.mapping(Rc::clone(&layout));
-        let source = match pods {
-            Some(file) => Source::File(file),
-            None => Source::Api {
-                options: Box::new(kube::Options::from_env(kubeconfig, context, env)),
-                namespaces: if all_namespaces {
-                    Namespaces::All
-                } else if namespace.is_empty() {
-                    Namespaces::Default
-                } else {
-                    Namespaces::Named(namespace.into_iter().collect())
-                },
-                labels: selector.filter(|text| !text.trim().is_empty()),
-                fields: field_selector.filter(|text| !text.trim().is_empty()),
-            },
-        };
-        if let Source::Api { namespaces, .. } = &source {
-            let several = match namespaces {
-                Namespaces::All => true,
-                Namespaces::Named(names) => names.len() > 1,
-                Namespaces::Default => false,
-            };
-            if several && !mapping.backend.separates_namespaces() {
-                return Err(usage(&namespaces_mix(&mapping.backend)));
-            }
+        let cluster = kubernetes.cluster.clone();
+        let source = kubernetes.source(look.as_ref(), env);
+        if !is_status && source.mixes(&mapping.backend) {
+            return Err(usage(&namespaces_mix(&mapping.backend)));
         }
         let adopt = changes.adopt(&owner)?;
         let no_color = env("NO_COLOR").is_some_and(|value| !value.is_empty());
         Ok(Config {
+            look,
             owner,
             source,
             cluster,
@@ -172,6 +157,7 @@ impl Cli {
                     Color::Never => Some(false),
                     Color::Auto => no_color.then_some(false),
                 },
+                width: columns(env),
                 log_format: output.log_format,
                 verbose: output.verbose,
                 quiet: output.quiet,
@@ -180,7 +166,23 @@ impl Cli {
     }
 }
 
+impl Look {
+    /// The namespace of the pod that is asked for, if one is given.
+    fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Explain { pod } => Some(pod.split_once('/')?.0),
+            Self::Status { .. } => None,
+        }
+    }
+}
+
 impl Config {
+    /// What this only looks at, if it does.
+    #[must_use]
+    pub fn look(&self) -> Option<&Look> {
+        self.look.as_ref()
+    }
+
     /// The plan that may be applied, if only that one may.
     #[must_use]
     pub(crate) fn expected(&self) -> Option<&str> {
@@ -217,10 +219,45 @@ impl Config {
             format: self.output.format,
             style: Style {
                 color: self.output.color.unwrap_or(false),
+                width: self.output.width,
                 etcdctl: &self.etcdctl,
             },
             quiet: self.output.quiet,
             owner: &self.owner,
+        }
+    }
+}
+
+impl KubernetesArgs {
+    fn source(self, look: Option<&Look>, env: &dyn Fn(&str) -> Option<OsString>) -> Source {
+        let KubernetesArgs {
+            kubeconfig,
+            context,
+            namespace,
+            all_namespaces,
+            selector,
+            field_selector,
+            cluster: _,
+            pods,
+        } = self;
+        match pods {
+            Some(file) => Source::File(file),
+            None => Source::Api {
+                options: Box::new(kube::Options::from_env(kubeconfig, context, env)),
+                namespaces: if all_namespaces {
+                    Namespaces::All
+                } else if namespace.is_empty() {
+                    look.as_ref()
+                        .and_then(|look| look.namespace())
+                        .map_or(Namespaces::Default, |namespace| {
+                            Namespaces::Named([namespace.to_owned()].into())
+                        })
+                } else {
+                    Namespaces::Named(namespace.into_iter().collect())
+                },
+                labels: selector.filter(|text| !text.trim().is_empty()),
+                fields: field_selector.filter(|text| !text.trim().is_empty()),
+            },
         }
     }
 }
@@ -409,6 +446,19 @@ const V2_VARIABLES: [&str; 6] = [
     "ETCDCTL_KEY_FILE",
     "ETCDCTL_USERNAME",
 ];
+
+/// The width of the output: what `COLUMNS` says, else the terminal's on stdout, else 80.
+fn columns(env: &dyn Fn(&str) -> Option<OsString>) -> usize {
+    let given = env("COLUMNS").and_then(|text| text.into_string().ok()?.parse().ok());
+    let terminal = || {
+        let (width, _) = terminal_size::terminal_size_of(std::io::stdout())?;
+        Some(width.0.into())
+    };
+    given
+        .or_else(terminal)
+        .filter(|width| *width > 0)
+        .unwrap_or(80)
+}
 
 /// A usage error in clap's own form.
 fn usage(message: &str) -> clap::Error {

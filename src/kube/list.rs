@@ -107,6 +107,11 @@ impl Api {
         text::fingerprint(&text)
     }
 
+    /// The server's URL.
+    pub(super) fn server(&self) -> &str {
+        &self.access.server
+    }
+
     /// The namespace that is meant when none is named: the context's or the service account's.
     #[must_use]
     pub fn namespace(&self) -> &str {

@@ -12,6 +12,8 @@ use crate::net::deadline::Deadline;
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::reconcile::map::Mapping;
 use crate::reconcile::template::Template;
+use crate::text::redacted;
+use crate::waiting::waiting;
 
 /// Where pods come from.
 pub enum Source {
@@ -28,6 +30,21 @@ pub enum Source {
     },
     /// What `kubectl get pods -o json` wrote to this file; `-` is stdin.
     File(String),
+}
+
+impl Source {
+    /// Whether several namespaces are asked for and this backend template could mix their pods.
+    pub(crate) fn mixes(&self, template: &Template) -> bool {
+        let Self::Api { namespaces, .. } = self else {
+            return false;
+        };
+        let several = match namespaces {
+            Namespaces::All => true,
+            Namespaces::Named(names) => names.len() > 1,
+            Namespaces::Default => false,
+        };
+        several && !template.separates_namespaces()
+    }
 }
 
 /// Which namespaces are listed.
@@ -87,7 +104,8 @@ impl<'c> Pods<'c> {
     ) -> anyhow::Result<Self> {
         let from = match source {
             Source::File(path) if path == "-" => {
-                From::Stdin(file::stdin(deadline).context("failed to read the pods")?)
+                let text = waiting(&"the pods on stdin", || file::stdin(deadline));
+                From::Stdin(text.context("failed to read the pods")?)
             }
             Source::File(path) => From::File(path),
             Source::Api {
@@ -113,6 +131,15 @@ impl<'c> Pods<'c> {
         Ok(Self { from, mapping })
     }
 
+    /// Where the pods are listed, in words.
+    pub(crate) fn place(&self) -> String {
+        match &self.from {
+            From::File(path) => format!("the pods in `{path}`"),
+            From::Stdin(_) => "the pods on stdin".to_owned(),
+            From::Api { api, .. } => format!("the pods of {}", redacted(api.server())),
+        }
+    }
+
     /// The cluster's own name, for the scope.
     #[must_use]
     pub(crate) fn cluster(&self) -> String {
@@ -122,14 +149,15 @@ impl<'c> Pods<'c> {
         }
     }
 
-    /// Lists all pods, completely.
+    /// Lists all pods, completely. `look` sees each before it is reduced to what a plan needs.
     ///
     /// # Errors
     /// A list that failed, or was not whole; [`NamespacesMix`].
-    pub(crate) fn list(&mut self) -> anyhow::Result<Lists> {
+    pub(crate) fn list(&mut self, look: &mut dyn FnMut(&Pod<'_>)) -> anyhow::Result<Lists> {
         let mut namespace = Rc::<str>::default();
         let mut backend = None::<BackendId>;
         let mut map = |pod: Pod<'_>| {
+            look(&pod);
             let mut seen = self.mapping.map(pod);
             // Pods come in order: what they have in common is kept once.
             share(&mut namespace, &mut seen.name.namespace);

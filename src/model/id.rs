@@ -19,9 +19,12 @@ pub enum InvalidId {
     /// Nothing but digits, where that is a place in a list.
     #[error("it is nothing but digits")]
     OnlyDigits,
-    /// A character that ids do not have, or do not begin with.
-    #[error("it has {0:?} where an id has none")]
+    /// A character that ids do not have.
+    #[error("it has {0:?}, and ids are made of letters, digits and `._:[]-`")]
     Character(char),
+    /// A character that ids do not begin with.
+    #[error("it begins with {0:?}, and ids begin with a letter, a digit or `[`")]
+    First(char),
 }
 
 /// Checks that `text` matches `[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]*` and is at most 253 bytes long, so
@@ -32,7 +35,7 @@ fn check_id(text: &str) -> Result<(), InvalidId> {
     match characters.next() {
         None => return Err(InvalidId::Empty),
         Some(first) if first.is_ascii_alphanumeric() || first == '[' => {}
-        Some(first) => return Err(InvalidId::Character(first)),
+        Some(first) => return Err(InvalidId::First(first)),
     }
     if text.len() <= ID_MAX && text.bytes().all(allowed) {
         return Ok(());

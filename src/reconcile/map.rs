@@ -12,6 +12,7 @@ use crate::model::{
     BackendId, ContainerPort, InvalidId, Phase, Pod, PodName, Scheme, ServerId, ServerUrl,
 };
 use crate::reconcile::template::{Field, Template};
+use crate::text::shortened;
 
 /// How many backends a pod may name: an annotation has room for a hundred thousand, each of which would
 /// be a key, and with `--create-backends` a backend.
@@ -306,15 +307,48 @@ impl fmt::Display for SkipReason {
 
 /// A hostile text may be long: its beginning says enough.
 fn short(text: &str) -> Cow<'_, str> {
-    const SHOWN: usize = 120;
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]).into(),
-        None => text.into(),
-    }
+    shortened(text, 120)
 }
 
 /// Backends' names, each with the port beside it.
 type Names<'p> = SmallVec<[(&'p str, Option<PortRef>); 1]>;
+
+/// Where the name of a backend came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NameFrom {
+    /// The annotation of this name.
+    Annotation(String),
+    /// The label of this name.
+    Label(String),
+}
+
+/// Where a port came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PortFrom {
+    /// It stands beside the backend's name in the annotation.
+    Beside,
+    /// The annotation of this name.
+    Annotation(String),
+    /// The flag.
+    Flag,
+    /// It is the container port named `http`.
+    Http,
+    /// It is the only TCP port.
+    Only,
+}
+
+/// How one backend that a pod names came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Trace {
+    /// The name, before the template.
+    pub(crate) name: String,
+    /// Where it came from.
+    pub(crate) name_from: NameFrom,
+    /// Where the port came from, and the whole name of the annotation that gives the scheme, if one does.
+    pub(crate) from: Option<(PortFrom, Option<String>)>,
+    /// What came of it.
+    pub(crate) want: Result<Want, SkipReason>,
+}
 
 /// A pod's annotations that are for us: what is behind the prefix, and the text.
 struct Own<'p> {
@@ -383,6 +417,25 @@ impl Mapping {
         }
     }
 
+    /// Maps a pod as [`Mapping::map`] does one that is Ready, and tells where everything came from.
+    ///
+    /// # Errors
+    /// Why the pod names no backend.
+    pub(crate) fn trace(&self, pod: &Pod) -> Result<Vec<Trace>, SkipReason> {
+        let own = Own::new(&self.annotation_prefix, pod);
+        let (from, names) = self.backend_names(pod, &own)?;
+        let traces = names.into_iter().map(|(name, port)| Trace {
+            name: name.to_owned(),
+            name_from: from.clone(),
+            from: self
+                .port(pod, &own, port.clone())
+                .ok()
+                .map(|(_, from)| (from, own.get("scheme").map(|(key, _)| key))),
+            want: self.want(pod, &own, name, port),
+        });
+        Ok(traces.collect())
+    }
+
     fn wants(&self, pod: &Pod, wants: &mut SmallVec<[Want; 1]>, skipped: &mut Vec<Skipped>) {
         let own = Own::new(&self.annotation_prefix, pod);
         match own.get("ignore").map(|(key, value)| (key, ignores(value))) {
@@ -400,7 +453,7 @@ impl Mapping {
             }
         }
         let names = match self.backend_names(pod, &own) {
-            Ok(names) => names,
+            Ok((_, names)) => names,
             Err(reason) => return skipped.push(reason.into()),
         };
         for (name, port) in names {
@@ -415,14 +468,16 @@ impl Mapping {
     }
 
     /// The backends a pod names, each with its own port if it gives one there.
-    fn backend_names<'p>(&self, pod: &'p Pod<'_>, own: &Own<'p>) -> Result<Names<'p>, SkipReason> {
+    fn backend_names<'p>(
+        &self,
+        pod: &'p Pod<'_>,
+        own: &Own<'p>,
+    ) -> Result<(NameFrom, Names<'p>), SkipReason> {
         let Some((key, value)) = own.get("backend") else {
-            let label = self
-                .backend_labels
-                .iter()
-                .find_map(|key| pod.labels.get(key));
+            let mut labels = self.backend_labels.iter();
+            let label = labels.find_map(|key| Some((key, pod.labels.get(key)?)));
             return match label {
-                Some(name) => Ok(smallvec![(name, None)]),
+                Some((key, name)) => Ok((NameFrom::Label(key.clone()), smallvec![(name, None)])),
                 None => Err(SkipReason::NoBackend),
             };
         };
@@ -430,7 +485,7 @@ impl Mapping {
         if value.split(',').nth(BACKENDS).is_some() {
             return Err(bad(format!("it names more than {BACKENDS} backends")));
         }
-        value
+        let names = value
             .split(',')
             .map(|item| {
                 let item = item.trim();
@@ -444,7 +499,8 @@ impl Mapping {
                 let port = port.map(PortRef::parse).transpose().map_err(bad)?;
                 Ok((name, port))
             })
-            .collect()
+            .collect::<Result<Names, _>>()?;
+        Ok((NameFrom::Annotation(key), names))
     }
 
     fn want(
@@ -454,7 +510,7 @@ impl Mapping {
         name: &str,
         port: Option<PortRef>,
     ) -> Result<Want, SkipReason> {
-        let port = self.port(pod, own, port)?;
+        let (port, _) = self.port(pod, own, port)?;
         let scheme = match own.get("scheme") {
             None => self.scheme,
             Some((key, value)) => Scheme::parse(value).ok_or_else(|| {
@@ -504,34 +560,41 @@ impl Mapping {
     }
 
     /// The port beside the backend's name beats the annotation, which beats the flag.
-    fn port(&self, pod: &Pod, own: &Own, beside: Option<PortRef>) -> Result<u16, SkipReason> {
+    fn port(
+        &self,
+        pod: &Pod,
+        own: &Own,
+        beside: Option<PortRef>,
+    ) -> Result<(u16, PortFrom), SkipReason> {
         let named = match (beside, own.get("port")) {
-            (Some(beside), _) => Some(beside),
-            (None, Some((key, value))) => {
-                Some(PortRef::parse(value).map_err(|why| SkipReason::BadAnnotation(key, why))?)
-            }
-            (None, None) => self.port.clone(),
+            (Some(beside), _) => Some((beside, PortFrom::Beside)),
+            (None, Some((key, value))) => match PortRef::parse(value) {
+                Ok(port) => Some((port, PortFrom::Annotation(key))),
+                Err(why) => return Err(SkipReason::BadAnnotation(key, why)),
+            },
+            (None, None) => self.port.clone().map(|port| (port, PortFrom::Flag)),
         };
         let tcp = || pod.ports.iter().filter(|port| port.tcp);
         let by_name = |name: &str| tcp().find(|port| port.name.as_deref() == Some(name));
         match named {
-            Some(PortRef::Name(name)) => match by_name(&name) {
-                Some(port) => Ok(port.number),
+            Some((PortRef::Name(name), from)) => match by_name(&name) {
+                Some(port) => Ok((port.number, from)),
                 None => Err(SkipReason::NoSuchPort(name)),
             },
-            Some(PortRef::Number(number)) => {
+            Some((PortRef::Number(number), from)) => {
                 // A node's other services must not be reachable through a pod's annotation.
                 if pod.host_network && !tcp().any(|port| port.number == number) {
                     Err(SkipReason::UndeclaredHostPort(number))
                 } else {
-                    Ok(number)
+                    Ok((number, from))
                 }
             }
             None => match by_name("http") {
-                Some(port) => Ok(port.number),
+                Some(port) => Ok((port.number, PortFrom::Http)),
                 None => only(tcp().filter(|port| !port.sidecar))
                     .or_else(|| only(tcp().filter(|port| port.sidecar)))
-                    .unwrap_or(Err(SkipReason::NoPort)),
+                    .unwrap_or(Err(SkipReason::NoPort))
+                    .map(|port| (port, PortFrom::Only)),
             },
         }
     }
@@ -774,7 +837,7 @@ mod tests {
             ),
             (
                 vec![("backend", "a/b")],
-                "(no backend id: `a/b`: it has '/' where an id has none)",
+                "(no backend id: `a/b`: it has '/', and ids are made of letters, digits and `._:[]-`)",
             ),
             (
                 vec![("backend", "..")],

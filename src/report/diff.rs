@@ -6,13 +6,12 @@ use std::io::{self, Write};
 use similar::TextDiff;
 
 use super::{Note, Style, escaped, notes, shown, why};
+use crate::reconcile::map::SkipReason;
 use crate::reconcile::plan::{self, Action, Change, Counts, Frozen, Plan};
 
-/// The widest line of ours, in columns.
-const WIDTH: usize = 80;
-
-#[derive(Clone, Copy)]
-enum Ink {
+/// A colour.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ink {
     Red,
     Green,
     Cyan,
@@ -21,7 +20,7 @@ enum Ink {
 }
 
 impl Style<'_> {
-    fn paint(self, ink: Ink, text: &str) -> String {
+    pub(super) fn paint(self, ink: Ink, text: &str) -> String {
         if !self.color {
             return text.to_owned();
         }
@@ -33,6 +32,15 @@ impl Style<'_> {
             Ink::Bold => 1,
         };
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+
+    /// Breaks a line of ours at the width, between words.
+    pub(super) fn wrapped(self, text: &str) -> String {
+        let options = textwrap::Options::new(self.width)
+            .break_words(false)
+            .word_splitter(textwrap::WordSplitter::NoHyphenation)
+            .subsequent_indent("  ");
+        textwrap::fill(text, options)
     }
 }
 
@@ -87,32 +95,23 @@ pub(crate) fn tail<'c>(
         } else {
             Ink::Red
         };
-        note(out, &entry, &style.paint(ink, entry.kind))?;
+        note(out, &entry, &style.paint(ink, entry.kind), style)?;
     }
-    writeln!(out, "{}", wrapped(&summary(plan, changes, applied)))?;
-    match none_published(plan) {
-        Some(line) => writeln!(out, "{}", wrapped(&line)),
+    writeln!(out, "{}", style.wrapped(&summary(plan, changes, applied)))?;
+    match loud(plan) {
+        Some(line) => writeln!(out, "{}", style.wrapped(&line)),
         None => Ok(()),
     }
 }
 
-/// Breaks a line of ours at 80 columns, between words.
-fn wrapped(text: &str) -> String {
-    let options = textwrap::Options::new(WIDTH)
-        .break_words(false)
-        .word_splitter(textwrap::WordSplitter::NoHyphenation)
-        .subsequent_indent("  ");
-    textwrap::fill(text, options)
-}
-
-fn note(out: &mut dyn Write, note: &Note, kind: &str) -> io::Result<()> {
+fn note(out: &mut dyn Write, note: &Note, kind: &str, style: Style) -> io::Result<()> {
     let Note {
         kind: plain,
         text,
         items,
         commands,
     } = note;
-    let wrapped = wrapped(&format!("{plain}: {text}"));
+    let wrapped = style.wrapped(&format!("{plain}: {text}"));
     // The colour comes after the wrapping: it has no width.
     writeln!(out, "{kind}{}", &wrapped[plain.len()..])?;
     for item in items {
@@ -258,6 +257,12 @@ pub(crate) fn summary<'c>(
     };
     part(frozen(&plan.unshared), "not shared");
     part(frozen(&plan.undefined), "without a defined backend");
+    let nameless = plan.skipped.iter();
+    let nameless = nameless.filter(|(_, reason)| *reason == SkipReason::NoBackend);
+    match nameless.count() {
+        1 => part(1, "pod without a backend"),
+        many => part(many, "pods without a backend"),
+    }
     part(left_out, "deletes left out");
     part(not_looked_at, "not looked at");
     part(foreign, "foreign");
@@ -291,7 +296,7 @@ pub fn one_line<'c>(
     changes: impl Iterator<Item = &'c Change>,
     applied: bool,
 ) -> io::Result<()> {
-    let loud = none_published(plan).map_or(String::new(), |line| format!("; {line}"));
+    let loud = loud(plan).map_or(String::new(), |line| format!("; {line}"));
     let name = if applied || plan.changes.is_empty() {
         String::new()
     } else {
@@ -300,18 +305,31 @@ pub fn one_line<'c>(
     writeln!(out, "{}{loud}{name}", summary(plan, changes, applied))
 }
 
-/// What is said loudly when pods were seen and none is published: `0 of 37 pods published: 37 without
-/// a backend`.
+/// What is said of the pods loudly, and with `-q` too. Nobody listed any, perhaps: that is said without `-q`.
+pub(crate) fn loud(plan: &Plan) -> Option<String> {
+    const NONE: &str =
+        "no pod was listed: does the namespace exist (`-n`, `-A`), and do the selectors fit?";
+    let nobody = plan.counts.pods == 0;
+    mistakes(plan).or_else(|| nobody.then(|| NONE.to_owned()))
+}
+
+/// What is said loudly of the pods: that none is published (`0 of 37 pods published: 37 without a backend`), or
+/// that some are not published as they were meant to be (`2 pods not published as meant: 1 without a port, 1 with
+/// several ports`). One that names no backend is not meant to be.
 #[must_use]
-pub(crate) fn none_published(plan: &Plan) -> Option<String> {
+pub(crate) fn mistakes(plan: &Plan) -> Option<String> {
     let Counts {
         pods, published, ..
     } = plan.counts;
-    if pods == 0 || published > 0 {
-        return None;
+    let none = pods > 0 && published == 0;
+    let mut left_out = BTreeMap::new();
+    for (pod, reason) in &plan.skipped {
+        if none || reason.is_mistake() && *reason != SkipReason::NoBackend {
+            left_out.entry(pod).or_insert(reason);
+        }
     }
     let mut kinds = BTreeMap::<&str, usize>::new();
-    for (_, reason) in &plan.skipped {
+    for reason in left_out.values() {
         *kinds.entry(reason.kind()).or_default() += 1;
     }
     let mut kinds = kinds.into_iter().collect::<Vec<_>>();
@@ -319,8 +337,15 @@ pub(crate) fn none_published(plan: &Plan) -> Option<String> {
     let kinds = kinds
         .iter()
         .map(|(kind, number)| format!("{number} {kind}"));
-    Some(format!(
-        "0 of {pods} pods published: {}",
-        kinds.collect::<Vec<_>>().join(", ")
-    ))
+    let kinds = kinds.collect::<Vec<_>>().join(", ");
+    match (none, left_out.len()) {
+        (true, _) => Some(format!("0 of {pods} pods published: {kinds}")),
+        (false, 0) => None,
+        (false, 1) => Some(format!(
+            "1 pod not published as meant: {kinds}; `-v` names it"
+        )),
+        (false, many) => Some(format!(
+            "{many} pods not published as meant: {kinds}; `-v` names them"
+        )),
+    }
 }

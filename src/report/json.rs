@@ -12,7 +12,10 @@ use crate::reconcile::plan::{self, Action, Change, Held, Losing, Plan};
 use crate::text::{escaped_json, redacted, shown};
 
 /// The version of the document's shape.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
+
+/// The program and its version.
+const PROGRAM: &str = concat!("vulcanized ", env!("CARGO_PKG_VERSION"));
 
 #[derive(Serialize)]
 struct Document<'p> {
@@ -146,7 +149,7 @@ pub fn print(
         .filter(|note| note.kind == "finding");
     let document = Document {
         version: VERSION,
-        program: concat!("vulcanized ", env!("CARGO_PKG_VERSION")),
+        program: PROGRAM,
         owner,
         scope: &plan.scope,
         prefix: &plan.prefix,
@@ -232,6 +235,31 @@ pub fn print(
             )
             .collect(),
         skipped: plan.skipped.iter().map(skipped).collect(),
+    };
+    let document = serde_json::to_string_pretty(&document)?;
+    writeln!(out, "{}", escaped_json(&document))
+}
+
+#[derive(Serialize)]
+struct Failed<'p> {
+    version: u32,
+    program: &'static str,
+    owner: &'p str,
+    error: &'p str,
+    exit: u8,
+}
+
+/// Prints the document of a run that failed.
+///
+/// # Errors
+/// Those of `out`.
+pub(super) fn failed(out: &mut dyn Write, owner: &str, error: &str, exit: u8) -> io::Result<()> {
+    let document = Failed {
+        version: VERSION,
+        program: PROGRAM,
+        owner,
+        error,
+        exit,
     };
     let document = serde_json::to_string_pretty(&document)?;
     writeln!(out, "{}", escaped_json(&document))

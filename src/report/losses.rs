@@ -1,7 +1,7 @@
 //! Sentences about what leaves a backend, and what is held or kept in it.
 
 use super::{Note, item};
-use crate::model::PodName;
+use crate::model::{Cluster, PodName};
 use crate::reconcile::classify::{Class, Dead, Leaving, Unproved};
 use crate::reconcile::hold::Grounds;
 use crate::reconcile::map::SkipReason;
@@ -216,6 +216,11 @@ pub(super) fn over_budget(over: &OverBudget) -> Note {
     }
 }
 
+/// Whether a scope is that of a run with `--pods`, and not made to look like a cluster's.
+fn is_of_a_file(scope: &str) -> bool {
+    scope == "file" || scope.ends_with("@file")
+}
+
 pub(super) fn out_of_scope(plan: &Plan) -> Vec<Note> {
     let mut entries = plan.out_of_scope.iter().collect::<Vec<_>>();
     entries.sort_by(|a, b| (&a.scope, a.differs, &a.key).cmp(&(&b.scope, b.differs, &b.key)));
@@ -234,6 +239,11 @@ pub(super) fn out_of_scope(plan: &Plan) -> Vec<Note> {
                 "entries of our owner with the scope `{theirs}`; this run's is `{ours}`. They stay. \
                  One owner is one job: give this job an owner of its own, or take them over with \
                  `--adopt scope`."
+            ),
+            ScopeDiffers::Cluster if is_of_a_file(&plan.scope) => format!(
+                "entries of our owner from cluster `{theirs}`; these pods come from a file. They stay, and \
+                 their backends get nothing. For a preview of that cluster's run give `--cluster {}`.",
+                Cluster::parse(theirs.split(' ').next().unwrap_or_default())
             ),
             ScopeDiffers::Cluster => format!(
                 "entries of our owner from another cluster, `{theirs}`; this run looks at `{ours}`. \

@@ -8,11 +8,14 @@ use crate::text::{escaped, shown};
 
 pub(crate) mod diff;
 pub(crate) mod etcdctl;
+pub(crate) mod explain;
 mod findings;
 pub(crate) mod json;
 mod losses;
 pub(crate) mod metrics;
 mod reporter;
+pub(crate) mod status;
+mod table;
 
 pub use etcdctl::Etcdctl;
 pub(crate) use findings::no_backends;

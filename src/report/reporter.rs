@@ -4,8 +4,10 @@ use std::io::{self, Write};
 
 use anyhow::bail;
 
-use super::{Etcdctl, diff, json};
+use super::explain::{self, Explained};
+use super::{Etcdctl, diff, json, status};
 use crate::config::Format;
+use crate::layout::Observed;
 use crate::reconcile::plan::{Change, Plan};
 
 /// How a plan is printed.
@@ -13,6 +15,8 @@ use crate::reconcile::plan::{Change, Plan};
 pub struct Style<'s> {
     /// With colour.
     pub color: bool,
+    /// How many columns a line has.
+    pub width: usize,
     /// How suggested commands reach the store.
     pub etcdctl: &'s Etcdctl,
 }
@@ -50,6 +54,41 @@ impl Reporter<'_> {
         })
     }
 
+    /// Prints what is in the store, of the named backends or of all.
+    ///
+    /// # Errors
+    /// As for [`Reporter::plan`].
+    pub(crate) fn status(&mut self, observed: &Observed, names: &[String]) -> anyhow::Result<()> {
+        let out = &mut *self.out;
+        written(match self.format {
+            Format::Json => status::json(out, observed, names),
+            _ => status::print(out, observed, names, self.style),
+        })
+    }
+
+    /// Prints what becomes of one pod.
+    ///
+    /// # Errors
+    /// As for [`Reporter::plan`].
+    pub(crate) fn explained(&mut self, explained: &Explained) -> anyhow::Result<()> {
+        let out = &mut *self.out;
+        written(match self.format {
+            Format::Json => explain::json(out, explained),
+            _ => explain::print(out, explained, self.style),
+        })
+    }
+
+    /// With `-o json`: prints why there is no document of a plan, with the program's exit code.
+    ///
+    /// # Errors
+    /// As for [`Reporter::plan`].
+    pub fn failed(&mut self, error: &str, exit: u8) -> anyhow::Result<()> {
+        match self.format {
+            Format::Json => written(json::failed(self.out, self.owner, error, exit)),
+            _ => Ok(()),
+        }
+    }
+
     /// Prints changes that have just been applied.
     ///
     /// # Errors
@@ -69,7 +108,8 @@ impl Reporter<'_> {
     /// # Errors
     /// As for [`Reporter::plan`].
     pub fn finished(&mut self, plan: &Plan, applied: &[Change]) -> anyhow::Result<()> {
-        if self.quiet && applied.is_empty() && !plan.alarms() && plan.findings.is_empty() {
+        let in_order = !plan.alarms() && plan.findings.is_empty() && diff::mistakes(plan).is_none();
+        if self.quiet && applied.is_empty() && in_order {
             return Ok(());
         }
         let Self { format, style, .. } = *self;

@@ -561,7 +561,11 @@ fn check_value(layout: &dyn Layout, value: &str) {
 fn check_outputs(plan: &Plan) {
     let [etcdctl, v2] = &[Api::V3, Api::V2].map(|api| Etcdctl::new(api, &Access::default()));
     for color in [false, true] {
-        let style = Style { color, etcdctl };
+        let style = Style {
+            color,
+            width: 80,
+            etcdctl,
+        };
         let changes = || plan.changes.iter();
         let mut printed = Vec::new();
         report::diff::dry_run(&mut printed, plan, style).expect("to memory");
