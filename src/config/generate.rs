@@ -61,6 +61,12 @@ removed; `version` is 1.
 | `not_shared`, `not_defined` | `backend`, `left_out`, `ours` |
 | `findings` | `text`, `keys`, `command` (null, or lines to paste) |
 | `skipped` | `pod`, `reason` |
+
+A run that failed prints `version`, `program`, `owner`, `error` (a text) and `exit` (its code) instead.
+
+`status -o json` prints `version`, `prefix`, `revision`, `backends` (`backend`, `definition`: `valid`, `absent`, `refused`
+or `other type`, `refusal`, `servers`: `server`, `key`, `url`, `owner`, `scope`, `namespace`, `pod`, `value`), `owners`
+(servers by owner) and `unmarked`. `explain -o json` prints `version`, `pod`, `published` and `steps` (`step`, `text`).
 ";
 
 /// Writes it to `out`.

@@ -141,7 +141,9 @@ pub(super) fn print(
     }
     if !rows.is_empty() {
         let head = ["BACKEND", "SERVER", "URL", "OWNER", "SCOPE", "POD"];
-        table::print(out, style, &head, &rows)?;
+        // What an entry serves comes before who wrote it.
+        let shortened = [4, 5, 1, 0, 2];
+        table::print(out, style, &head, &shortened, &rows)?;
     }
     for line in wrong {
         let line = style.wrapped(&format!("! {}", escaped(&line)));

@@ -20,7 +20,7 @@ pub(super) struct Row {
     pub(super) ink: Option<Ink>,
 }
 
-/// Prints a table. Where it is too wide, its widest columns are shortened.
+/// Prints a table. Where it is too wide, columns are shortened, in the order of `shortened`.
 ///
 /// # Errors
 /// Those of `out`.
@@ -28,6 +28,7 @@ pub(super) fn print(
     out: &mut dyn Write,
     style: Style,
     head: &[&str],
+    shortened: &[usize],
     rows: &[Row],
 ) -> io::Result<()> {
     let head = head.iter().map(|text| (*text).to_owned()).collect();
@@ -43,11 +44,10 @@ pub(super) fn print(
         }
     }
     let gaps = GAP.len() * widths.len().saturating_sub(1);
-    while widths.iter().sum::<usize>() + gaps > style.width {
-        match widths.iter_mut().max() {
-            Some(widest) if *widest > NARROWEST => *widest -= 1,
-            _ => break,
-        }
+    for column in shortened {
+        let too_much = (widths.iter().sum::<usize>() + gaps).saturating_sub(style.width);
+        let width = &mut widths[*column];
+        *width = (*width).min(NARROWEST.max(width.saturating_sub(too_much)));
     }
     for row in rows() {
         let mut line = String::new();

@@ -14,6 +14,7 @@ mod fuzz;
 mod image;
 mod kube;
 mod kubeconfig;
+mod looks;
 mod losses;
 mod main_job;
 mod manifest;
