@@ -841,7 +841,7 @@ mod tests {
             ),
             (
                 vec![("backend", "..")],
-                "(no backend id: `..`: it has '.' where an id has none)",
+                "(no backend id: `..`: it begins with '.', and ids begin with a letter, a digit or `[`)",
             ),
         ] {
             assert_eq!(
