@@ -5,6 +5,7 @@
     reason = "modules of one test binary: nothing is exported"
 )]
 
+mod contents;
 mod cost;
 mod credentials;
 mod directories;
