@@ -1,0 +1,87 @@
+//! Stores and pods with many of one thing, in files.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+const BACKENDS: &str = "/vulcand/backends";
+
+/// What is to be linear: the goal, and the names of its two sizes, ten times apart.
+pub const CASES: [(&str, &str, &str); 4] = [
+    (
+        "CPU of 100,000 foreign entries, to 10,000",
+        "10000 foreign entries",
+        "100000 foreign entries",
+    ),
+    (
+        "CPU of 20,000 undefined backends, to 2,000",
+        "2000 undefined backends",
+        "20000 undefined backends",
+    ),
+    (
+        "CPU of 20,000 held changes, to 2,000",
+        "2000 held changes",
+        "20000 held changes",
+    ),
+    (
+        "CPU of 10,000 findings, to 1,000",
+        "1000 findings",
+        "10000 findings",
+    ),
+];
+
+/// Writes the files `store` and `pods` of a case into a folder of its own.
+pub fn write(name: &str, folder: &Path) {
+    let (number, thing) = name.split_once(' ').expect("a number and a thing");
+    let number = number.parse::<usize>().expect("a number");
+    let mut store = Map::new();
+    let mut put = |key: String, value: Value| {
+        store.insert(format!("{BACKENDS}/{key}"), value.to_string().into());
+    };
+    let mut pods = vec![pod(0)];
+    put("site/backend".to_owned(), json!({"Type": "http"}));
+    put("shop/backend".to_owned(), json!({"Type": "http"}));
+    for n in 1..=number {
+        let url = format!("http://{}:8080", ip(n));
+        match thing {
+            "foreign entries" => put(format!("shop/servers/{n:06}"), json!({ "URL": url })),
+            "undefined backends" => put(format!("u{n:06}/servers/a"), json!({ "URL": url })),
+            "findings" => put(format!("shop/servers/{n:06}"), Value::Null),
+            "held changes" => {
+                let name = format!("shop/web-{n}");
+                let value = json!({"URL": url, "Owner": "bench", "Scope": "file", "Pod": name});
+                put(format!("shop/servers/{}", ip(n)), value);
+                pods.push(pod(n));
+            }
+            other => panic!("{other}"),
+        }
+    }
+    let list = json!({
+        "kind": "PodList",
+        "apiVersion": "v1",
+        "metadata": {"resourceVersion": "7"},
+        "items": pods,
+    });
+    fs::create_dir_all(folder).expect("a folder");
+    fs::write(folder.join("store"), Value::Object(store).to_string()).expect("it is written");
+    fs::write(folder.join("pods"), list.to_string()).expect("it is written");
+}
+
+fn ip(number: usize) -> String {
+    let [_, a, b, c] = u32::try_from(number).expect("few").to_be_bytes();
+    format!("10.{a}.{b}.{c}")
+}
+
+/// A Ready pod of the backend `site`.
+fn pod(number: usize) -> Value {
+    json!({
+        "metadata": {"name": format!("web-{number}"), "namespace": "shop", "labels": {"app": "site"}},
+        "spec": {"containers": [{"name": "web", "ports": [{"name": "http", "containerPort": 8080}]}]},
+        "status": {
+            "phase": "Running",
+            "podIP": ip(number),
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    })
+}
