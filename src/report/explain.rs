@@ -192,10 +192,10 @@ impl Explained {
             (text, Some(change), false)
         } else if let Some(conflict) = conflict {
             let whose = match &conflict.owner {
-                Some(owner) => format!("owner {owner}"),
-                None => "nobody's mark".to_owned(),
+                Some(owner) => format!("is of owner {owner}"),
+                None => "is unmarked".to_owned(),
             };
-            let text = format!("nothing: a conflict, the entry has {whose} and another value");
+            let text = format!("nothing: a conflict, the entry {whose} and has another value");
             let change = match conflict.owner {
                 Some(_) => "its owner has to remove it",
                 None => "remove the entry if it is a leftover",
@@ -234,7 +234,17 @@ impl Explained {
             .any(|frozen| frozen.backend == *backend)
         {
             let text = "nothing: the backend is not defined".to_owned();
-            let change = "define it, or give `--create-backends`".to_owned();
+            let is_refused = |frozen: &&Frozen| matches!(frozen.why, Freeze::Broken { .. });
+            let change = if plan
+                .undefined
+                .iter()
+                .filter(is_here)
+                .any(|f| is_refused(&f))
+            {
+                "mend its definition: a dry run prints how".to_owned()
+            } else {
+                "define it, or give `--create-backends`".to_owned()
+            };
             (text, Some(change), serves)
         } else if serves {
             ("nothing: in sync".to_owned(), None, true)

@@ -159,15 +159,16 @@ pub(crate) fn no_backends(
     } = none;
     let place = layout.definitions(prefix);
     let started_with = layout.root_option(prefix);
-    let way_out = match layout.undefined() {
-        Undefined::Stops => {
-            ", one on etcd's other API with `--etcd-api`. If the store is new, give `--create-backends` \
-             or define the backends"
-        }
-        Undefined::Unrouted => {
-            ". If the store is new, define routers that name the services; if their routers are elsewhere \
-             (in files), give `--create-backends`"
-        }
+    let (way_out, other_api) = match layout.undefined() {
+        Undefined::Stops => (
+            "If the store is new, give `--create-backends`, or define the backends",
+            ", `--etcd-api`",
+        ),
+        Undefined::Unrouted => (
+            "If the store is new, define routers that name the services; if their routers are elsewhere (in files), \
+             give `--create-backends`",
+            "",
+        ),
     };
     let define = puts(etcdctl, &layout.definition(prefix, example));
     let define = define.join(match etcdctl.api() {
@@ -186,9 +187,9 @@ pub(crate) fn no_backends(
     });
     let siblings = siblings.collect::<String>();
     anyhow::anyhow!(
-        "no backend is defined under `{place}`, and pods want {wanted}: is this the right store? \
-         {siblings}A proxy that keeps its keys elsewhere is told with `--prefix` (and the proxy must be \
-         started for the same one: `{started_with}`){way_out}: {define}"
+        "no backend is defined under `{place}`, and pods want {wanted}. {siblings}{way_out}. If it is not new, \
+         check `--etcd`{other_api} and `--prefix` (the proxy is started for the same one: `{started_with}`). This \
+         defines `{example}`: {define}"
     )
 }
 

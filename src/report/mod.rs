@@ -16,6 +16,8 @@ pub(crate) mod metrics;
 mod reporter;
 pub(crate) mod status;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use etcdctl::Etcdctl;
 pub(crate) use findings::no_backends;
@@ -123,8 +125,8 @@ fn conflict_note(conflict: &Conflict) -> Note {
         owner,
     } = conflict;
     let whose = match owner {
-        Some(owner) => format!("owner {}", escaped(owner)),
-        None => "nobody's mark".to_owned(),
+        Some(owner) => format!("is of owner {}", escaped(owner)),
+        None => "is unmarked".to_owned(),
     };
     let way_out = match owner {
         Some(_) => "Its owner has to remove it.",
@@ -133,7 +135,7 @@ fn conflict_note(conflict: &Conflict) -> Note {
     Note {
         kind: "conflict",
         text: format!(
-            "backend {}: pod {} wants {wanted} at a key that has {whose} and another value. It is \
+            "backend {}: pod {} wants {wanted} at a key whose entry {whose} and has another value. It is \
              not overwritten. {way_out}",
             escaped(backend),
             escaped(&pod.to_string())

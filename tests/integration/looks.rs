@@ -104,7 +104,7 @@ impl Site {
 
 /// Compares with what is kept, or keeps it. The temporary folder's name is no part of it.
 #[track_caller]
-fn golden(name: &str, answer: &Answer) {
+pub(super) fn golden(name: &str, answer: &Answer) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fixtures/looks")
         .join(name);
@@ -251,6 +251,170 @@ fn explain_follows_a_pod() {
     assert!(held.out.contains("nothing: held"), "{held}");
 }
 
+/// One pod and one store each, for what else may be the matter.
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn explain_follows_odd_pods() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = folder.path().join("store.json");
+    let web = || pod("shop", "web-1", "web", "10.0.0.1");
+    let ours = |url: &str| {
+        let value = json!({ "URL": url, "Owner": "prod", "Scope": "file", "Pod": "shop/web-1" });
+        ("/vulcand/backends/web/servers/10.0.0.1", value.to_string())
+    };
+    let blue = r#"{"URL":"http://10.0.0.77:80","Owner":"blue","Scope":"x","Pod":"a/b"}"#;
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut pod = web();
+        change(&mut pod);
+        pod
+    };
+    let annotated = |name: &str, text: &str| {
+        changed(&|pod| {
+            pod["metadata"]["annotations"] = json!({ format!("vulcanized.io/{name}"): text });
+        })
+    };
+    let dual = || {
+        changed(&|pod| pod["status"]["podIPs"] = json!([{ "ip": "10.0.0.1" }, { "ip": "fd00::1" }]))
+    };
+    let not_ready = || changed(&|pod| pod["status"]["conditions"] = json!([]));
+    let twin = {
+        let mut twin = web();
+        twin["metadata"]["name"] = json!("web-0");
+        twin
+    };
+    let mut text = String::new();
+    for (case, flags, pods, entry) in [
+        ("a refused definition", "--backend old", vec![web()], None),
+        (
+            "one port without a name",
+            "",
+            vec![changed(&|pod| {
+                pod["spec"]["containers"][0]["ports"] = json!([{ "containerPort": 80 }]);
+            })],
+            None,
+        ),
+        ("IPv4", "--ip-family ipv4", vec![dual()], None),
+        ("IPv6", "--ip-family ipv6", vec![dual()], None),
+        ("no IPv6", "--ip-family ipv6", vec![web()], None),
+        (
+            "a twin",
+            "--server-id {ip}",
+            vec![
+                twin,
+                changed(&|pod| {
+                    pod["spec"]["containers"][0]["ports"] = json!([{ "containerPort": 81 }]);
+                }),
+            ],
+            None,
+        ),
+        (
+            "another owner's entry",
+            "--share-backends",
+            vec![web()],
+            Some((ours("").0, blue.to_owned())),
+        ),
+        (
+            "a held update",
+            "--port 9999",
+            vec![web()],
+            Some(ours("http://10.0.0.1:8080")),
+        ),
+        (
+            "kept",
+            "",
+            vec![not_ready()],
+            Some(ours("http://10.0.0.1:8080")),
+        ),
+        (
+            "Ready without an address",
+            "",
+            vec![changed(&|pod| {
+                pod["status"]
+                    .as_object_mut()
+                    .expect("an object")
+                    .remove("podIP");
+                pod["status"]["podIPs"] = json!([]);
+            })],
+            None,
+        ),
+        (
+            "waiting",
+            "",
+            vec![changed(&|pod| {
+                pod["status"] = json!({ "phase": "Pending" });
+            })],
+            None,
+        ),
+        (
+            "completed",
+            "",
+            vec![changed(&|pod| pod["status"]["phase"] = json!("Succeeded"))],
+            None,
+        ),
+        (
+            "an address that cannot be read",
+            "",
+            vec![changed(&|pod| {
+                pod["status"]["podIP"] = json!("010.0.0.1");
+                pod["status"]["podIPs"] = json!([{ "ip": "010.0.0.1" }]);
+            })],
+            None,
+        ),
+        (
+            "an undeclared port of the node",
+            "--port 22",
+            vec![changed(&|pod| pod["spec"]["hostNetwork"] = json!(true))],
+            None,
+        ),
+        ("a bad annotation", "", vec![annotated("port", "0")], None),
+        (
+            "an unknown annotation",
+            "",
+            vec![annotated("prot", "80")],
+            None,
+        ),
+        (
+            "an empty field",
+            "--server-id {label:zone}",
+            vec![web()],
+            None,
+        ),
+        ("a bad id", "--backend {name}/x", vec![web()], None),
+        (
+            "a bad first character",
+            "--server-id .{ip}",
+            vec![web()],
+            None,
+        ),
+    ] {
+        let mut tree = json!({
+            "/vulcand/backends/web/backend": r#"{"Type":"http"}"#,
+            "/vulcand/backends/old/backend": "[]",
+        });
+        if let Some((key, value)) = entry {
+            tree[key] = json!(value);
+        }
+        fs::write(&store, tree.to_string()).expect("it is written");
+        let list =
+            json!({ "kind": "PodList", "metadata": { "resourceVersion": "1" }, "items": pods });
+        let mut program =
+            vulcanized("explain shop/web-1 --owner prod --pods - --store-file").arg(&store);
+        for flag in flags.split_whitespace() {
+            program = program.arg(flag);
+        }
+        let answer = program.input(list.to_string()).run();
+        assert!([0, 3].contains(&answer.code), "{case}: {answer}");
+        let Answer { code, out, err } = answer;
+        text.extend([format!("# {case}: {flags}\n{out}{err}exit code {code}\n\n")]);
+    }
+    let whole = Answer {
+        code: 0,
+        out: text,
+        err: String::new(),
+    };
+    golden("explain.odd", &whole);
+}
+
 #[test]
 fn explain_says_what_it_cannot_find() {
     let site = Site::new();
@@ -286,6 +450,108 @@ fn explain_says_what_it_cannot_find() {
 fn lines_of_a_dry_run() {
     let site = Site::new();
     at_all_widths("lines", &|| site.run("--dry-run -o lines"));
+}
+
+/// Lines that the scenarios have not: a server whose pod moved, one that moves with its further keys, one that
+/// another owner serves, and entries that a single pod says nothing of.
+#[test]
+fn lines_of_rare_changes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = folder.path().join("store.json");
+    let run = |name: &str, arguments: &str, tree: &Value, pods: &Value| {
+        fs::write(&store, tree.to_string()).expect("it is written");
+        let answer = vulcanized(&format!(
+            "--owner prod --dry-run -o lines --pods - {arguments} --store-file"
+        ))
+        .arg(&store)
+        .input(pods.to_string())
+        .run();
+        golden(name, &answer);
+    };
+    let list = |pods: &[Value]| json!({ "kind": "PodList", "metadata": { "resourceVersion": "1" }, "items": pods });
+    let web = pod("shop", "web-1", "web", "10.0.0.1");
+    let server = |owner: &str, ip: &str| {
+        let url = format!("http://{ip}:8080");
+        json!({ "URL": url, "Owner": owner, "Scope": "file", "Pod": "shop/web-1" }).to_string()
+    };
+    let tree = |id: &str, value: &str| {
+        json!({
+            "/vulcand/backends/web/backend": r#"{"Type":"http"}"#,
+            format!("/vulcand/backends/web/servers/{id}"): value,
+        })
+    };
+    let moved = tree("web-1", &server("prod", "10.0.0.9"));
+    run(
+        "lines.moved-pod",
+        "--server-id {pod}",
+        &moved,
+        &list(std::slice::from_ref(&web)),
+    );
+    let theirs = tree("10.0.0.1", &server("blue", "10.0.0.1"));
+    run(
+        "lines.others",
+        "--share-backends",
+        &theirs,
+        &list(std::slice::from_ref(&web)),
+    );
+    let gone = tree("10.0.0.9", &server("prod", "10.0.0.9"));
+    let mut single = web.clone();
+    single["kind"] = json!("Pod");
+    single["metadata"]["name"] = json!("web-2");
+    run("lines.one-pod", "", &gone, &single);
+    let services = "traefik/http/services/web/loadBalancer/servers";
+    for (name, id, arguments) in [
+        ("lines.further-keys", "0", "--adopt unmarked"),
+        (
+            "lines.renamed",
+            "prod.file.shop.10.0.0.1",
+            "--server-id {ip}:{port}",
+        ),
+    ] {
+        let traefik = json!({
+            "traefik/http/routers/web/service": "web",
+            format!("{services}/{id}/url"): "http://10.0.0.1:8080",
+            format!("{services}/{id}/weight"): "3",
+        });
+        let arguments = format!("--layout traefik {arguments}");
+        run(
+            name,
+            &arguments,
+            &traefik,
+            &list(std::slice::from_ref(&web)),
+        );
+    }
+    let both = json!({
+        "traefik/http/routers/web/service": "web",
+        format!("{services}/0/url"): "http://10.0.0.1:8080",
+        format!("{services}/0/weight"): "3",
+        format!("{services}/prod.file.shop.10.0.0.1/url"): "http://10.0.0.1:8080",
+    });
+    let pods = list(&[web]);
+    run(
+        "lines.moved-keys",
+        "--layout traefik --adopt unmarked",
+        &both,
+        &pods,
+    );
+}
+
+#[test]
+fn status_names_other_prefixes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = folder.path().join("store.json");
+    let tree = json!({
+        "/vulcand/backends/web/backend": r#"{"Type":"http"}"#,
+        "vulcand/backends/web/backend": r#"{"Type":"http"}"#,
+        "/vulcan/backends/web/servers/10.0.0.1": r#"{"URL":"http://10.0.0.1:80"}"#,
+    });
+    fs::write(&store, tree.to_string()).expect("it is written");
+    golden(
+        "status.siblings",
+        &vulcanized("status --prefix /vulcand --store-file")
+            .arg(&store)
+            .exits(0),
+    );
 }
 
 /// A failed run is a document, too, whatever else is silent.

@@ -19,6 +19,7 @@ mod looks;
 mod losses;
 mod main_job;
 mod manifest;
+mod messages;
 mod metrics;
 mod model;
 mod operations;

@@ -1,6 +1,9 @@
 //! The command line and its environment.
 
-use crate::support::api::{kubectl, pod};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::etcd::Etcd;
 use crate::support::program::{Program, vulcanized};
 
@@ -186,6 +189,65 @@ fn an_endpoint_is_scheme_host_and_port() {
             assert!(
                 answer.err.contains(why) && !answer.err.contains("s3cret"),
                 "{answer}"
+            );
+        }
+    }
+}
+
+/// Somebody writes after both sides were listed: the plan is made anew, and applied only if it is still the
+/// expected one.
+#[test]
+fn a_foreign_write_between_list_and_apply_is_expected_or_not() {
+    let theirs = r#"{"URL":"http://10.9.9.9:80"}"#;
+    for (key, expected) in [
+        // Nothing of the plan changes by it.
+        ("/vulcand/backends/web/servers/hand", true),
+        // The key is taken.
+        ("/vulcand/backends/web/servers/10.0.0.1", false),
+    ] {
+        let etcd = Arc::new(Etcd::start());
+        etcd.define("web");
+        let pods = [
+            pod("shop", "web-1", "web", "10.0.0.1"),
+            pod("shop", "web-2", "web", "10.0.0.2"),
+        ];
+        let (other, calls) = (Arc::clone(&etcd), Arc::new(AtomicUsize::new(0)));
+        let seen = Arc::clone(&calls);
+        let api = Api::start(move |request, _| {
+            // The first list is the dry run's.
+            if seen.fetch_add(1, Ordering::SeqCst) == 1 {
+                other.put(key, theirs);
+            }
+            list(&pods, request, 500)
+        });
+        let kubeconfig = api.plain_kubeconfig();
+        let run = |more: &str| {
+            let url = etcd.url();
+            vulcanized(&format!(
+                "--owner prod -n shop --etcd {url} {more} --kubeconfig"
+            ))
+            .arg(kubeconfig.path())
+            .run()
+        };
+        let dry = run("--dry-run");
+        let hash = dry
+            .out
+            .lines()
+            .last()
+            .and_then(|line| line.strip_prefix("plan "));
+        let hash = hash.unwrap_or_else(|| panic!("no hash: {dry}"));
+        let revision = etcd.revision();
+        let answer = run(&format!("--expect {hash}"));
+        assert_eq!(calls.load(Ordering::SeqCst), 3, "planned anew: {answer}");
+        let servers = etcd.keys("/vulcand/backends/web/servers/").len();
+        if expected {
+            assert_eq!((answer.code, servers), (0, 3), "{answer}");
+        } else {
+            assert_eq!((answer.code, servers), (5, 1), "{answer}");
+            assert_eq!(
+                etcd.revision(),
+                revision + 1,
+                "theirs and no other: {answer}"
             );
         }
     }
