@@ -460,3 +460,59 @@ fn an_emptied_backend_is_an_alarm_until_it_is_mended() {
         }
     }
 }
+
+/// What is found costs output in proportion, and what is one matter is one note. What it costs in instructions is
+/// looked at elsewhere.
+#[test]
+fn large_stores_are_reported_in_proportion() {
+    let vulcand = |make: &dyn Fn(usize) -> (String, &'static str), size: usize| {
+        let mut store = keys(BACKENDS, &[("web/backend", HTTP)]);
+        store.extend((0..size).map(|n| {
+            let (key, value) = make(n);
+            (format!("{BACKENDS}{key}"), value.to_owned())
+        }));
+        let (answer, _) = run(&store, &[pod("default", "web-1", "web", "10.1.0.1")], "");
+        answer
+    };
+    let bytes_of_one = |make: &dyn Fn(usize) -> (String, &'static str), size: usize, code: i32| {
+        let [small, large] = [size / 10, size].map(|size| {
+            let answer = vulcand(make, size);
+            assert_eq!(answer.code, code, "{}", answer.err);
+            assert_eq!(answer.out.matches("finding: ").count(), size);
+            answer.out.len()
+        });
+        assert!(large <= small * 11, "{small} and {large} bytes");
+        large / size
+    };
+    // Backends without a definition, each with the command that defines it.
+    let undefined = |n| {
+        let server = r#"{"URL":"http://10.9.9.9:80"}"#;
+        (format!("u{n:05}/servers/a"), server)
+    };
+    assert!(bytes_of_one(&undefined, 20_000, 0) < 400);
+    // Values that crash the proxy.
+    let null = |n| (format!("web/servers/a{n:05}"), "null");
+    assert!(bytes_of_one(&null, 10_000, 3) < 200);
+    // Each of these ids begins with the first one: one finding, with a few examples.
+    let numbered = |n| (format!("web-{n}/backend"), HTTP);
+    let answer = vulcand(&numbered, 1_000);
+    assert_eq!(answer.code, 0, "{answer}");
+    assert_eq!(answer.out.matches("finding").count(), 1, "{answer}");
+    assert!(answer.out.lines().count() < 15, "{answer}");
+    let text = answer.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("web gets the servers of web-0"), "{answer}");
+    // `web` and 1,000; and `web-1` and `web-10`, for each number and those that it begins.
+    let numbers = (0..1_000).map(|n: usize| n.to_string()).collect::<Vec<_>>();
+    let begins = |n: &String| {
+        let longer = numbers
+            .iter()
+            .filter(|m| m.len() > n.len() && m.starts_with(n.as_str()));
+        longer.count()
+    };
+    let pairs = 1_000 + numbers.iter().map(begins).sum::<usize>();
+    assert!(text.contains(&format!("begin alike ({pairs})")), "{answer}");
+    assert!(
+        text.contains(&format!("and {} more", pairs - 5)),
+        "{answer}"
+    );
+}
