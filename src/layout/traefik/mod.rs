@@ -17,7 +17,7 @@ use crate::model::{
 
 mod schema;
 
-use schema::{ROUTER, SERVICE, take};
+use schema::{ERRORS, ROUTER, SERVICE, take};
 
 /// The prefix when none is given: Traefik's own.
 const DEFAULT_PREFIX: &str = "traefik";
@@ -453,12 +453,18 @@ impl Tree {
             let Ok(key) = String::from_utf8(key) else {
                 continue;
             };
-            if let [_, errors, service] = *segments(&key, &range)
-                && is(errors, "errors")
-                && is(service, "service")
-            {
-                let value = String::from_utf8_lossy(&value).into_owned();
-                self.references.push((value, key, revision));
+            let segments = segments(&key, &range);
+            let [_, errors, ref field @ ..] = *segments else {
+                continue;
+            };
+            if !is(errors, "errors") {
+                continue;
+            }
+            let value = String::from_utf8_lossy(&value);
+            if !take(ERRORS, errors, field, &value) {
+                self.stray.push((key, Fault::Freezes));
+            } else if field.first().is_some_and(|field| is(field, "service")) {
+                self.references.push((value.into_owned(), key, revision));
             }
         }
     }

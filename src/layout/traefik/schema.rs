@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Texts,
     /// Texts by name.
     Map,
+    /// Whole numbers by name.
+    WholeMap,
     Struct(Fields),
     /// A list of structures: an item's name is anything.
     Structs(Fields),
@@ -134,6 +136,17 @@ pub(super) const SERVER: Fields = &[
     ("port", Kind::Text),
 ];
 
+/// An error page: the one middleware that names a service.
+pub(super) const ERRORS: Fields = &[(
+    "errors",
+    Kind::Struct(&[
+        ("status", Kind::Texts),
+        ("statusRewrites", Kind::WholeMap),
+        ("service", Kind::Text),
+        ("query", Kind::Text),
+    ]),
+)];
+
 pub(super) const ROUTER: Fields = &[
     ("entryPoints", Kind::Texts),
     ("middlewares", Kind::Texts),
@@ -182,7 +195,7 @@ impl Kind {
         match (self, path) {
             (Self::Text | Self::Texts | Self::Structs(_) | Self::Switch(_), [])
             | (Self::Texts | Self::Structs(_), [_]) => true,
-            (Self::Whole, []) => value.parse::<i64>().is_ok(),
+            (Self::Whole, []) | (Self::WholeMap, [_]) => value.parse::<i64>().is_ok(),
             (Self::Bool, []) => go::is_bool(value),
             (Self::Duration, []) => value.parse::<i64>().is_ok() || go::is_duration(value),
             (Self::Map, path) => !path.is_empty(),
@@ -191,7 +204,15 @@ impl Kind {
             }
             (Self::Structs(fields), [_, name, rest @ ..]) => take(fields, name, rest, value),
             (Self::Struct(_), [])
-            | (Self::Text | Self::Whole | Self::Bool | Self::Duration | Self::Texts, _) => false,
+            | (
+                Self::Text
+                | Self::Whole
+                | Self::Bool
+                | Self::Duration
+                | Self::Texts
+                | Self::WholeMap,
+                _,
+            ) => false,
         }
     }
 }
