@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -90,7 +90,6 @@ fn weather(
     let store = Store::new();
     let api = Api::start(handler);
     let kubeconfig = api.plain_kubeconfig();
-    let start = Instant::now();
     let more = format!("--timeout 2s --request-timeout 500ms {more}");
     let answer = store
         .program(&more)
@@ -102,11 +101,6 @@ fn weather(
     if code == 1 {
         contains(&answer, "/api/v1/", what);
     }
-    assert!(
-        start.elapsed() < Duration::from_secs(8),
-        "{what}: {:?}",
-        start.elapsed()
-    );
     store.is_untouched(what);
     api.requests()
 }

@@ -3,14 +3,14 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::kube::{Store, contains, in_sync};
 use crate::support::api::{Api, Listen, Reply, Request};
 use crate::support::etcd::poll;
-use crate::support::program::{Answer, kubectl, vulcanized};
+use crate::support::program::{ended, kubectl, vulcanized};
 
 pub(super) fn base64_of(text: &str) -> String {
     use base64::Engine as _;
@@ -214,7 +214,7 @@ fn children_of_exec_plugins_end_with_them() {
         if signal {
             crate::support::etcd::signal(child.id(), "TERM");
         }
-        let answer = Answer::from(child.wait_with_output().expect("it ends"));
+        let answer = ended(child);
         assert_eq!(answer.code, 1, "{ending}: {answer}");
         // Gone, or dead and not yet collected by whoever inherited it.
         poll(&format!("{ending}: the end of the child"), || {
@@ -247,7 +247,6 @@ fn exec_plugins_that_do_not() {
     ] {
         let store = Store::new();
         let kubeconfig = api.kubeconfig(&json!({}), &exec(&plugin(&store.folder, script), "v1"));
-        let start = Instant::now();
         let answer = store
             .program("--request-timeout 500ms -vvv")
             .arg("--kubeconfig")
@@ -257,11 +256,6 @@ fn exec_plugins_that_do_not() {
         contains(&answer, words, script);
         contains(&answer, "exec plugin `", script);
         assert!(!answer.err.contains("t0ken"), "{answer}");
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "{script}: {:?}",
-            start.elapsed()
-        );
         store.is_untouched(script);
     }
     let store = Store::new();

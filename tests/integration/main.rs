@@ -1,4 +1,16 @@
 //! The real program against real stores and a stand-in Kubernetes API server.
+//!
+//! Where a new test goes: what the core decides is tested beside it in `src`. Here,
+//! - a mapping, a rule, a message as a whole run shows it: a folder in `fixtures/scenarios` (`scenarios`);
+//! - what a backend must not lose: `losses`, and an event or a judgement of `model`;
+//! - the API server, what it answers and what it does to connections: `kube`; who we are to it: `kubeconfig`,
+//!   `credentials`; the way there: `tls`, `proxies`;
+//! - etcd: what every store does alike `store`, versions and users `etcd`, members and wires that fail `faults`,
+//!   `weather`; stores of each kind `stores`, `directories`; files `files`;
+//! - the proxies: `traefik*`; vulcand's definitions are tested in `src/layout`;
+//! - the command line: `options`, `looks`, `messages`, `reach`, `stdin`; documents and recipes: `docs`, `recipes`,
+//!   `predecessors`; deployment: `manifest`, `operations`, `image`, `metrics`;
+//! - cost, by instructions: `cost`; decoders with hostile input: `fuzz`.
 
 #![expect(
     unreachable_pub,
@@ -10,6 +22,8 @@ mod cost;
 mod credentials;
 mod directories;
 mod docs;
+mod etcd;
+mod faults;
 mod files;
 mod fuzz;
 mod image;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::etcd::{Etcd, Settings, VERSIONS, Version};
-use crate::support::program::{Answer, Program, vulcanized};
+use crate::support::program::{Answer, Program, ended, vulcanized};
 use crate::support::proxy::{Loss, Proxy};
 
 const BACKENDS: &str = "/vulcand/backends/";
@@ -167,10 +167,8 @@ fn program(endpoints: &str, pods: &str, more: &str) -> Program {
 
 #[track_caller]
 fn ends(program: Program, code: i32) -> Answer {
-    let begin = Instant::now();
     let answer = program.run();
     assert_eq!(answer.code, code, "{answer}");
-    assert!(begin.elapsed() < Duration::from_secs(31), "{answer}");
     answer
 }
 
@@ -236,7 +234,6 @@ fn members_lost(version: Version) {
             for before in [true, false] {
                 let run = || program(&urls, &views[usize::from(new) - 1], "");
                 let lose = |member: &mut Etcd| if stop { member.stop() } else { member.kill() };
-                let begin = Instant::now();
                 let answer = if before {
                     lose(&mut members[lost]);
                     run().run()
@@ -245,7 +242,6 @@ fn members_lost(version: Version) {
                     lose(&mut members[lost]);
                     held.go_on()
                 };
-                assert!(begin.elapsed() < Duration::from_secs(32), "{answer}");
                 let witness = &members[(lost + 1) % 3];
                 let found = V3(witness).all();
                 match answer.code {
@@ -411,7 +407,7 @@ fn two_at_once(store: &dyn Look, url: &str, rounds: usize) {
         (program.start(), api, kubeconfig)
     };
     let wait = |(child, _api, kubeconfig): (Child, Api, std::path::PathBuf)| {
-        let answer = Answer::from(child.wait_with_output().expect("it ends"));
+        let answer = ended(child);
         std::fs::remove_file(kubeconfig).expect("it is there");
         answer
     };
@@ -471,13 +467,13 @@ fn ended_by(name: &str, store: &dyn Look, url: &str, pods: Pods, rounds: usize) 
     let usual = u64::try_from(usual).expect("not that long");
     let (mut old, mut new) = (2, 1);
     let mut random = Random::new();
-    let mut ended = 0;
+    let mut stopped = 0;
     for _ in 0..rounds {
         let child = run(new, "").start();
         let id = child.id();
         let (done, is_done) = mpsc::channel();
         let waiting = thread::spawn(move || {
-            let answer = Answer::from(child.wait_with_output().expect("it ends"));
+            let answer = ended(child);
             let _ = done.send(());
             answer
         });
@@ -495,7 +491,7 @@ fn ended_by(name: &str, store: &dyn Look, url: &str, pods: Pods, rounds: usize) 
         match (answer.code, name) {
             (0, _) => assert!(pods.is(&found, new), "{answer}"),
             (1, "TERM") => {
-                ended += 1;
+                stopped += 1;
                 assert!(answer.err.contains("ended by SIGTERM"), "{answer}");
                 let new = pods.servers(new).into_values().flatten();
                 let old = pods.servers(old).into_values().flatten();
@@ -508,7 +504,7 @@ fn ended_by(name: &str, store: &dyn Look, url: &str, pods: Pods, rounds: usize) 
                 assert_eq!(lines.count(), done, "each change was said: {answer}");
             }
             // The handlers come first, but a process has a moment before them.
-            (-1, _) => ended += 1,
+            (-1, _) => stopped += 1,
             _ => panic!("{answer}"),
         }
         let next = run(new, "").run();
@@ -528,8 +524,8 @@ fn ended_by(name: &str, store: &dyn Look, url: &str, pods: Pods, rounds: usize) 
         (old, new) = (new, old);
     }
     assert!(
-        ended > rounds / 4,
-        "only {ended} of {rounds} runs were caught"
+        stopped > rounds / 4,
+        "only {stopped} of {rounds} runs were caught"
     );
 }
 

@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use super::etcd::test_tools;
 
@@ -73,10 +76,7 @@ impl Program {
 
     /// Runs it to its end.
     pub fn run(self) -> Answer {
-        self.start()
-            .wait_with_output()
-            .expect("the program ends")
-            .into()
+        ended(self.start())
     }
 
     /// Runs it and demands this exit code; the panic shows everything it said.
@@ -89,6 +89,23 @@ impl Program {
         );
         answer
     }
+}
+
+/// Waits until a program ends. One that hangs is killed: its exit code is -1.
+pub fn ended(child: Child) -> Answer {
+    /// Longer than any `--timeout` of a test, on a machine that has other things to do, too.
+    const HANGS: Duration = Duration::from_mins(3);
+    let id = child.id();
+    let (done, is_done) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        if is_done.recv_timeout(HANGS) == Err(RecvTimeoutError::Timeout) {
+            let id = id.to_string();
+            let _ = Command::new("kill").args(["-KILL", &id]).status();
+        }
+    });
+    let output = child.wait_with_output().expect("the program ends");
+    drop(done);
+    output.into()
 }
 
 impl From<Output> for Answer {
