@@ -448,8 +448,8 @@ fn an_emptied_backend_is_an_alarm_until_it_is_mended() {
                 (answer, store) = run(&store, &listed, &options);
                 assert_eq!(answer.code, 3, "{why}: {answer}");
                 let text = answer.out.split_whitespace().collect::<Vec<_>>().join(" ");
-                for said in ["emptied: backend web", why, "1 backend emptied"] {
-                    assert!(text.contains(said), "{said}: {answer}");
+                for part in ["emptied: backend web", why, "1 backend emptied"] {
+                    assert!(text.contains(part), "{part}: {answer}");
                 }
             }
             // Mended.

@@ -33,7 +33,7 @@ fn run(etcd: &Etcd, more: &str) -> Answer {
     vulcanized(&options).input(pods()).run()
 }
 
-/// The commands that are printed, each whole and once: a finding and an error may name the same one.
+/// The commands that are printed, without repetition: a finding and an error may name the same one.
 fn commands(answer: &Answer) -> Vec<String> {
     let all = format!("{}{}", answer.out, answer.err);
     let commands = all.lines().flat_map(|line| {
@@ -261,7 +261,7 @@ fn what_is_printed_repairs_the_tree() {
     }
 }
 
-/// What the proxy has no use for below a backend without a definition is nobody's to remove.
+/// No command removes keys that neither the proxy nor this program reads.
 #[test]
 fn a_backend_of_other_keys_alone_is_found() {
     let etcd = Etcd::start();

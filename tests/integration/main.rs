@@ -42,6 +42,7 @@ mod predecessors;
 mod proxies;
 mod reach;
 mod recipes;
+mod repairs;
 mod scenarios;
 mod stdin;
 mod store;

@@ -128,13 +128,12 @@ fn from_amdatu_vulcanized(v2: bool) {
     let pods = [web(1), web(2), web(3)];
     let before = store.keys();
     // Without the prefix it says where the keys are.
-    let astray = store.run(&pods, "--dry-run");
-    assert_eq!(astray.code, 1, "{astray}");
+    let lost = store.run(&pods, "--dry-run");
+    assert_eq!(lost.code, 1, "{lost}");
     assert!(
-        astray
-            .err
+        lost.err
             .contains("under `/vulcan/`, where Amdatu Vulcanized"),
-        "{astray}"
+        "{lost}"
     );
     let look = store.run(&pods, "--prefix /vulcan --dry-run");
     assert_eq!(look.code, 0, "{look}");

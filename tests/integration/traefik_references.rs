@@ -139,7 +139,7 @@ fn failed_over(version: Version, test: u8) {
     publish(&etcd, &traefik, &sites, "");
     let [answered, spare] = shares(&traefik, [&first, &second], 50);
     assert!(answered >= 50 && spare == 0, "{answered} and {spare}");
-    // Its pod is still there and Ready, and answers nobody.
+    // Its pod stays Ready, but refuses connections.
     first.close();
     poll("the fallback to answer", || {
         (request(&traefik).0 == 200).then_some(())
