@@ -105,7 +105,7 @@ impl Progress {
         }
         let refused = refused
             .iter()
-            .map(|(backend, why)| format!("backend `{backend}` was left as it is: {why}"));
+            .map(|(backend, why)| format!("backend `{backend}` is not fully applied: {why}"));
         Err(self.failed(anyhow!(refused.collect::<Vec<_>>().join("; "))))
     }
 

@@ -125,8 +125,9 @@ fn at_a_server_key_they_cost_only_their_backend() {
     etcd.put_v2(&format!("{key}/below"), Some("x"));
     let answer = run(&etcd, "");
     assert_eq!(answer.code, 1, "{answer}");
-    let wanted =
-        format!("backend `shop` was left as it is: `{key}` is a directory where a key should be");
+    let wanted = format!(
+        "backend `shop` is not fully applied: `{key}` is a directory where a key should be"
+    );
     assert!(
         answer.err.contains(&wanted) && answer.err.contains("applied 2 of 3 changes"),
         "{answer}"
