@@ -469,7 +469,7 @@ fn an_empty_store_is_no_success() {
     // What it says to do is what helps.
     let commands = answer
         .err
-        .split("give `--create-backends`: ")
+        .split("This defines `web`: ")
         .nth(1)
         .expect("commands");
     for command in commands.trim().split(" && ") {
