@@ -7,34 +7,32 @@ use serde_json::{Map, Value, json};
 
 const BACKENDS: &str = "/vulcand/backends";
 
-/// What is to be linear: the goal, and the names of its two sizes, ten times apart.
-pub const CASES: [(&str, &str, &str); 4] = [
+/// What is to be linear: the goal, the thing, and the smaller number of them; the larger one is ten times that.
+pub const CASES: [(&str, &str, usize); 4] = [
     (
-        "CPU of 100,000 foreign entries, to 10,000",
-        "10000 foreign entries",
-        "100000 foreign entries",
+        "instructions of 100,000 foreign entries, to 10,000",
+        "foreign entries",
+        10_000,
     ),
     (
-        "CPU of 20,000 undefined backends, to 2,000",
-        "2000 undefined backends",
-        "20000 undefined backends",
+        "instructions of 20,000 undefined backends, to 2,000",
+        "undefined backends",
+        2_000,
     ),
     (
-        "CPU of 20,000 held changes, to 2,000",
-        "2000 held changes",
-        "20000 held changes",
+        "instructions of 20,000 held changes, to 2,000",
+        "held changes",
+        2_000,
     ),
     (
-        "CPU of 10,000 findings, to 1,000",
-        "1000 findings",
-        "10000 findings",
+        "instructions of 10,000 findings, to 1,000",
+        "findings",
+        1_000,
     ),
 ];
 
-/// Writes the files `store` and `pods` of a case into a folder of its own.
-pub fn write(name: &str, folder: &Path) {
-    let (number, thing) = name.split_once(' ').expect("a number and a thing");
-    let number = number.parse::<usize>().expect("a number");
+/// Writes the files `store` and `pods` with so many of a thing.
+pub fn write(thing: &str, number: usize, folder: &Path) {
     let mut store = Map::new();
     let mut put = |key: String, value: Value| {
         store.insert(format!("{BACKENDS}/{key}"), value.to_string().into());
@@ -63,7 +61,6 @@ pub fn write(name: &str, folder: &Path) {
         "metadata": {"resourceVersion": "7"},
         "items": pods,
     });
-    fs::create_dir_all(folder).expect("a folder");
     fs::write(folder.join("store"), Value::Object(store).to_string()).expect("it is written");
     fs::write(folder.join("pods"), list.to_string()).expect("it is written");
 }

@@ -96,9 +96,6 @@ impl ServerUrl {
     /// # Errors
     /// What is wrong with it.
     pub fn read(text: &str) -> Result<Self, UrlFault> {
-        if let Some(url) = Self::parse_plain(text) {
-            return Ok(url);
-        }
         let (scheme, rest) = go_scheme(text)?;
         if text.bytes().any(|c| c < b' ' || c == 0x7f) {
             return Err(UrlFault::Unreadable);
@@ -175,24 +172,6 @@ impl ServerUrl {
                 .ok_or(UrlFault::Unreachable)?,
         };
         Ok(Self { scheme, host, port })
-    }
-
-    /// Reads what [`ServerUrl`] prints of an IPv4 address, without the whole grammar of URLs: nearly all
-    /// that a store holds.
-    fn parse_plain(text: &str) -> Option<Self> {
-        let (scheme, authority) = match text.strip_prefix("http://") {
-            Some(authority) => (Scheme::Http, authority),
-            None => (Scheme::Https, text.strip_prefix("https://")?),
-        };
-        let (host, port) = authority.split_once(':')?;
-        let ip = host.parse::<Ipv4Addr>().ok()?;
-        let digits = port.bytes().all(|c| c.is_ascii_digit());
-        let port = port.parse().ok().filter(|port| digits && *port > 0)?;
-        Some(Self {
-            scheme,
-            host: Host::Ip(ip.into()),
-            port,
-        })
     }
 
     /// Its address, if its host is one.

@@ -288,34 +288,16 @@ fn metadata<'m>(message: &'m [u8], pod: &mut Pod<'m>) -> Result<(), NotWhole> {
 /// One entry of a map of texts.
 fn entry<'m>(message: &'m [u8], texts: &mut Texts<'m>) -> Result<(), NotWhole> {
     let (mut key, mut text) = ("", "");
-    if let Some(short) = short_entry(message) {
-        (key, text) = short;
-    } else {
-        let mut fields = Fields(message);
-        while let Some((tag, value)) = fields.next()? {
-            match tag {
-                1 => key = value.text()?,
-                2 => text = value.text()?,
-                _ => {}
-            }
+    let mut fields = Fields(message);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            1 => key = value.text()?,
+            2 => text = value.text()?,
+            _ => {}
         }
     }
     texts.insert(Cow::Borrowed(key), Cow::Borrowed(text));
     Ok(())
-}
-
-/// An entry whose texts are shorter than 128 bytes, as nearly all are: it is checked to be UTF-8 at once.
-fn short_entry(message: &[u8]) -> Option<(&str, &str)> {
-    let whole = std::str::from_utf8(message).ok()?;
-    let [0x0a, length, ..] = *message else {
-        return None;
-    };
-    let (key, rest) = whole.get(2..)?.split_at_checked(usize::from(length))?;
-    let [0x12, length, ..] = *rest.as_bytes() else {
-        return None;
-    };
-    let text = rest.get(2..)?;
-    (text.len() == usize::from(length)).then_some((key, text))
 }
 
 type Ports<'m> = Vec<crate::model::ContainerPort<'m>>;
