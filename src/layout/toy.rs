@@ -131,7 +131,7 @@ mod tests {
             labels: [("app", "web")].into_iter().collect(),
             phase: Phase::Running,
             ready: true,
-            ips: vec![[10, 0, 0, *n].into()].into(),
+            ips: vec![[10, 0, 0, *n].into()],
             ..Pod::default()
         });
         let lists = Lists {

@@ -5,8 +5,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use smallvec::SmallVec;
-
 /// A pod, reduced to what decides whether and how it is published. Its texts may be borrowed from the
 /// page it came in: most pods are looked at once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,7 +30,7 @@ pub struct Pod<'p> {
     /// Whether the pod uses its node's network, and so its node's address.
     pub host_network: bool,
     /// `status.podIPs` (else `status.podIP` alone), the primary one first.
-    pub ips: SmallVec<[IpAddr; 1]>,
+    pub ips: Vec<IpAddr>,
     /// Whether one of those was written in a form that cannot be read (leading zeros, a zone).
     pub unreadable_ip: bool,
     /// Declared container ports: those of the main containers, in order, then those of the sidecars

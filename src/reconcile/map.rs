@@ -5,8 +5,6 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use smallvec::{SmallVec, smallvec};
-
 use crate::layout::Layout;
 use crate::model::{
     BackendId, ContainerPort, InvalidId, Phase, Pod, PodName, Scheme, ServerId, ServerUrl,
@@ -97,7 +95,7 @@ pub struct SeenPod {
     /// Its full name.
     pub name: PodName,
     /// All its addresses.
-    pub ips: SmallVec<[IpAddr; 1]>,
+    pub ips: Vec<IpAddr>,
     /// Whether one of its addresses cannot be read.
     pub unreadable_ip: bool,
     /// For a pod on its node's network, whose addresses are its node's: the TCP ports it declares.
@@ -105,7 +103,7 @@ pub struct SeenPod {
     /// Whether it may get traffic.
     pub state: State,
     /// The servers it wants to be.
-    pub wants: SmallVec<[Want; 1]>,
+    pub wants: Vec<Want>,
     /// The TCP ports it declares beside those of its servers, if it has any server.
     pub declares: Box<[u16]>,
     /// Why it is left out, or one of the backends it names.
@@ -311,7 +309,7 @@ fn short(text: &str) -> Cow<'_, str> {
 }
 
 /// Backends' names, each with the port beside it.
-type Names<'p> = SmallVec<[(&'p str, Option<PortRef>); 1]>;
+type Names<'p> = Vec<(&'p str, Option<PortRef>)>;
 
 /// Where the name of a backend came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -353,7 +351,7 @@ pub(crate) struct Trace {
 /// A pod's annotations that are for us: what is behind the prefix, and the text.
 struct Own<'p> {
     prefix: &'p str,
-    texts: SmallVec<[(&'p str, &'p str); 4]>,
+    texts: Vec<(&'p str, &'p str)>,
 }
 
 impl<'p> Own<'p> {
@@ -379,7 +377,7 @@ impl Mapping {
     #[must_use]
     pub fn map(&self, pod: Pod) -> SeenPod {
         let state = State::of(&pod);
-        let mut wants = SmallVec::<[Want; 1]>::new();
+        let mut wants = Vec::<Want>::new();
         let mut skipped = Vec::new();
         match state {
             State::NotReady => skipped.push(SkipReason::NotReady.into()),
@@ -436,7 +434,7 @@ impl Mapping {
         Ok(traces.collect())
     }
 
-    fn wants(&self, pod: &Pod, wants: &mut SmallVec<[Want; 1]>, skipped: &mut Vec<Skipped>) {
+    fn wants(&self, pod: &Pod, wants: &mut Vec<Want>, skipped: &mut Vec<Skipped>) {
         let own = Own::new(&self.annotation_prefix, pod);
         match own.get("ignore").map(|(key, value)| (key, ignores(value))) {
             None | Some((_, Ok(false))) => {}
@@ -477,7 +475,7 @@ impl Mapping {
             let mut labels = self.backend_labels.iter();
             let label = labels.find_map(|key| Some((key, pod.labels.get(key)?)));
             return match label {
-                Some((key, name)) => Ok((NameFrom::Label(key.clone()), smallvec![(name, None)])),
+                Some((key, name)) => Ok((NameFrom::Label(key.clone()), vec![(name, None)])),
                 None => Err(SkipReason::NoBackend),
             };
         };
@@ -692,7 +690,7 @@ mod tests {
             annotations: annotations.collect(),
             phase: Phase::Running,
             ready: true,
-            ips: smallvec![
+            ips: vec![
                 "10.0.0.1".parse().expect("an address"),
                 "fd00::1".parse().expect("one"),
             ],

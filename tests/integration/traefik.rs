@@ -315,7 +315,7 @@ fn hostile_pod() -> impl Strategy<Value = model::Pod<'static>> {
         annotations: [a, b, c].into_iter().flatten().collect(),
         phase: model::Phase::Running,
         ready: true,
-        ips: vec![IpAddr::from([10, ip[0], ip[1], ip[2]])].into(),
+        ips: vec![IpAddr::from([10, ip[0], ip[1], ip[2]])],
         ports: vec![model::ContainerPort {
             name: Some("http".into()),
             number: 8080,

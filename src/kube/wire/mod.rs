@@ -13,7 +13,6 @@ use std::net::IpAddr;
 use anyhow::{anyhow, bail};
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use smallvec::SmallVec;
 
 use crate::model::{self, Texts};
 use crate::text::{escaped, shortened};
@@ -78,7 +77,7 @@ struct ObjectMeta<'j> {
 }
 
 /// Adds an address. `false` if there is one that cannot be read.
-fn add_ip(ips: &mut SmallVec<[IpAddr; 1]>, text: &str) -> bool {
+fn add_ip(ips: &mut Vec<IpAddr>, text: &str) -> bool {
     match text.parse() {
         Ok(ip) => ips.push(ip),
         Err(_) => return text.is_empty(),
@@ -104,7 +103,7 @@ struct PodSpec<'j> {
 #[serde(default, rename_all = "camelCase")]
 struct Container<'j> {
     #[serde(borrow, deserialize_with = "or_default")]
-    ports: SmallVec<[ContainerPort<'j>; 2]>,
+    ports: Vec<ContainerPort<'j>>,
     #[serde(borrow)]
     restart_policy: Cow<'j, str>,
 }
@@ -126,11 +125,11 @@ struct PodStatus<'j> {
     #[serde(borrow)]
     phase: Cow<'j, str>,
     #[serde(borrow, deserialize_with = "or_default")]
-    conditions: SmallVec<[Condition<'j>; 6]>,
+    conditions: Vec<Condition<'j>>,
     #[serde(borrow, rename = "podIP")]
     pod_ip: Cow<'j, str>,
     #[serde(borrow, rename = "podIPs", deserialize_with = "or_default")]
-    pod_ips: SmallVec<[PodIp<'j>; 2]>,
+    pod_ips: Vec<PodIp<'j>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -402,7 +401,7 @@ impl<'j> Pod<'j> {
                 port(own.name, i64::from(own.number), &own.protocol, sidecar)
             })
         });
-        let mut ips = SmallVec::<[IpAddr; 1]>::new();
+        let mut ips = Vec::<IpAddr>::new();
         let mut unreadable_ip = false;
         for ip in &pod_ips {
             unreadable_ip |= !add_ip(&mut ips, &ip.ip);

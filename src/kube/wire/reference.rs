@@ -169,7 +169,7 @@ fn pod(pod: Pod) -> model::Pod<'static> {
         ready: status.conditions.iter().any(ready),
         terminating: meta.deletion_timestamp.is_some(),
         host_network: spec.host_network,
-        ips: ips.into(),
+        ips,
         unreadable_ip,
         ports: ports.collect(),
     }

@@ -34,7 +34,7 @@ fn what_a_backend_may_lose() {
     let elsewhere = |n: u8| at(pod("web", n), &format!("10.0.1.{n}"));
     let unreadable = |n| Pod {
         unreadable_ip: true,
-        ips: smallvec::SmallVec::new(),
+        ips: Vec::new(),
         ..pod("web", n)
     };
     let on_port = |n, number| {
@@ -77,7 +77,7 @@ fn what_a_backend_may_lose() {
         (
             "no address",
             one().pods([Pod {
-                ips: smallvec::SmallVec::new(),
+                ips: Vec::new(),
                 ..pod("web", 1)
             }]),
             [0, 0, 1, 0, 0],

@@ -116,7 +116,7 @@ fn pod(app: &str, n: u8) -> Pod {
         labels: [("app", app.to_owned())].into_iter().collect(),
         phase: Phase::Running,
         ready: true,
-        ips: smallvec::smallvec![format!("10.0.0.{n}").parse().expect("an address")],
+        ips: vec![format!("10.0.0.{n}").parse().expect("an address")],
         ports: vec![ContainerPort {
             name: None,
             number: 8080,
@@ -140,7 +140,7 @@ fn relabelled(mut pod: Pod) -> Pod {
 }
 
 fn at(mut pod: Pod, ip: &str) -> Pod {
-    pod.ips = smallvec::smallvec![ip.parse().expect("an address")];
+    pod.ips = vec![ip.parse().expect("an address")];
     pod
 }
 

@@ -291,14 +291,14 @@ fn usual_pods<'p>() -> Vec<Pod<'p>> {
         labels: [("app", "web")].into_iter().collect(),
         phase: Phase::Running,
         ready: true,
-        ips: vec![ip("10.0.0.1"), ip("fd00::1")].into(),
+        ips: vec![ip("10.0.0.1"), ip("fd00::1")],
         ports: vec![port("http", 80), port("admin", 9090)],
         ..Pod::default()
     };
     let mut pods = vec![ready; 5];
     for (index, pod) in pods.iter_mut().enumerate().skip(1) {
         pod.name = format!("web-{}", index + 1).into();
-        pod.ips = vec![ip(&format!("10.0.0.{}", index + 1))].into();
+        pod.ips = vec![ip(&format!("10.0.0.{}", index + 1))];
     }
     pods[1].ready = false;
     pods[2].terminating = true;
