@@ -5,6 +5,7 @@ FROM rust:1.95.0-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends protobuf-compiler
 WORKDIR /src
 COPY Cargo.toml Cargo.lock build.rs ./
+COPY .cargo .cargo
 COPY src src
 # The manifest names them; nothing of them is built.
 COPY benches benches

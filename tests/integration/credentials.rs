@@ -203,6 +203,106 @@ fn of_a_pod() {
     }
 }
 
+/// Without a token this is no pod with a service account, whatever the environment says: the kubeconfig counts, as
+/// in `tools/clientcmd/client_config.go`, `inClusterClientConfig.Possible`.
+#[test]
+fn of_a_pod_without_a_token() {
+    let in_cluster = server("https");
+    let elsewhere = Api::start(respond);
+    let port = in_cluster
+        .url()
+        .rsplit_once(':')
+        .expect("a port")
+        .1
+        .to_owned();
+    for (case, token, kubeconfig, home, wanted) in [
+        (
+            "token, nothing else",
+            Some("t"),
+            false,
+            false,
+            Some("in the cluster"),
+        ),
+        (
+            "token and ~/.kube/config",
+            Some("t"),
+            false,
+            true,
+            Some("in the cluster"),
+        ),
+        (
+            "token and KUBECONFIG",
+            Some("t"),
+            true,
+            false,
+            Some("elsewhere"),
+        ),
+        ("no token, KUBECONFIG", None, true, false, Some("elsewhere")),
+        (
+            "no token, ~/.kube/config",
+            None,
+            false,
+            true,
+            Some("elsewhere"),
+        ),
+        (
+            "a folder as token, ~/.kube/config",
+            Some("/"),
+            false,
+            true,
+            Some("elsewhere"),
+        ),
+        ("an empty token", Some(""), false, false, None),
+        ("no token, nothing else", None, false, false, None),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("ca.crt"), in_cluster.ca()).expect("it is written");
+        match token {
+            Some("/") => fs::create_dir(path("token")).expect("it is made"),
+            Some(token) => fs::write(path("token"), token).expect("it is written"),
+            None => {}
+        }
+        let config = elsewhere.plain_kubeconfig();
+        if home {
+            fs::create_dir(path(".kube")).expect("it is made");
+            fs::copy(config.path(), path(".kube/config")).expect("it is copied");
+        }
+        let options = Options {
+            service: Some(("127.0.0.1".to_owned(), port.clone())),
+            service_account: folder.path().to_owned(),
+            kubeconfig: if kubeconfig {
+                vec![config.path().to_owned()]
+            } else {
+                vec![]
+            },
+            home: Some(folder.path().to_owned()),
+            ..Options::default()
+        };
+        let before = (in_cluster.requests().len(), elsewhere.requests().len());
+        let deadline = Deadline::start(Duration::from_mins(1), Duration::from_secs(20));
+        let selection = Selection {
+            namespace: Some("shop"),
+            labels: None,
+            fields: None,
+        };
+        let listed = kube::Api::open(&options, deadline).is_ok_and(|mut client| {
+            client
+                .list(&selection, &mut |pod| pod.name.into_owned())
+                .is_ok()
+        });
+        let asked = match (
+            in_cluster.requests().len() - before.0,
+            elsewhere.requests().len() - before.1,
+        ) {
+            (0, 0) => None,
+            (_, 0) => Some("in the cluster"),
+            _ => Some("elsewhere"),
+        };
+        assert_eq!((listed, asked), (wanted.is_some(), wanted), "{case}");
+    }
+}
+
 /// Kubeconfigs that people have, as text: `SERVER`, `PLAIN`, `CA` and `DIR` stand for the servers over TLS and
 /// plain HTTP (without their schemes), the CA in base64, and a folder with `token` (which holds `f`), `ca` and
 /// `plugin` in it.

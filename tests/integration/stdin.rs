@@ -107,3 +107,142 @@ fn pods_from_stdin_are_kept_for_planning_anew() {
     }
     assert!(planned_anew > 0, "no answer to a write was lost");
 }
+
+/// What kubectl and people make of a pod list, encoded as their shells do it: taken, or refused by name with the
+/// way out, and nothing written.
+#[test]
+fn pod_lists_of_all_kinds() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, file) = (folder.path().join("store.json"), folder.path().join("pods"));
+    let before = json!({ "/vulcand/backends/web/backend": r#"{"Type":"http"}"# }).to_string();
+    let utf_16 = |text: &str, bytes: fn(u16) -> [u8; 2]| {
+        let text = format!("\u{feff}{text}");
+        text.encode_utf16().flat_map(bytes).collect::<Vec<_>>()
+    };
+    let list = pods(2);
+    let parsed = serde_json::from_str::<serde_json::Value>(&list).expect("JSON");
+    let items = &parsed["items"];
+    let typed = json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "7" }, "items": items });
+    let page = json!({ "kind": "PodList", "metadata": { "resourceVersion": "7", "continue": "x" }, "items": items });
+    let mixed = json!({ "kind": "List", "items": [items[0], { "kind": "Service", "metadata": { "name": "a" } }] });
+    for (case, input, words) in [
+        ("a List", list.clone().into_bytes(), None),
+        ("a PodList", typed.to_string().into_bytes(), None),
+        (
+            "indented",
+            serde_json::to_vec_pretty(&parsed).expect("JSON"),
+            None,
+        ),
+        ("one Pod", items[0].to_string().into_bytes(), None),
+        (
+            "UTF-8 with a mark",
+            format!("\u{feff}{list}").into_bytes(),
+            None,
+        ),
+        (
+            "UTF-16, little end first",
+            utf_16(&list, u16::to_le_bytes),
+            None,
+        ),
+        (
+            "UTF-16, big end first",
+            utf_16(&list, u16::to_be_bytes),
+            None,
+        ),
+        (
+            "blank lines around",
+            format!("\r\n\r\n{list}\r\n\r\n").into_bytes(),
+            None,
+        ),
+        ("nothing", Vec::new(), Some("it is empty")),
+        (
+            "a mark and nothing else",
+            "\u{feff}".into(),
+            Some("it is empty"),
+        ),
+        (
+            "an array",
+            items.to_string().into_bytes(),
+            Some("it is an array, not a `List`"),
+        ),
+        (
+            "an array of one, after blanks",
+            format!(" \n[{}]", items[0]).into_bytes(),
+            Some("it is an array"),
+        ),
+        (
+            "YAML",
+            b"apiVersion: v1\nitems: []\nkind: List\n".to_vec(),
+            Some("it is not JSON: use `-o json`"),
+        ),
+        (
+            "YAML with a mark",
+            b"---\napiVersion: v1\nkind: Pod\n".to_vec(),
+            Some("it is not JSON: use `-o json`"),
+        ),
+        (
+            "a table",
+            b"NAME   READY   STATUS\nweb-1  1/1     Running\n".to_vec(),
+            Some("it is not JSON"),
+        ),
+        (
+            "names",
+            b"pod/web-1\npod/web-2\n".to_vec(),
+            Some("it is not JSON"),
+        ),
+        (
+            "a page",
+            page.to_string().into_bytes(),
+            Some("`continue` says that there are more pods"),
+        ),
+        (
+            "two lists",
+            format!("{list}\n{list}").into_bytes(),
+            Some("trailing characters"),
+        ),
+        (
+            "a list and a word",
+            format!("{list} end").into_bytes(),
+            Some("trailing characters"),
+        ),
+        (
+            "a cut list",
+            list.as_bytes()[..list.len() / 2].to_vec(),
+            Some("EOF"),
+        ),
+        (
+            "another kind",
+            b"{\"kind\":\"Deployment\"}".to_vec(),
+            Some("it is a `Deployment`"),
+        ),
+        (
+            "a Service among them",
+            mixed.to_string().into_bytes(),
+            Some("its list has a `Service` in it"),
+        ),
+        (
+            "Latin-1",
+            b"{\"kind\":\"List\",\"items\":[],\"x\":\"\xe9\"}".to_vec(),
+            Some("neither UTF-8 nor UTF-16"),
+        ),
+    ] {
+        std::fs::write(&file, &input).expect("it is written");
+        for from in ["-", file.to_str().expect("UTF-8")] {
+            std::fs::write(&store, &before).expect("it is written");
+            let program =
+                vulcanized(&format!("--owner prod --pods {from} --store-file")).arg(&store);
+            let answer = program.input(input.clone()).run();
+            let after = std::fs::read_to_string(&store).expect("the store");
+            match words {
+                None => {
+                    assert_eq!(answer.code, 0, "{case}: {answer}");
+                    assert!(after.contains("servers/10.0.0.1"), "{case}: {answer}");
+                }
+                Some(words) => {
+                    assert_eq!((answer.code, &after), (1, &before), "{case}: {answer}");
+                    assert!(answer.err.contains(words), "{case}: {answer}");
+                }
+            }
+        }
+    }
+}
