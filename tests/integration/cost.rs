@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
+use crate::support::api::{Api, Request, list};
+
 /// The smaller size. A thing costs some 75,000 instructions: with ten times as many, twenty for each pair of them are
 /// seen.
 const SIZE: usize = 250;
@@ -113,30 +115,37 @@ impl Case {
     fn run(&self) -> (f64, String) {
         let folder = tempfile::tempdir().expect("a folder");
         let [store, pods] = self.write(folder.path());
-        let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/static/vulcanized");
-        assert!(binary.exists(), "no static binary: run `tests/static`");
-        let mut command = Command::new("valgrind");
-        command
-            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-            .arg(binary)
-            .args(["--owner", "prod", "--timeout", "10m"])
-            .args(["--store-file", &store, "--pods", &pods])
-            .args(self.options.split_whitespace())
-            .stdin(Stdio::null());
-        let output = command.output().expect("valgrind: run `tests/setup`");
-        let err = String::from_utf8_lossy(&output.stderr);
-        let code = output.status.code();
-        assert!(
-            code.is_some_and(|code| self.codes.contains(&code)),
-            "{code:?}: {err}"
-        );
-        let count = err.lines().find_map(|line| {
-            let (_, count) = line.split_once("Collected : ")?;
-            count.trim().parse::<f64>().ok()
-        });
-        let out = String::from_utf8(output.stdout).expect("UTF-8");
-        (count.expect("a count"), out)
+        let arguments = ["--store-file", &store, "--pods", &pods];
+        let options = self.options.split_whitespace();
+        count(arguments.into_iter().chain(options), self.codes)
     }
+}
+
+/// How many instructions the program takes with these arguments, and what it prints.
+#[track_caller]
+fn count<'a>(arguments: impl Iterator<Item = &'a str>, codes: &[i32]) -> (f64, String) {
+    let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/static/vulcanized");
+    assert!(binary.exists(), "no static binary: run `tests/static`");
+    let mut command = Command::new("valgrind");
+    command
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(binary)
+        .args(["--owner", "prod", "--timeout", "10m"])
+        .args(arguments)
+        .stdin(Stdio::null());
+    let output = command.output().expect("valgrind: run `tests/setup`");
+    let err = String::from_utf8_lossy(&output.stderr);
+    let code = output.status.code();
+    assert!(
+        code.is_some_and(|code| codes.contains(&code)),
+        "{code:?}: {err}"
+    );
+    let count = err.lines().find_map(|line| {
+        let (_, count) = line.split_once("Collected : ")?;
+        count.trim().parse::<f64>().ok()
+    });
+    let out = String::from_utf8(output.stdout).expect("UTF-8");
+    (count.expect("a count"), out)
 }
 
 /// Runs a case at a size and at ten times that size, and returns what the larger one prints. What a run costs that
@@ -421,4 +430,37 @@ fn changes_that_are_applied() {
         }
         case
     });
+}
+
+/// A handshake is some 5 million instructions. A provider of cryptography that makes entropy of its own first takes a
+/// hundred times as many.
+#[test]
+fn tls_to_the_api_server() {
+    let pods = [pod(1, "10.0.0.1", "web")];
+    let respond = move |request: &Request, _| list(&pods, request, 500);
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = folder.path().join("store.json");
+    fs::write(
+        &store,
+        r#"{"/vulcand/backends/web/backend":"{\"Type\":\"http\"}"}"#,
+    )
+    .expect("it is written");
+    let run = |api: &Api| {
+        let kubeconfig = api.plain_kubeconfig();
+        let path = kubeconfig.path().to_str().expect("UTF-8");
+        let store = store.to_str().expect("UTF-8");
+        let arguments = [
+            "--kubeconfig",
+            path,
+            "-n",
+            "shop",
+            "--store-file",
+            store,
+            "--dry-run",
+        ];
+        count(arguments.into_iter(), &[0]).0
+    };
+    let plain = run(&Api::start(respond.clone()));
+    let secure = run(&Api::tls(respond));
+    assert!(secure - plain < 50e6, "{plain} and {secure} instructions");
 }

@@ -111,6 +111,7 @@ fn pods_from_stdin_are_kept_for_planning_anew() {
 /// What kubectl and people make of a pod list, encoded as their shells do it: taken, or refused by name with the
 /// way out, and nothing written.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn pod_lists_of_all_kinds() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (store, file) = (folder.path().join("store.json"), folder.path().join("pods"));
