@@ -336,6 +336,30 @@ struct Fields<'v> {
     suspect: bool,
 }
 
+impl<'v> Fields<'v> {
+    /// Reads what [`write()`] writes, as long as nothing in it is escaped: nearly all that there is to read.
+    fn plain(value: &'v [u8]) -> Option<Self> {
+        let value = std::str::from_utf8(value).ok()?;
+        // Counted, because a loop without a way out is done many bytes at a time.
+        let special = |c: &u8| *c < b' ' || *c == b'\\';
+        if value.bytes().filter(special).count() > 0 {
+            return None;
+        }
+        let (url, rest) = value.strip_prefix(r#"{"URL":""#)?.split_once('"')?;
+        let (owner, rest) = rest.strip_prefix(r#","Owner":""#)?.split_once('"')?;
+        let (scope, rest) = rest.strip_prefix(r#","Scope":""#)?.split_once('"')?;
+        let (pod, rest) = rest.strip_prefix(r#","Pod":""#)?.split_once('"')?;
+        let text = |text| Some(Cow::Borrowed(text));
+        (rest == "}").then_some(Self {
+            url: text(url),
+            owner: text(owner),
+            scope: text(scope),
+            pod: text(pod),
+            suspect: false,
+        })
+    }
+}
+
 /// A string, borrowed where it has no escapes.
 #[derive(Deserialize)]
 struct Borrowed<'v>(#[serde(borrow)] Cow<'v, str>);
@@ -412,13 +436,14 @@ impl Values {
         }
         // Go, too, reads what is not UTF-8 as U+FFFD.
         let text = String::from_utf8_lossy(value);
+        let fields = Fields::plain(value).map_or_else(|| serde_json::from_str(&text), Ok);
         let Ok(Fields {
             url,
             owner,
             scope,
             pod,
             suspect,
-        }) = serde_json::from_str(&text)
+        }) = fields
         else {
             return fault(Fault::Malformed);
         };
@@ -493,6 +518,7 @@ fn write(url: &ServerUrl, mark: &Mark) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
 
     use super::*;
     use crate::layout::entry;
@@ -574,6 +600,28 @@ mod tests {
             (read.url, read.mark, read.fault),
             (Some(url), Some(mark), None)
         );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_read_the_short_way_is_read_so_the_long_way(
+            texts in prop::array::uniform4(r#"[a-z0-9/:. \"\\,{}é\n]{0,6}"#),
+            (at, byte) in (any::<prop::sample::Index>(), any::<u8>()),
+            changed: bool,
+        ) {
+            let [url, owner, scope, pod] = &texts;
+            let value = format!(r#"{{"URL":"{url}","Owner":"{owner}","Scope":"{scope}","Pod":"{pod}"}}"#);
+            let mut value = value.into_bytes();
+            if changed {
+                let at = at.index(value.len());
+                value[at] = byte;
+            }
+            if let Some(fields) = Fields::plain(&value) {
+                prop_assert_eq!(Some(fields), serde_json::from_slice(&value).ok());
+            }
+        }
     }
 
     #[test]
