@@ -1,5 +1,7 @@
 //! The commands that only look: what is in the store, and what becomes of one pod.
 
+use std::collections::BTreeMap;
+
 use anyhow::{anyhow, bail};
 
 use crate::config::{Config, Look};
@@ -53,14 +55,17 @@ fn explain_pod(config: &Config, wanted: &str, reporter: &mut Reporter) -> anyhow
     let rules = config.rules(pods.cluster());
     let (namespace, name) =
         PodName::split(wanted).map_or((None, wanted), |(namespace, name)| (Some(namespace), name));
-    let mut found = Vec::new();
+    // By name: a list that starts over shows its pods twice.
+    let mut found = BTreeMap::new();
     let mut look = |pod: &Pod<'_>| {
         if *pod.name == *name && namespace.is_none_or(|wanted| *pod.namespace == *wanted) {
-            found.push(pod.clone().into_owned());
+            let key = (pod.namespace.to_string(), pod.name.to_string());
+            found.insert(key, pod.clone().into_owned());
         }
     };
     let observed = observe(store.as_mut(), &*config.layout)?;
     let (lists, plan) = list_and_decide(&observed, &mut pods, &rules, config, &mut look)?;
+    let found = found.into_values().collect::<Vec<_>>();
     let pod = match found.as_slice() {
         [pod] => pod,
         [] => bail!(

@@ -385,6 +385,22 @@ fn an_expired_list_starts_over() {
 }
 
 #[test]
+fn explain_finds_a_pod_of_a_list_that_starts_over_once() {
+    let pods = (1..=2).map(web).collect::<Vec<_>>();
+    let api = Api::start(move |request, number| match number {
+        1 => Reply::recorded("errors/410-gone-continue"),
+        _ => list(&pods, request, 1),
+    });
+    let answer = Store::new()
+        .program("explain web-1")
+        .arg("--kubeconfig")
+        .arg(api.plain_kubeconfig().path())
+        .exits(0);
+    assert_eq!(api.requests().len(), 4);
+    assert!(answer.out.contains("published after a run"), "{answer}");
+}
+
+#[test]
 fn nobody_listens() {
     let store = Store::new();
     let api = Api::start(|request, _| in_sync(request));
