@@ -5,44 +5,10 @@ use std::io::{self, Write};
 
 use similar::TextDiff;
 
-use super::{Note, Style, escaped, notes, shown, why};
+use super::style::{BOLD, CYAN, GREEN, RED, Style, YELLOW};
+use super::{Note, escaped, notes, shown, why};
 use crate::reconcile::map::SkipReason;
 use crate::reconcile::plan::{self, Action, Change, Counts, Frozen, Plan};
-
-/// A colour.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Ink {
-    Red,
-    Green,
-    Cyan,
-    Yellow,
-    Bold,
-}
-
-impl Style<'_> {
-    pub(super) fn paint(self, ink: Ink, text: &str) -> String {
-        if !self.color {
-            return text.to_owned();
-        }
-        let code = match ink {
-            Ink::Red => 31,
-            Ink::Green => 32,
-            Ink::Yellow => 33,
-            Ink::Cyan => 36,
-            Ink::Bold => 1,
-        };
-        format!("\u{1b}[{code}m{text}\u{1b}[0m")
-    }
-
-    /// Breaks a line of ours at the width, between words.
-    pub(super) fn wrapped(self, text: &str) -> String {
-        let options = textwrap::Options::new(self.width)
-            .break_words(false)
-            .word_splitter(textwrap::WordSplitter::NoHyphenation)
-            .subsequent_indent("  ");
-        textwrap::fill(text, options)
-    }
-}
 
 /// Prints one patch per key, in the order in which they would be applied, then what is not done and
 /// why, then the counts.
@@ -91,9 +57,9 @@ pub(crate) fn tail<'c>(
 ) -> io::Result<()> {
     for entry in notes(plan, applied, style.etcdctl) {
         let ink = if matches!(entry.kind, "finding" | "not defined" | "kept") {
-            Ink::Yellow
+            YELLOW
         } else {
-            Ink::Red
+            RED
         };
         note(out, &entry, &style.paint(ink, entry.kind), style)?;
     }
@@ -126,9 +92,9 @@ fn note(out: &mut dyn Write, note: &Note, kind: &str, style: Style) -> io::Resul
 /// Prints what is done and why, then a patch for each key.
 fn patches(out: &mut dyn Write, change: &Change, style: Style) -> io::Result<()> {
     let (word, ink) = match change.action {
-        Action::Create { .. } => ("create", Ink::Green),
-        Action::Update { .. } => ("update", Ink::Yellow),
-        Action::Delete { .. } => ("delete", Ink::Red),
+        Action::Create { .. } => ("create", GREEN),
+        Action::Update { .. } => ("update", YELLOW),
+        Action::Delete { .. } => ("delete", RED),
     };
     writeln!(out, "{}: {}", style.paint(ink, word), escaped(&why(change)))?;
     for write in change.writes() {
@@ -159,10 +125,10 @@ fn patch(out: &mut dyn Write, write: plan::Write, style: Style) -> io::Result<()
         .to_string();
     for line in diff.lines() {
         let ink = match line.as_bytes() {
-            [b'-', b'-', b'-', ..] | [b'+', b'+', b'+', ..] => Some(Ink::Bold),
-            [b'@', ..] => Some(Ink::Cyan),
-            [b'-', ..] => Some(Ink::Red),
-            [b'+', ..] => Some(Ink::Green),
+            [b'-', b'-', b'-', ..] | [b'+', b'+', b'+', ..] => Some(BOLD),
+            [b'@', ..] => Some(CYAN),
+            [b'-', ..] => Some(RED),
+            [b'+', ..] => Some(GREEN),
             _ => None,
         };
         match ink {
@@ -179,9 +145,9 @@ fn patch(out: &mut dyn Write, write: plan::Write, style: Style) -> io::Result<()
 /// Those of `out`.
 pub fn applied(out: &mut dyn Write, change: &Change, style: Style) -> io::Result<()> {
     let (sign, ink) = match change.action {
-        Action::Create { .. } => ("+", Ink::Green),
-        Action::Update { .. } => ("~", Ink::Yellow),
-        Action::Delete { .. } => ("-", Ink::Red),
+        Action::Create { .. } => ("+", GREEN),
+        Action::Update { .. } => ("~", YELLOW),
+        Action::Delete { .. } => ("-", RED),
     };
     let server = change.server.as_deref().unwrap_or("backend");
     let name = format!("{}/{server}", change.backend);
@@ -241,7 +207,10 @@ pub(crate) fn summary<'c>(
         plan.over_budget.as_ref().map_or(0, |over| over.lost),
         "over budget",
     );
-    part(plan.emptied.len(), word_of(plan.emptied.len()));
+    match plan.emptied.len() {
+        1 => part(1, "backend emptied"),
+        many => part(many, "backends emptied"),
+    }
     part(
         plan.kept.iter().map(|kept| kept.servers.len()).sum(),
         "kept",
@@ -275,14 +244,6 @@ pub(crate) fn summary<'c>(
         (true, _) => parts,
         (false, true) => format!("nothing to change: {parts}"),
         (false, false) => format!("in sync: {parts}"),
-    }
-}
-
-fn word_of(emptied: usize) -> &'static str {
-    if emptied == 1 {
-        "backend emptied"
-    } else {
-        "backends emptied"
     }
 }
 

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::diff::Ink;
-use super::{Style, escaped, held, why};
+use super::style::{BOLD, GREEN, RED, Style, YELLOW};
+use super::{escaped, held, why};
 use crate::layout::{Definition, Entry, Layout, Observed};
 use crate::model::{Pod, PodName};
 use crate::reconcile::map::{IpFamily, Mapping, NameFrom, PortFrom, SeenPod, SkipReason, State};
@@ -228,23 +228,13 @@ impl Explained {
                 Some("if both belong: `--share-backends`".to_owned()),
                 serves,
             )
-        } else if plan
-            .undefined
-            .iter()
-            .any(|frozen| frozen.backend == *backend)
-        {
+        } else if let Some(frozen) = plan.undefined.iter().find(is_here) {
             let text = "nothing: the backend is not defined".to_owned();
-            let is_refused = |frozen: &&Frozen| matches!(frozen.why, Freeze::Broken { .. });
-            let change = if plan
-                .undefined
-                .iter()
-                .filter(is_here)
-                .any(|f| is_refused(&f))
-            {
-                "mend its definition: a dry run prints how".to_owned()
-            } else {
-                "define it, or give `--create-backends`".to_owned()
+            let change = match frozen.why {
+                Freeze::Broken { .. } => "mend its definition: a dry run prints how",
+                _ => "define it, or give `--create-backends`",
             };
+            let change = change.to_owned();
             (text, Some(change), serves)
         } else if serves {
             ("nothing: in sync".to_owned(), None, true)
@@ -385,23 +375,18 @@ pub(super) fn print(out: &mut dyn Write, explained: &Explained, style: Style) ->
     writeln!(out, "pod {}", escaped(&explained.pod))?;
     let indent = " ".repeat(NAMES + 2);
     for Step { step, text } in &explained.steps {
-        let options = textwrap::Options::new(style.width)
-            .break_words(false)
-            .word_splitter(textwrap::WordSplitter::NoHyphenation)
-            .initial_indent(&indent)
-            .subsequent_indent(&indent);
-        let text = textwrap::fill(&escaped(text), options);
+        let text = style.filled(&escaped(text), &indent, &indent);
         let name = format!("{step:NAMES$}");
         let name = match *step {
-            "left out" | "change" => style.paint(Ink::Yellow, &name),
-            _ => style.paint(Ink::Bold, &name),
+            "left out" | "change" => style.paint(YELLOW, &name),
+            _ => style.paint(BOLD, &name),
         };
         writeln!(out, "  {name}{}", text.trim_start())?;
     }
     let (ink, verdict) = if explained.published {
-        (Ink::Green, "published after a run")
+        (GREEN, "published after a run")
     } else {
-        (Ink::Red, "not published")
+        (RED, "not published")
     };
     writeln!(out, "{}", style.paint(ink, verdict))
 }

@@ -1,5 +1,6 @@
 //! Sentences about what leaves a backend, and what is held or kept in it.
 
+use super::style::number;
 use super::{Note, item};
 use crate::model::{Cluster, PodName};
 use crate::reconcile::classify::{Class, Dead, Leaving, Unproved};
@@ -86,11 +87,6 @@ pub(crate) fn deletes_to_allow(plan: &Plan, applied: bool) -> usize {
     plan.held.len() + if applied { 0 } else { plan.lost() }
 }
 
-fn servers(count: usize) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{count} server{s}")
-}
-
 /// An entry with the evidence, and what an update would change.
 fn line(entry: &Losing, why: Option<&str>) -> String {
     let mut line = item(&entry.key, entry.pod.as_ref());
@@ -107,7 +103,7 @@ fn line(entry: &Losing, why: Option<&str>) -> String {
 }
 
 pub(super) fn held(plan: &Plan, applied: bool) -> Vec<Note> {
-    let number = deletes_to_allow(plan, applied);
+    let allow = deletes_to_allow(plan, applied);
     let groups = plan.held.chunk_by(|a, b| {
         let same = std::mem::discriminant(&a.evidence) == std::mem::discriminant(&b.evidence);
         same && a.entry.backend == b.entry.backend && a.remain == b.remain && a.lost == b.lost
@@ -119,7 +115,7 @@ pub(super) fn held(plan: &Plan, applied: bool) -> Vec<Note> {
             lost,
             remain,
         } = &group[0];
-        let count = servers(group.len());
+        let count = number(group.len(), "server");
         let why = match evidence {
             Unproved::Adopted => "an adopted entry's pod is not seen at its address, and that \
                                   proves nothing: it may be another cluster's"
@@ -137,7 +133,7 @@ pub(super) fn held(plan: &Plan, applied: bool) -> Vec<Note> {
             kind: "held",
             text: format!(
                 "backend {}: held {count}: {why}. Nothing of it was changed. If this is \
-                 intended, rerun with `--allow-deletes {number}` (all servers that go in that run \
+                 intended, rerun with `--allow-deletes {allow}` (all servers that go in that run \
                  count).{empty}",
                 escaped(&entry.backend)
             ),

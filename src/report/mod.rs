@@ -15,6 +15,7 @@ mod losses;
 pub(crate) mod metrics;
 mod reporter;
 pub(crate) mod status;
+mod style;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ pub use etcdctl::Etcdctl;
 pub(crate) use findings::no_backends;
 pub(crate) use losses::deletes_to_allow;
 pub(crate) use reporter::Reporter;
-pub use reporter::Style;
+pub use style::Style;
 
 /// How many of many backends are named.
 const EXAMPLES: usize = 5;

@@ -5,21 +5,11 @@ use std::io::{self, Write};
 use anyhow::bail;
 
 use super::explain::{self, Explained};
-use super::{Etcdctl, diff, json, status};
+use super::style::Style;
+use super::{diff, json, status};
 use crate::config::Format;
 use crate::layout::Observed;
 use crate::reconcile::plan::{Change, Plan};
-
-/// How a plan is printed.
-#[derive(Debug, Clone, Copy)]
-pub struct Style<'s> {
-    /// With colour.
-    pub color: bool,
-    /// How many columns a line has.
-    pub width: usize,
-    /// How suggested commands reach the store.
-    pub etcdctl: &'s Etcdctl,
-}
 
 /// Writes what a run decides and does to stdout.
 pub struct Reporter<'o> {

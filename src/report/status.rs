@@ -5,9 +5,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::diff::Ink;
+use super::escaped;
+use super::style::{RED, Style, number};
 use super::table::{self, Row};
-use super::{Style, escaped};
 use crate::layout::{Backend, Definition, Entry, Observed, SiblingKind};
 use crate::text::{escaped_json, redacted, shown};
 
@@ -103,7 +103,7 @@ pub(super) fn print(
     for (id, backend) in chosen(observed, names) {
         let is_valid = matches!(backend.definition, Definition::Valid { .. });
         let mark = if is_valid { "" } else { "!" };
-        let ink = (!is_valid).then_some(Ink::Red);
+        let ink = (!is_valid).then_some(RED);
         let name = format!("{id}{mark}");
         if !is_valid {
             wrong.push(match definition(backend) {
@@ -147,7 +147,7 @@ pub(super) fn print(
     }
     for line in wrong {
         let line = style.wrapped(&format!("! {}", escaped(&line)));
-        writeln!(out, "{}", style.paint(Ink::Red, &line))?;
+        writeln!(out, "{}", style.paint(RED, &line))?;
     }
     writeln!(out, "{}", style.wrapped(&counts(observed, names)))?;
     for sibling in &observed.siblings {
@@ -198,11 +198,6 @@ fn counts(observed: &Observed, names: &[String]) -> String {
     };
     let backends = number(backends, "backend");
     format!("{backends}, {}{whose}", number(servers, "server"))
-}
-
-fn number(number: usize, word: &str) -> String {
-    let ending = if number == 1 { "" } else { "s" };
-    format!("{number} {word}{ending}")
 }
 
 /// Prints the same as one JSON document.

@@ -2,8 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::Style;
-use super::diff::Ink;
+use super::style::{BOLD, Ink, Style};
 use crate::text::escaped;
 
 /// No column is made narrower than this, in columns of text.
@@ -34,7 +33,7 @@ pub(super) fn print(
     let head = head.iter().map(|text| (*text).to_owned()).collect();
     let head = Row {
         cells: head,
-        ink: Some(Ink::Bold),
+        ink: Some(BOLD),
     };
     let rows = || std::iter::once(&head).chain(rows);
     let mut widths = vec![0; head.cells.len()];
