@@ -130,7 +130,7 @@ impl World {
         let pods = self.pods.iter();
         let list = List {
             coverage: Coverage::All,
-            pods: pods.map(|pod| self.mapping.map(pod.clone())).collect(),
+            pods: pods.map(|pod| self.mapping.map(pod)).collect(),
         };
         Lists {
             lists: vec![list],

@@ -158,7 +158,7 @@ impl<'c> Pods<'c> {
         let mut backend = None::<BackendId>;
         let mut map = |pod: Pod<'_>| {
             look(&pod);
-            let mut seen = self.mapping.map(pod);
+            let mut seen = self.mapping.map(&pod);
             // Pods come in order: what they have in common is kept once.
             share(&mut namespace, &mut seen.name.namespace);
             for want in &mut seen.wants {
@@ -231,7 +231,7 @@ impl<'c> Pods<'c> {
                 labels: None,
                 fields: None,
             };
-            let answer = match api.list(&selection, &mut |pod| self.mapping.map(pod)) {
+            let answer = match api.list(&selection, &mut |pod| self.mapping.map(&pod)) {
                 Ok(pods) => Ok(pods),
                 Err(Error::Refused(why)) => Err(why),
                 Err(error) => {

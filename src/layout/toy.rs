@@ -137,7 +137,7 @@ mod tests {
         let lists = Lists {
             lists: vec![List {
                 coverage: Coverage::All,
-                pods: pods.map(|pod| mapping.map(pod)).collect(),
+                pods: pods.map(|pod| mapping.map(&pod)).collect(),
             }],
             ..Lists::default()
         };

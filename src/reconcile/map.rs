@@ -95,7 +95,7 @@ pub struct SeenPod {
     /// Its full name.
     pub name: PodName,
     /// All its addresses.
-    pub ips: Vec<IpAddr>,
+    pub ips: Box<[IpAddr]>,
     /// Whether one of its addresses cannot be read.
     pub unreadable_ip: bool,
     /// For a pod on its node's network, whose addresses are its node's: the TCP ports it declares.
@@ -103,11 +103,11 @@ pub struct SeenPod {
     /// Whether it may get traffic.
     pub state: State,
     /// The servers it wants to be.
-    pub wants: Vec<Want>,
+    pub wants: Box<[Want]>,
     /// The TCP ports it declares beside those of its servers, if it has any server.
     pub declares: Box<[u16]>,
     /// Why it is left out, or one of the backends it names.
-    pub skipped: Vec<Skipped>,
+    pub skipped: Box<[Skipped]>,
 }
 
 /// Why a pod is left out, or one of the backends it names.
@@ -373,10 +373,10 @@ impl<'p> Own<'p> {
 }
 
 impl Mapping {
-    /// Decides what becomes of a pod. The pod is dropped: what is kept is small.
+    /// Decides what becomes of a pod. What is kept of it is small.
     #[must_use]
-    pub fn map(&self, pod: Pod) -> SeenPod {
-        let state = State::of(&pod);
+    pub fn map(&self, pod: &Pod) -> SeenPod {
+        let state = State::of(pod);
         let mut wants = Vec::<Want>::new();
         let mut skipped = Vec::new();
         match state {
@@ -385,7 +385,7 @@ impl Mapping {
             State::Unreadable => skipped.push(SkipReason::UnreadableAddress.into()),
             State::Completed => skipped.push(SkipReason::Completed.into()),
             State::Leaving | State::Dying => skipped.push(SkipReason::Terminating.into()),
-            State::Live => self.wants(&pod, &mut wants, &mut skipped),
+            State::Live => self.wants(pod, &mut wants, &mut skipped),
         }
         let host_ports = pod.host_network.then(|| {
             let tcp = pod.ports.iter().filter(|port| port.tcp);
@@ -406,12 +406,12 @@ impl Mapping {
                 namespace: pod.namespace.as_ref().into(),
                 name: pod.name.as_ref().into(),
             },
-            ips: pod.ips,
+            ips: pod.ips.as_slice().into(),
             unreadable_ip: pod.unreadable_ip,
             host_ports,
             state,
-            wants,
-            skipped,
+            wants: wants.into(),
+            skipped: skipped.into(),
         }
     }
 
@@ -454,6 +454,7 @@ impl Mapping {
             Ok((_, names)) => names,
             Err(reason) => return skipped.push(reason.into()),
         };
+        wants.reserve_exact(names.len());
         for (name, port) in names {
             match self.want(pod, &own, name, port) {
                 Ok(want) => wants.push(want),
@@ -709,7 +710,7 @@ mod tests {
     }
 
     /// `backend/server=url` of each want, or the reasons.
-    fn outcome(mapping: &Mapping, pod: Pod<'_>) -> String {
+    fn outcome(mapping: &Mapping, pod: &Pod<'_>) -> String {
         let seen = mapping.map(pod);
         let wants = seen
             .wants
@@ -725,7 +726,7 @@ mod tests {
     #[test]
     fn a_ready_pod_is_published() {
         assert_eq!(
-            outcome(&mapping(), pod(&[])),
+            outcome(&mapping(), &pod(&[])),
             "web/10.0.0.1=http://10.0.0.1:8080"
         );
     }
@@ -735,7 +736,7 @@ mod tests {
         let state = |change: fn(&mut Pod)| {
             let mut pod = pod(&[]);
             change(&mut pod);
-            mapping().map(pod).state
+            mapping().map(&pod).state
         };
         assert_eq!(state(|_| {}), State::Live);
         assert_eq!(state(|pod| pod.ready = false), State::NotReady);
@@ -763,15 +764,15 @@ mod tests {
     #[test]
     fn a_pod_cannot_fill_the_store_or_the_log() {
         let names = |number: usize| vec!["web"; number].join(",");
-        let seen = mapping().map(pod(&[("backend", &names(32))]));
+        let seen = mapping().map(&pod(&[("backend", &names(32))]));
         assert_eq!((seen.wants.len(), seen.skipped.len()), (32, 0));
         assert_eq!(
-            outcome(&mapping(), pod(&[("backend", &names(33))])),
+            outcome(&mapping(), &pod(&[("backend", &names(33))])),
             "(annotation `vulcanized.io/backend`: it names more than 32 backends)"
         );
         let long = "é/".repeat(100_000);
         for annotation in ["backend", "port", "scheme"] {
-            let text = outcome(&mapping(), pod(&[(annotation, &long)]));
+            let text = outcome(&mapping(), &pod(&[(annotation, &long)]));
             assert!(text.len() < 400, "{annotation}: {} bytes", text.len());
         }
     }
@@ -803,7 +804,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                outcome(&mapping(), pod(&annotations)),
+                outcome(&mapping(), &pod(&annotations)),
                 wanted,
                 "{annotations:?}"
             );
@@ -843,18 +844,18 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                outcome(&mapping(), pod(&annotations)),
+                outcome(&mapping(), &pod(&annotations)),
                 wanted,
                 "{annotations:?}"
             );
         }
         let mut without = pod(&[]);
         without.labels = Texts::default();
-        assert!(outcome(&mapping(), without).starts_with("(no backend"));
+        assert!(outcome(&mapping(), &without).starts_with("(no backend"));
         let mut empty = pod(&[]);
         empty.labels.insert("app".into(), "".into());
         assert_eq!(
-            outcome(&mapping(), empty),
+            outcome(&mapping(), &empty),
             "(no backend id: `{name}` is empty)"
         );
     }
@@ -864,7 +865,7 @@ mod tests {
         let ports = |ports: Vec<ContainerPort<'static>>| {
             let mut pod = pod(&[]);
             pod.ports = ports;
-            outcome(&mapping(), pod)
+            outcome(&mapping(), &pod)
         };
         let sidecar = |port: ContainerPort<'static>| ContainerPort {
             sidecar: true,
@@ -893,11 +894,11 @@ mod tests {
         let mut pod = pod(&[("port", "22")]);
         pod.host_network = true;
         let reason = "(no port: it uses its node's network and does not declare 22)";
-        assert_eq!(outcome(&mapping(), pod.clone()), reason);
+        assert_eq!(outcome(&mapping(), &pod), reason);
         pod.annotations
             .insert("vulcanized.io/port".into(), "9090".into());
         assert_eq!(
-            outcome(&mapping(), pod),
+            outcome(&mapping(), &pod),
             "web/10.0.0.1=http://10.0.0.1:9090"
         );
     }
@@ -908,9 +909,9 @@ mod tests {
             ip_family: Some(IpFamily::Ipv6),
             ..mapping()
         };
-        assert_eq!(outcome(&v6, pod(&[])), "web/fd00::1=http://[fd00::1]:8080");
+        assert_eq!(outcome(&v6, &pod(&[])), "web/fd00::1=http://[fd00::1]:8080");
         let mut only_v4 = pod(&[]);
         only_v4.ips.truncate(1);
-        assert_eq!(outcome(&v6, only_v4), "(no IPv6 address)");
+        assert_eq!(outcome(&v6, &only_v4), "(no IPv6 address)");
     }
 }

@@ -492,7 +492,7 @@ fn in_process(world: &mut World, job: Job) -> Option<Ran> {
     };
     let layout = vulcand();
     let observed = layout.observe(snapshot).expect("one spelling");
-    let map = |pods: Vec<&Real>| pods.iter().map(|pod| mapping.map(pod.listed())).collect();
+    let map = |pods: Vec<&Real>| pods.iter().map(|pod| mapping.map(&pod.listed())).collect();
     let mut lists = Lists {
         lists: vec![List {
             coverage: if job == Job::OnePod {

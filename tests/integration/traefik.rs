@@ -331,7 +331,7 @@ fn layout() -> Rc<dyn Layout> {
 }
 
 /// The keys and values that a pod would get, under ids made of its labels.
-fn writes(pod: model::Pod) -> Vec<(String, String)> {
+fn writes(pod: &model::Pod) -> Vec<(String, String)> {
     use vulcanized::internals::reconcile::map::Mapping;
     use vulcanized::internals::reconcile::template::Template;
     let template = |text: &str| Template::parse(text).expect("a template");
@@ -367,7 +367,7 @@ proptest! {
     /// no segment more, and reads back as ours.
     #[test]
     fn no_label_makes_a_key_that_freezes(pod in hostile_pod()) {
-        for (key, value) in writes(pod) {
+        for (key, value) in writes(&pod) {
             let segments = key.split('/').collect::<Vec<_>>();
             let [_, "http", "services", service, "loadBalancer", "servers", id, "url"] = *segments else {
                 panic!("{key}");
@@ -405,7 +405,7 @@ fn the_real_provider_takes_whatever_labels_say() {
             .new_tree(&mut runner)
             .expect("a pod")
             .current();
-        for (key, _) in writes(made.clone()) {
+        for (key, _) in writes(&made) {
             services.insert(key.split('/').nth(3).expect("a service").to_owned());
         }
         let ip = made.ips[0].to_string();

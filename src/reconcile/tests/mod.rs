@@ -213,12 +213,7 @@ impl World {
         };
         let layout = &*self.mapping.layout;
         let observed = layout.observe(snapshot).expect("one spelling");
-        let map = |pods: &[Pod]| {
-            pods.iter()
-                .cloned()
-                .map(|pod| self.mapping.map(pod))
-                .collect()
-        };
+        let map = |pods: &[Pod]| pods.iter().map(|pod| self.mapping.map(pod)).collect();
         let list = List {
             coverage: self.coverage.clone(),
             pods: map(&self.pods),

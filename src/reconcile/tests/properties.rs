@@ -257,7 +257,7 @@ proptest! {
         apply(&mut world, &plan);
         let after = world.entries.iter().cloned().collect::<BTreeMap<_, _>>();
         for pod in &world.pods {
-            for want in world.mapping.map(pod.clone()).wants {
+            for want in world.mapping.map(pod).wants {
                 let key = format!("/vulcand/backends/{}/servers/{}", want.backend, want.server);
                 let there = after.get(&key).is_some_and(|value| value.contains(&format!("{}\"", want.url)));
                 let backend = |frozen: &crate::reconcile::plan::Frozen| frozen.backend == *want.backend;

@@ -67,7 +67,7 @@ pub fn store(data: &[u8]) {
     }
     for layout in layouts() {
         let mapping = mapping("{name}", "{ip}", &layout, *options);
-        let seen = usual_pods().into_iter().map(|pod| mapping.map(pod));
+        let seen = usual_pods().into_iter().map(|pod| mapping.map(&pod));
         check_run(&*layout, &entries, seen.collect(), *options);
     }
 }
@@ -98,7 +98,7 @@ pub fn mapping_of_pods(data: &[u8]) {
     }
     for layout in layouts() {
         let mapping = mapping(backend, server, &layout, *options);
-        let seen = mapping.map(pod.clone());
+        let seen = mapping.map(&pod);
         check_seen(&mapping, &pod, &seen);
     }
 }
@@ -114,7 +114,7 @@ pub fn store_file(data: &[u8]) {
     let all = range(&snapshot, 0);
     for layout in layouts() {
         let mapping = mapping("{name}", "{ip}", &layout, 0);
-        let seen = usual_pods().into_iter().map(|pod| mapping.map(pod));
+        let seen = usual_pods().into_iter().map(|pod| mapping.map(&pod));
         check_run(&*layout, &all, seen.collect(), 0);
     }
     let mut store = File::open(file.path().as_ref(), false, deadline).expect("its folder exists");
@@ -212,7 +212,7 @@ pub fn hostile_text(data: &[u8]) {
             }
         }
         let mapping = mapping("{name}", "{ip}", &layout, *options);
-        let seen = pods.iter().map(|pod| mapping.map(pod.clone()));
+        let seen = pods.iter().map(|pod| mapping.map(pod));
         check_run(&*layout, &entries, seen.collect(), *options);
     }
     for text in &texts {
@@ -318,7 +318,7 @@ fn check_pods(pods: &[Pod]) {
     for layout in layouts() {
         let mapping = mapping("{namespace}.{name}.svc", "{ip}", &layout, 0);
         for pod in pods {
-            check_seen(&mapping, pod, &mapping.map(pod.clone()));
+            check_seen(&mapping, pod, &mapping.map(pod));
         }
     }
 }
