@@ -10,7 +10,7 @@ use crate::layout::{Layout, Observed};
 use crate::model::Pod;
 use crate::net::deadline::Deadline;
 use crate::reconcile::evidence::Lists;
-use crate::reconcile::plan::{Change, Plan, Rules, name_of, plan};
+use crate::reconcile::plan::{Change, LeftOut, Plan, Rules, name_of, plan};
 use crate::report::{self, Reporter};
 use crate::signals::Signals;
 use crate::store::{self, Store};
@@ -108,7 +108,7 @@ pub(crate) fn list_and_decide(
         pods.list_again(&plan.doubts, &mut lists)?;
         plan = decide(observed, &lists, rules, config)?;
     }
-    for (pod, reason) in &plan.skipped {
+    for LeftOut { pod, reason } in &plan.skipped {
         let reason = reason.to_string();
         info!("pod {pod} is left out: {}", text::escaped(&reason));
     }

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use serde::Serializer;
+
 /// Puts `text` into single quotes for `sh`.
 #[must_use]
 pub(crate) fn quoted(text: &str) -> String {
@@ -69,6 +71,17 @@ fn escaped_but<'t>(text: &'t str, spared: &[char]) -> Cow<'t, str> {
 pub(crate) fn shown(value: &[u8]) -> String {
     let text = String::from_utf8_lossy(value);
     redacted(&escaped_but(&text, &['\n', '\t'])).into_owned()
+}
+
+/// A value of the store for people: as [`shown`], without the password of a URL.
+#[must_use]
+pub(crate) fn shown_value(value: &[u8]) -> String {
+    redacted(&shown(value)).into_owned()
+}
+
+/// The same, for `#[serde(serialize_with)]`.
+pub(crate) fn serialize_value<S: Serializer>(value: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&shown_value(value))
 }
 
 /// Leaves `user:password@` out of each URL in `text`, in time linear in its length.

@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use serde::{Serialize, Serializer};
+
 /// A pod, reduced to what decides whether and how it is published. Its texts may be borrowed from the
 /// page it came in: most pods are looked at once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -165,6 +167,12 @@ impl PodName {
         let (namespace, name) = text.split_once('/')?;
         let whole = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
         whole.then_some((namespace, name))
+    }
+}
+
+impl Serialize for PodName {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use serde::{Serialize, Serializer};
+
 use crate::layout::Layout;
 use crate::model::{
     BackendId, ContainerPort, InvalidId, Phase, Pod, PodName, Scheme, ServerId, ServerUrl,
@@ -266,6 +268,12 @@ impl SkipReason {
             Self::BadAnnotation(..) => "with a bad annotation",
             Self::EmptyField(..) | Self::BadId(..) => "without a valid id",
         }
+    }
+}
+
+impl Serialize for SkipReason {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }
 

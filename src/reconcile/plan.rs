@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::iter;
 
+use serde::Serialize;
+
 use crate::layout::{Refusal, Undefined};
 use crate::model::{PodName, Scope, ServerUrl};
 use crate::reconcile::classify::Unproved;
@@ -99,7 +101,7 @@ pub struct Plan {
     /// What hurts the proxy.
     pub findings: Vec<Finding>,
     /// Pods left out, or one of their servers, and why.
-    pub skipped: Vec<(PodName, SkipReason)>,
+    pub skipped: Vec<LeftOut>,
     /// Namespaces that must be listed without selectors before this plan is more than a draft.
     pub doubts: BTreeSet<String>,
     /// The numbers.
@@ -341,12 +343,21 @@ pub struct Kept {
 }
 
 /// A defined backend that has no server after the run, though Ready pods name it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Emptied {
     /// The backend.
     pub backend: String,
     /// The pods that name it, and why each is left out.
-    pub pods: Vec<(PodName, SkipReason)>,
+    pub pods: Vec<LeftOut>,
+}
+
+/// A pod that is left out, or one of its servers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct LeftOut {
+    /// The pod.
+    pub pod: PodName,
+    /// Why.
+    pub reason: SkipReason,
 }
 
 /// More servers would go than `--max-deletes` allows: none goes.
@@ -407,7 +418,7 @@ impl fmt::Display for DeleteLimit {
 }
 
 /// A key that is wanted and taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Conflict {
     /// The backend.
     pub backend: String,
@@ -417,14 +428,15 @@ pub struct Conflict {
     pub pod: PodName,
     /// The URL it wants.
     pub wanted: ServerUrl,
-    /// The value that is there.
+    /// The value that is there; shown without the password of a URL.
+    #[serde(serialize_with = "text::serialize_value")]
     pub value: Vec<u8>,
     /// The owner that the entry names.
     pub owner: Option<String>,
 }
 
 /// A server that wants the key of another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Duplicate {
     /// The key both want.
     pub key: String,
@@ -437,7 +449,7 @@ pub struct Duplicate {
 }
 
 /// An entry of our owner that another job, or this one elsewhere, wrote.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OutOfScope {
     /// The key.
     pub key: String,
@@ -446,6 +458,7 @@ pub struct OutOfScope {
     /// The entry's pod, if it says.
     pub pod: Option<PodName>,
     /// What of it is not ours.
+    #[serde(skip)]
     pub differs: ScopeDiffers,
 }
 
@@ -461,7 +474,7 @@ pub enum ScopeDiffers {
 }
 
 /// A backend that gets nothing from us, and loses nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Frozen {
     /// The backend.
     pub backend: String,
@@ -470,6 +483,7 @@ pub struct Frozen {
     /// Servers of ours that stay there.
     pub ours: usize,
     /// Why.
+    #[serde(skip)]
     pub why: Freeze,
 }
 

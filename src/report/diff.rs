@@ -8,7 +8,7 @@ use similar::TextDiff;
 use super::style::{BOLD, CYAN, GREEN, RED, Style, YELLOW};
 use super::{Note, escaped, notes, shown, why};
 use crate::reconcile::map::SkipReason;
-use crate::reconcile::plan::{self, Action, Change, Counts, Frozen, Plan};
+use crate::reconcile::plan::{self, Action, Change, Counts, Frozen, LeftOut, Plan};
 
 /// Prints one patch per key, in the order in which they would be applied, then what is not done and
 /// why, then the counts.
@@ -227,7 +227,7 @@ pub(crate) fn summary<'c>(
     part(frozen(&plan.unshared), "not shared");
     part(frozen(&plan.undefined), "without a defined backend");
     let nameless = plan.skipped.iter();
-    let nameless = nameless.filter(|(_, reason)| *reason == SkipReason::NoBackend);
+    let nameless = nameless.filter(|left_out| left_out.reason == SkipReason::NoBackend);
     match nameless.count() {
         1 => part(1, "pod without a backend"),
         many => part(many, "pods without a backend"),
@@ -284,7 +284,7 @@ pub(crate) fn mistakes(plan: &Plan) -> Option<String> {
     } = plan.counts;
     let none = pods > 0 && published == 0;
     let mut left_out = BTreeMap::new();
-    for (pod, reason) in &plan.skipped {
+    for LeftOut { pod, reason } in &plan.skipped {
         if none || reason.is_mistake() && *reason != SkipReason::NoBackend {
             left_out.entry(pod).or_insert(reason);
         }

@@ -11,7 +11,7 @@ use crate::model::{Pod, PodName};
 use crate::reconcile::map::{IpFamily, Mapping, NameFrom, PortFrom, SeenPod, SkipReason, State};
 use crate::reconcile::map::{Trace, Want};
 use crate::reconcile::plan::{Action, Freeze, Frozen, Plan, Rules};
-use crate::text::{escaped_json, quoted, redacted, shown};
+use crate::text::{escaped_json, quoted, shown_value};
 
 /// What is known of a pod's way into the store.
 #[derive(Debug, Serialize)]
@@ -125,7 +125,10 @@ impl Explained {
         };
         self.add("defined", definition);
         self.add("key", key.clone());
-        self.add("there", entry.map_or("nothing".to_owned(), there));
+        self.add(
+            "there",
+            entry.map_or("nothing".to_owned(), |entry| shown_value(&entry.value)),
+        );
         self.run(run, name, backend, (&key, entry), want);
         keys.push(key);
     }
@@ -270,7 +273,10 @@ impl Explained {
             let change = plan.changes.iter().find(|change| *change.key == *entry.key);
             let held_here = plan.held.iter().find(|held| *held.entry.key == *entry.key);
             let mut kept = plan.kept.iter().flat_map(|kept| &kept.servers);
-            self.add("entry", format!("{}: {}", entry.key, there(entry)));
+            self.add(
+                "entry",
+                format!("{}: {}", entry.key, shown_value(&entry.value)),
+            );
             self.add(
                 "run",
                 if let Some(change) = change {
@@ -294,11 +300,6 @@ impl Explained {
 fn join(texts: &std::collections::BTreeSet<String>) -> String {
     let texts = texts.iter().map(String::as_str);
     texts.collect::<Vec<_>>().join(", ")
-}
-
-/// The value of an entry.
-fn there(entry: &Entry) -> String {
-    redacted(&shown(&entry.value)).into_owned()
 }
 
 fn state(pod: &Pod, state: State) -> &'static str {

@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use super::{Etcdctl, Note, deletes_to_allow, held, notes, why};
 use crate::model::PodName;
-use crate::reconcile::map::SkipReason;
-use crate::reconcile::plan::{self, Action, Change, Held, Losing, Plan};
-use crate::text::{escaped_json, redacted, shown};
+use crate::reconcile::plan::{
+    self, Action, Change, Conflict, Duplicate, Emptied, Frozen, Held, LeftOut, Losing, OutOfScope,
+    Plan,
+};
+use crate::text::{escaped_json, shown_value};
 
 /// The version of the document's shape.
 pub(super) const VERSION: u32 = 1;
@@ -33,15 +35,15 @@ struct Document<'p> {
     /// What `--allow-deletes` needs for everything that is held.
     allow_deletes: Option<usize>,
     kept: Vec<JsonServer<'p>>,
-    emptied: Vec<JsonEmptied<'p>>,
+    emptied: &'p [Emptied],
     over_budget: Vec<JsonServer<'p>>,
-    conflicts: Vec<JsonConflict<'p>>,
-    duplicates: Vec<JsonDuplicate<'p>>,
-    out_of_scope: Vec<JsonOutOfScope<'p>>,
-    not_shared: Vec<JsonFrozen<'p>>,
-    not_defined: Vec<JsonFrozen<'p>>,
+    conflicts: &'p [Conflict],
+    duplicates: &'p [Duplicate],
+    out_of_scope: &'p [OutOfScope],
+    not_shared: &'p [Frozen],
+    not_defined: &'p [Frozen],
     findings: Vec<JsonFinding>,
-    skipped: Vec<JsonSkipped>,
+    skipped: &'p [LeftOut],
 }
 
 #[derive(Serialize)]
@@ -50,7 +52,7 @@ struct JsonChange<'p> {
     backend: &'p str,
     server: Option<&'p str>,
     key: &'p str,
-    pod: Option<String>,
+    pod: Option<&'p PodName>,
     before: Option<String>,
     after: Option<String>,
     proof: String,
@@ -77,45 +79,7 @@ struct JsonHeld<'p> {
 struct JsonServer<'p> {
     backend: &'p str,
     key: &'p str,
-    pod: Option<String>,
-}
-
-#[derive(Serialize)]
-struct JsonEmptied<'p> {
-    backend: &'p str,
-    pods: Vec<JsonSkipped>,
-}
-
-#[derive(Serialize)]
-struct JsonConflict<'p> {
-    backend: &'p str,
-    key: &'p str,
-    pod: String,
-    wanted: String,
-    value: String,
-    owner: Option<&'p str>,
-}
-
-#[derive(Serialize)]
-struct JsonDuplicate<'p> {
-    key: &'p str,
-    winner: String,
-    loser: String,
-    url: String,
-}
-
-#[derive(Serialize)]
-struct JsonOutOfScope<'p> {
-    key: &'p str,
-    scope: &'p str,
-    pod: Option<String>,
-}
-
-#[derive(Serialize)]
-struct JsonFrozen<'p> {
-    backend: &'p str,
-    left_out: usize,
-    ours: usize,
+    pod: Option<&'p PodName>,
 }
 
 #[derive(Serialize)]
@@ -123,12 +87,6 @@ struct JsonFinding {
     text: String,
     keys: Vec<String>,
     command: Option<String>,
-}
-
-#[derive(Serialize)]
-struct JsonSkipped {
-    pod: String,
-    reason: String,
 }
 
 /// Prints one document: the plan, with `changes` as those that are, or would be, applied.
@@ -143,7 +101,6 @@ pub fn print(
     applied: bool,
     etcdctl: &Etcdctl,
 ) -> io::Result<()> {
-    let name = |pod: &PodName| pod.to_string();
     let findings = notes(plan, applied, etcdctl)
         .into_iter()
         .filter(|note| note.kind == "finding");
@@ -174,51 +131,16 @@ pub fn print(
             .map(|(backend, entry)| JsonServer {
                 backend,
                 key: &entry.key,
-                pod: entry.pod.as_ref().map(name),
+                pod: entry.pod.as_ref(),
             })
             .collect(),
-        emptied: plan
-            .emptied
-            .iter()
-            .map(|emptied| JsonEmptied {
-                backend: &emptied.backend,
-                pods: emptied.pods.iter().map(skipped).collect(),
-            })
-            .collect(),
+        emptied: &plan.emptied,
         over_budget: over_budget(plan),
-        conflicts: plan
-            .conflicts
-            .iter()
-            .map(|conflict| JsonConflict {
-                backend: &conflict.backend,
-                key: &conflict.key,
-                pod: name(&conflict.pod),
-                wanted: conflict.wanted.to_string(),
-                value: value(&conflict.value),
-                owner: conflict.owner.as_deref(),
-            })
-            .collect(),
-        duplicates: plan
-            .duplicates
-            .iter()
-            .map(|duplicate| JsonDuplicate {
-                key: &duplicate.key,
-                winner: name(&duplicate.winner),
-                loser: name(&duplicate.loser),
-                url: duplicate.url.to_string(),
-            })
-            .collect(),
-        out_of_scope: plan
-            .out_of_scope
-            .iter()
-            .map(|entry| JsonOutOfScope {
-                key: &entry.key,
-                scope: &entry.scope,
-                pod: entry.pod.as_ref().map(name),
-            })
-            .collect(),
-        not_shared: plan.unshared.iter().map(frozen).collect(),
-        not_defined: plan.undefined.iter().map(frozen).collect(),
+        conflicts: &plan.conflicts,
+        duplicates: &plan.duplicates,
+        out_of_scope: &plan.out_of_scope,
+        not_shared: &plan.unshared,
+        not_defined: &plan.undefined,
         findings: findings
             .map(
                 |Note {
@@ -234,7 +156,7 @@ pub fn print(
                 },
             )
             .collect(),
-        skipped: plan.skipped.iter().map(skipped).collect(),
+        skipped: &plan.skipped,
     };
     let document = serde_json::to_string_pretty(&document)?;
     writeln!(out, "{}", escaped_json(&document))
@@ -270,16 +192,9 @@ fn over_budget(plan: &Plan) -> Vec<JsonServer<'_>> {
     over.map(|entry| JsonServer {
         backend: &entry.backend,
         key: &entry.key,
-        pod: entry.pod.as_ref().map(PodName::to_string),
+        pod: entry.pod.as_ref(),
     })
     .collect()
-}
-
-fn skipped((pod, reason): &(PodName, SkipReason)) -> JsonSkipped {
-    JsonSkipped {
-        pod: pod.to_string(),
-        reason: reason.to_string(),
-    }
 }
 
 fn counts(plan: &Plan, changes: &[Change]) -> BTreeMap<&'static str, usize> {
@@ -316,14 +231,6 @@ fn counts(plan: &Plan, changes: &[Change]) -> BTreeMap<&'static str, usize> {
     .into()
 }
 
-fn frozen(frozen: &crate::reconcile::plan::Frozen) -> JsonFrozen<'_> {
-    JsonFrozen {
-        backend: &frozen.backend,
-        left_out: frozen.left_out,
-        ours: frozen.ours,
-    }
-}
-
 fn word(action: &Action) -> &'static str {
     match action {
         Action::Create { .. } => "create",
@@ -332,13 +239,8 @@ fn word(action: &Action) -> &'static str {
     }
 }
 
-/// A foreign value, as it is shown elsewhere too; the password of a URL is left out.
-fn value(bytes: &[u8]) -> String {
-    redacted(&shown(bytes)).into_owned()
-}
-
 fn values(write: plan::Write) -> (Option<String>, Option<String>) {
-    let before = write.before.map(|(before, _)| value(before));
+    let before = write.before.map(|(before, _)| shown_value(before));
     (before, write.after.map(str::to_owned))
 }
 
@@ -377,8 +279,8 @@ fn losing(entry: &Losing, proof: String) -> JsonChange<'_> {
         backend: &entry.backend,
         server: Some(&entry.server),
         key: &entry.key,
-        pod: entry.pod.as_ref().map(PodName::to_string),
-        before: Some(value(&entry.before)),
+        pod: entry.pod.as_ref(),
+        before: Some(shown_value(&entry.before)),
         after: entry.after.clone(),
         proof,
         others: Vec::new(),
@@ -393,7 +295,7 @@ fn change(change: &Change) -> JsonChange<'_> {
         backend: &change.backend,
         server: change.server.as_deref(),
         key: &change.key,
-        pod: change.pod.as_ref().map(PodName::to_string),
+        pod: change.pod.as_ref(),
         before,
         after,
         proof: why(change),

@@ -7,7 +7,7 @@ use crate::reconcile::classify::{Class, Dead, Leaving, Unproved};
 use crate::reconcile::hold::Grounds;
 use crate::reconcile::map::SkipReason;
 use crate::reconcile::plan::{
-    Emptied, Held, Kept, Losing, OutOfScope, OverBudget, Plan, ScopeDiffers,
+    Emptied, Held, Kept, LeftOut, Losing, OutOfScope, OverBudget, Plan, ScopeDiffers,
 };
 use crate::text::{escaped, shown};
 
@@ -178,7 +178,7 @@ pub(super) fn emptied(emptied: &Emptied) -> Note {
         1 => "a ready pod names it and is".to_owned(),
         many => format!("{many} ready pods name it and are"),
     };
-    let pods = pods.iter().map(|(pod, reason)| {
+    let pods = pods.iter().map(|LeftOut { pod, reason }| {
         let reason = reason.to_string();
         format!("{}: {}", named(Some(pod)), escaped(&reason))
     });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::reconcile::plan::{Action, Change, Plan};
+use crate::reconcile::plan::{Action, Change, LeftOut, Plan};
 
 /// The job by which a Pushgateway groups these metrics.
 pub(crate) const JOB: &str = "vulcanized";
@@ -176,7 +176,7 @@ fn values_of(run: &Run) -> Values {
     set("changes", "update", updates);
     set("changes", "delete", deletes);
     let mut left_out = BTreeMap::<&str, usize>::new();
-    for (_, reason) in &plan.skipped {
+    for LeftOut { reason, .. } in &plan.skipped {
         if reason.is_mistake() {
             *left_out.entry(reason.kind()).or_default() += 1;
         }

@@ -9,7 +9,7 @@ use super::escaped;
 use super::style::{RED, Style, number};
 use super::table::{self, Row};
 use crate::layout::{Backend, Definition, Entry, Observed, SiblingKind};
-use crate::text::{escaped_json, redacted, shown};
+use crate::text::{escaped_json, shown_value};
 
 /// What stands where there is nothing.
 const NONE: &str = "-";
@@ -83,7 +83,7 @@ fn definition(backend: &Backend) -> (&'static str, Option<String>) {
 fn url(entry: &Entry) -> String {
     match &entry.url {
         Some(url) => url.to_string(),
-        None => redacted(&shown(&entry.value)).into_owned(),
+        None => shown_value(&entry.value),
     }
 }
 
@@ -215,7 +215,7 @@ pub(super) fn json(out: &mut dyn Write, observed: &Observed, names: &[String]) -
             scope: entry.mark.as_ref().map(|mark| &*mark.scope),
             namespace: entry.mark.as_ref().map(|mark| &*mark.namespace),
             pod: entry.mark.as_ref().and_then(|mark| mark.pod.as_deref()),
-            value: redacted(&shown(&entry.value)).into_owned(),
+            value: shown_value(&entry.value),
         });
         JsonBackend {
             backend: id,

@@ -14,7 +14,7 @@ use crate::reconcile::findings::Finding;
 use crate::reconcile::hold::Grounds;
 use crate::reconcile::map::SkipReason;
 use crate::reconcile::plan::{
-    DeleteLimit, Emptied, Kept, Losing, NoBackends, OutOfScope, OverBudget, ScopeDiffers,
+    DeleteLimit, Emptied, Kept, LeftOut, Losing, NoBackends, OutOfScope, OverBudget, ScopeDiffers,
 };
 
 fn pod(name: &str) -> PodName {
@@ -186,7 +186,13 @@ fn plans() -> Vec<(String, Plan)> {
         add(format!("emptied, {count}"), &|plan| {
             plan.emptied.push(Emptied {
                 backend: "web".to_owned(),
-                pods: vec![(pod("web-1"), SkipReason::SeveralPorts); count],
+                pods: vec![
+                    LeftOut {
+                        pod: pod("web-1"),
+                        reason: SkipReason::SeveralPorts
+                    };
+                    count
+                ],
             });
         });
     }

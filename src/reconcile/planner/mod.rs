@@ -18,8 +18,8 @@ use crate::reconcile::findings;
 use crate::reconcile::hold::{Permit, Rest};
 use crate::reconcile::map::SkipReason;
 use crate::reconcile::plan::{
-    Action, Change, Conflict, Duplicate, Emptied, Extra, Freeze, Frozen, Held, Kept, Losing,
-    NoBackends, OutOfScope, OverBudget, Plan, Reason, Rules, ScopeDiffers,
+    Action, Change, Conflict, Duplicate, Emptied, Extra, Freeze, Frozen, Held, Kept, LeftOut,
+    Losing, NoBackends, OutOfScope, OverBudget, Plan, Reason, Rules, ScopeDiffers,
 };
 use crate::reconcile::planner::draft::{
     Candidate, Draft, Found, Wanted, entry_pod, may_serve, order,
@@ -140,8 +140,10 @@ impl<'a> Planner<'a> {
             self.plan.counts.pods += 1;
             self.plan.counts.published += usize::from(!pod.wants.is_empty());
             for skipped in &pod.skipped {
-                let reason = skipped.reason.clone();
-                self.plan.skipped.push((pod.name.clone(), reason));
+                self.plan.skipped.push(LeftOut {
+                    pod: pod.name.clone(),
+                    reason: skipped.reason.clone(),
+                });
             }
             for want in &pod.wants {
                 let backend = self.observed.spelled(&want.backend);
@@ -281,7 +283,10 @@ impl<'a> Planner<'a> {
             && is_valid(definition)
         {
             let pods = missed.iter();
-            let pods = pods.map(|(pod, reason)| ((*pod).clone(), (*reason).clone()));
+            let pods = pods.map(|(pod, reason)| LeftOut {
+                pod: (*pod).clone(),
+                reason: (*reason).clone(),
+            });
             self.plan.emptied.push(Emptied {
                 backend: id.to_owned(),
                 pods: pods.collect(),

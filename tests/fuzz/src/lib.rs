@@ -598,7 +598,8 @@ fn check_outputs(plan: &Plan) {
             }
         }
     }
-    for (_, reason) in &plan.skipped {
+    for left_out in &plan.skipped {
+        let reason = &left_out.reason;
         check_log(&reason.to_string());
     }
     let text = metrics::render(
