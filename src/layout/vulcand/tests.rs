@@ -1,0 +1,217 @@
+//! Keys and values of vulcand, and what of them hurts it.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::layout::entry;
+
+fn read(value: &[u8]) -> Value {
+    Values::default().read(value)
+}
+
+fn observe(prefix: Option<&str>, ranges: [Vec<model::Entry>; 2]) -> Result<Observed, ObserveError> {
+    let layout = Vulcand {
+        prefix: prefix.map(str::to_owned),
+        one_spelling: false,
+    };
+    layout.observe(Snapshot {
+        revision: Some(1),
+        ranges: ranges.map(Ok).into(),
+    })
+}
+
+#[test]
+fn a_value_is_read_as_vulcand_reads_it() {
+    let url = |value: &str| read(value.as_bytes()).url.map(|url| url.to_string());
+    let good = Some("http://10.0.0.1:80".to_owned());
+    assert_eq!(url(r#"{"URL":"http://10.0.0.1:80"}"#), good);
+    assert_eq!(
+        url(r#"{"url":"http://10.0.0.1","Id":"x","Stats":{"a":[1]}}"#),
+        good
+    );
+    assert_eq!(
+        url(r#"{"url":"http://b:1","URL":"http://10.0.0.1:80"}"#),
+        good
+    );
+    let fault = |value: &str| read(value.as_bytes()).fault;
+    assert_eq!(fault(" null "), Some(Fault::Null));
+    assert_eq!(fault("{}"), Some(Fault::NoUrl));
+    assert_eq!(fault(r#"{"URL":""}"#), Some(Fault::NoUrl));
+    assert_eq!(fault(r#"{"URL":"localhost:80"}"#), Some(Fault::NoHost));
+    assert_eq!(fault(r#"{"URL":"http://"}"#), Some(Fault::NoHost));
+    for refused in ["10.0.0.1:80", "rubbish", "http://a:x", "http://a b"] {
+        let value = format!(r#"{{"URL":"{refused}"}}"#);
+        assert_eq!(fault(&value), Some(Fault::Refused("URL")), "{refused}");
+    }
+    for unreachable in ["ftp://a:1", "h2c://a:1", "http://a:0"] {
+        let value = format!(r#"{{"URL":"{unreachable}"}}"#);
+        assert_eq!(fault(&value), Some(Fault::Unreachable), "{unreachable}");
+    }
+    assert_eq!(fault(r#"{"URL":7}"#), Some(Fault::Refused("URL")));
+    assert_eq!(
+        fault(r#"{"URL":"http://a:1","iD":7}"#),
+        Some(Fault::Refused("Id"))
+    );
+    assert_eq!(
+        fault(r#"{"URL":"http://a:1","ſtats":[]}"#),
+        Some(Fault::Refused("Stats"))
+    );
+    assert_eq!(fault(r#"{"URL":"http://a:1","Id":"x","Stats":null}"#), None);
+    assert_eq!(read(b"{\"URL\":\"http://a:1\",\"x\":\"\xff\"}").fault, None);
+    assert_eq!(fault("[]"), Some(Fault::Malformed));
+    assert_eq!(fault(r#"{"URL":"http://a:1"} x"#), Some(Fault::Malformed));
+}
+
+#[test]
+fn a_mark_is_read_back_as_it_was_written() {
+    let url = ServerUrl::parse("http://10.0.0.1:80").expect("a URL");
+    let mark = Mark {
+        owner: "prod".into(),
+        scope: "c1 app=web".into(),
+        namespace: "shop".into(),
+        pod: Some("web-1".into()),
+    };
+    let value = write(&url, &mark);
+    let expected =
+        r#"{"URL":"http://10.0.0.1:80","Owner":"prod","Scope":"c1 app=web","Pod":"shop/web-1"}"#;
+    assert_eq!(value, expected);
+    let read = read(value.as_bytes());
+    assert_eq!(
+        (read.url, read.mark, read.fault),
+        (Some(url), Some(mark), None)
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_read_the_short_way_is_read_so_the_long_way(
+        texts in prop::array::uniform4(r#"[a-z0-9/:. \"\\,{}é\n]{0,6}"#),
+        (at, byte) in (any::<prop::sample::Index>(), any::<u8>()),
+        changed: bool,
+    ) {
+        let [url, owner, scope, pod] = &texts;
+        let value = format!(r#"{{"URL":"{url}","Owner":"{owner}","Scope":"{scope}","Pod":"{pod}"}}"#);
+        let mut value = value.into_bytes();
+        if changed {
+            let at = at.index(value.len());
+            value[at] = byte;
+        }
+        if let Some(fields) = Fields::plain(&value) {
+            prop_assert_eq!(Some(fields), serde_json::from_slice(&value).ok());
+        }
+    }
+}
+
+#[test]
+fn half_a_mark_is_somebodys_and_no_mark_nobodys() {
+    let mark = |value: &str| read(value.as_bytes()).mark;
+    assert_eq!(mark(r#"{"URL":"http://a:1","owner":"prod"}"#), None);
+    assert_eq!(
+        mark(r#"{"URL":"http://a:1","Owner":7,"Scope":{"a":1}}"#),
+        None
+    );
+    let half = mark(r#"{"URL":"http://a:1","Owner":"prod","Pod":"web"}"#).expect("a mark");
+    assert_eq!(
+        (&*half.owner, &*half.scope, &*half.namespace),
+        ("prod", "", "")
+    );
+}
+
+#[test]
+fn the_prefix_that_holds_backends_is_found() {
+    let slash = || vec![entry("/vulcand/backends/a/backend", r#"{"Type":"http"}"#)];
+    let bare = || vec![entry("vulcand/backends/a/backend", r#"{"Type":"http"}"#)];
+    let prefix = |given, ranges| observe(given, ranges).map(|observed| observed.prefix);
+    assert_eq!(prefix(None, [slash(), vec![]]), Ok("/vulcand".to_owned()));
+    assert_eq!(prefix(None, [vec![], bare()]), Ok("vulcand".to_owned()));
+    assert_eq!(prefix(None, [vec![], vec![]]), Ok("/vulcand".to_owned()));
+    assert!(matches!(
+        prefix(None, [slash(), bare()]),
+        Err(ObserveError::Ambiguous(..))
+    ));
+    let chosen = observe(Some("vulcand"), [bare(), slash()]).expect("chosen");
+    assert_eq!(chosen.prefix, "vulcand");
+    assert_eq!(
+        chosen.siblings,
+        [Sibling {
+            prefix: "/vulcand".to_owned(),
+            backends: 1,
+            kind: SiblingKind::Spelling
+        }]
+    );
+}
+
+#[test]
+fn keys_are_taken_apart() {
+    let keys = vec![
+        entry(
+            "/vulcand/backends/a/backend",
+            r#"{"Type":"http","Settings":{}}"#,
+        ),
+        entry("/vulcand/backends/a/servers/1", r#"{"URL":"http://a:1"}"#),
+        entry("/vulcand/backends/a/servers/1/x", "{}"),
+        entry("/vulcand/backends/b/", ""),
+        entry("/vulcand/backends/c/backend", r#"{"Type":"tcp"}"#),
+        entry("/vulcand/backends/d/servers/1", "{}"),
+        entry("/vulcand/backends//servers/1", "{}"),
+    ];
+    let observed = observe(None, [keys, vec![]]).expect("observed");
+    let definition = |id: &str| &observed.backends[id].definition;
+    assert_eq!(
+        observed.backends.keys().collect::<Vec<_>>(),
+        ["a", "b", "c", "d"]
+    );
+    assert!(matches!(definition("a"), Definition::Valid { .. }));
+    assert!(matches!(definition("c"), Definition::Broken { .. }));
+    assert_eq!(*definition("d"), Definition::Absent);
+    assert_eq!(observed.backends["a"].servers.len(), 1);
+    let stray = [(
+        "/vulcand/backends/a/servers/1/x".to_owned(),
+        Fault::SlashInId,
+    )];
+    assert_eq!(observed.stray, stray);
+}
+
+#[test]
+fn directories_of_etcd_v2_without_a_definition_are_found_with_what_they_hold() {
+    let keys = [
+        "a/",
+        "b/servers/",
+        "c/other",
+        "d/other/",
+        "d/servers/",
+        "e/servers/",
+        "e/zone",
+        "f/servers",
+        "g/servers/1/",
+    ];
+    let keys = keys.map(|key| entry(&format!("/vulcand/backends/{key}"), "x"));
+    let of = |one_spelling| {
+        let vulcand = Vulcand {
+            prefix: None,
+            one_spelling,
+        };
+        let found = vulcand.read("/vulcand", keys.to_vec()).stray.into_iter();
+        found
+            .filter_map(|(key, fault)| match fault {
+                Fault::BareDirectory(contents) => {
+                    Some((key["/vulcand/backends/".len()..].to_owned(), contents))
+                }
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    };
+    let wanted = [
+        ("a", Contents::Nothing),
+        ("b", Contents::EmptyServers),
+        ("c", Contents::Other),
+        ("d", Contents::Other),
+        ("e", Contents::Other),
+        ("f", Contents::Other),
+        ("g", Contents::Other),
+    ];
+    assert_eq!(of(true), wanted.map(|(key, what)| (key.to_owned(), what)));
+    assert_eq!(of(false), [], "etcd v3 has no directories");
+}
