@@ -20,12 +20,12 @@ pub(crate) struct Progress {
     pub applied: Vec<Change>,
     /// Changes of the transaction whose answer was lost.
     unknown: Vec<Change>,
-    /// How many changes there were to make: those applied before, and the latest plan's.
+    /// The number of changes to make: those applied before, plus the latest plan's.
     planned: usize,
     /// Why the answer was lost.
     lost: Option<anyhow::Error>,
-    /// Why what was applied could not be printed. It does not end the run: half of a plan is worse than no
-    /// output.
+    /// Why the applied changes could not be printed. The run goes on: a plan applied in part is worse than
+    /// missing output.
     unprinted: Option<anyhow::Error>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Progress {
 pub(crate) enum Progressed {
     /// All of it is in the store.
     Done,
-    /// The store changed under the plan, or an answer was lost: list again.
+    /// The store changed since it was listed, or an answer was lost: list again.
     Outdated,
 }
 
@@ -54,10 +54,10 @@ impl Progress {
     ) -> anyhow::Result<Progressed> {
         self.planned = self.applied.len() + plan.changes.len();
         signals.enter_apply();
-        // Per key range the revision since which nobody may have written: the listing's, or that of our
+        // Per key range, the revision after which nobody may have written: the listing's, or that of our
         // own latest transaction there.
         let mut since = BTreeMap::<String, u64>::new();
-        // Backends of which the store can take no more, and why.
+        // Backends into which the store can take no more writes, and why.
         let mut refused = BTreeMap::<&str, String>::new();
         for mut batch in batches(plan, layout, observed, store.limits()) {
             if let Some(signal) = signals.pending() {
@@ -95,7 +95,7 @@ impl Progress {
                 }
             }
         }
-        // A signal that came meanwhile changes nothing: the work is done.
+        // A signal that arrived meanwhile changes nothing: everything is applied.
         let _ = signals.leave_apply();
         if refused.is_empty() {
             return Ok(Progressed::Done);
@@ -109,7 +109,7 @@ impl Progress {
         Err(self.failed(anyhow!(refused.collect::<Vec<_>>().join("; "))))
     }
 
-    /// Leaves the plan for a new listing, unless a signal came meanwhile.
+    /// Gives the plan up for a new listing, unless a signal arrived meanwhile.
     fn outdated(&mut self, signals: &Signals) -> anyhow::Result<Progressed> {
         match signals.leave_apply() {
             Some(signal) => Err(self.failed(anyhow!("ended by {signal}"))),
@@ -117,7 +117,7 @@ impl Progress {
         }
     }
 
-    /// Looks up in a new listing what became of the changes whose answer was lost.
+    /// Finds out from a new listing whether the transaction whose answer was lost was applied.
     pub(crate) fn resolve_unknown(&mut self, observed: &Observed, reporter: &mut Reporter) {
         let unknown = mem::take(&mut self.unknown);
         let is_there = |change: &Change| {
@@ -129,7 +129,7 @@ impl Progress {
                 })
             })
         };
-        // A transaction is applied whole or not at all: one change tells of all.
+        // A transaction is applied whole or not at all: one change stands for all.
         if unknown.iter().all(is_there) {
             self.done(&unknown, reporter);
         }
@@ -143,7 +143,7 @@ impl Progress {
         }
     }
 
-    /// How the output of a run ended that has applied its plan, its last part with this result.
+    /// The result of printing, for a run that has applied its plan; `Err` if any part could not be printed.
     ///
     /// # Errors
     /// What could not be printed, and how far the run got.
@@ -181,7 +181,7 @@ impl Progress {
     }
 }
 
-/// What to do about a directory of etcd v2 where a key should be, or a key where a directory should be.
+/// The message for a directory of etcd v2 where a key should be, or a key where a directory should be.
 fn wrong_node(error: &ApplyError, etcdctl: &Etcdctl) -> String {
     let command = match error {
         ApplyError::Directory(key) => etcdctl.remove_directory(key, false),

@@ -1,4 +1,4 @@
-//! The commands that only look: what is in the store, and what becomes of one pod.
+//! The read-only commands: `status` shows the store, `explain` follows one pod.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use crate::run::{Exit, list_and_decide, observe};
 use crate::store;
 use crate::text::escaped;
 
-/// Looks.
+/// Runs a read-only command.
 ///
 /// # Errors
-/// What could not be listed, and what was asked for and is not there.
+/// A listing that failed, or a backend or pod that does not exist.
 pub fn look(config: &Config, look: &Look, reporter: &mut Reporter) -> anyhow::Result<Exit> {
     match look {
         Look::Status { backends } => show_status(config, backends, reporter),

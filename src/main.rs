@@ -14,7 +14,7 @@ use vulcanized::internals::signals::Signals;
 use vulcanized::internals::{logging, look, metrics, text};
 
 fn main() -> ExitCode {
-    // First of all: as PID 1 there is no default that would end the program.
+    // Comes first: PID 1 has no default signal handlers that would end the program.
     let signals = match Signals::install() {
         Ok(signals) => signals,
         Err(error) => {
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     };
     match cli.generate(&mut stdout.lock()) {
         Ok(false) => {}
-        // A closed stdout is no failure.
+        // A closed stdout is not a failure.
         Ok(true) | Err(_) => return ExitCode::SUCCESS,
     }
     let mut config = match cli.config(&|name| std::env::var_os(name)) {
@@ -83,11 +83,11 @@ fn main() -> ExitCode {
             let text = format!("{failure:#}");
             let text = text::redacted(&text);
             error!("{text}");
-            // A stdout that is full has been complained of.
+            // A full stdout has been reported already.
             let _ = config.reporter(&mut out).failed(&text, code);
         }
     }
-    // A closed stdout is no failure; whatever else there was has been said already.
+    // A closed stdout is not a failure; any other error has been reported already.
     let _ = out.flush();
     if let Err(failure) = metrics::write(
         &config.metrics,
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
-    // Where it cannot be printed there is nobody to read it.
+    // If stderr cannot be written to, nobody reads it.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }

@@ -17,32 +17,32 @@ use crate::store::{self, Store};
 use crate::text;
 use crate::waiting::waiting;
 
-/// How often a run plans anew because the store changed meanwhile.
+/// How many times a run plans, if the store changes while it applies.
 const ATTEMPTS: usize = 3;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Everything is as it should be.
+    /// Everything is in sync, or was applied.
     Done,
-    /// Something was held, out of scope, not shared, duplicate or in conflict.
+    /// Somebody has to look: see [`Plan::alarms`].
     Alarm,
-    /// The plan is not the one that `--expect` names: nothing more was written.
+    /// The plan is not the one that `--expect` names: nothing was written after that.
     Unexpected,
     /// A dry run with `--exit-code` found changes.
     Changes,
-    /// The pod that was to be explained is not published.
+    /// `explain`: the pod is not published.
     Unpublished,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     /// How it ended.
     pub exit: Exit,
     /// What it decided.
     pub plan: Plan,
-    /// What it did, over all attempts.
+    /// The changes that were applied, over all attempts.
     pub applied: Vec<Change>,
 }
 
@@ -50,7 +50,7 @@ pub struct Outcome {
 /// delete what another run has just registered.
 ///
 /// # Errors
-/// What failed, and how far the run got. A listing that failed has written nothing.
+/// What failed, and how far the run got. If a listing failed, nothing was written.
 pub fn run(config: &Config, signals: &Signals, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
     let deadline = Deadline::start(config.timeout, config.request_timeout);
     let mut store = store::open(&config.store, config.dry_run, deadline)?;
@@ -151,7 +151,7 @@ impl Outcome {
     fn new(config: &Config, plan: Plan, applied: Vec<Change>) -> Self {
         let output = &config.output;
         let changes = output.exit_code && !plan.changes.is_empty();
-        // An alarm that is to be exit code 0 must not hide that there are changes.
+        // With `--alarm-exit-code 0` an alarm must not hide that there are changes.
         let exit = if plan.alarms() && !(changes && output.alarm_exit_code == 0) {
             Exit::Alarm
         } else if changes {

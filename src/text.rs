@@ -11,8 +11,8 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Escapes what could steer a terminal or fool a reader: control characters, and those that turn the
-/// direction of text. Line ends are escaped too.
+/// Escapes what could control a terminal or deceive a reader: control characters, line ends included, and
+/// characters that change the direction of text.
 #[must_use]
 pub fn escaped(text: &str) -> Cow<'_, str> {
     escaped_but(text, &[])
@@ -23,8 +23,8 @@ fn steers(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Escapes in JSON what JSON itself does not: of the characters that [`escaped`] escapes it writes
-/// many as they are. All of them stand in strings, but for the line ends between its parts.
+/// Escapes in a JSON document what [`escaped`] escapes and JSON writes as it is. Such characters occur in
+/// strings only, except for the line ends between the document's parts.
 #[must_use]
 pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
     let steers = |c: char| c != '\n' && steers(c);
@@ -88,13 +88,13 @@ pub(crate) fn serialize_value<S: Serializer>(value: &[u8], to: S) -> Result<S::O
 #[must_use]
 pub fn redacted(text: &str) -> Cow<'_, str> {
     let mut out = String::new();
-    // What is copied to `out` so far, and where the word ends that is looked at, with its last `@`.
+    // The end of what is copied to `out`; the end of the word at hand, and its last `@`.
     let (mut copied, mut word_end, mut last_at) = (0, 0, None);
     let mut from = 0;
     while let Some(found) = text[from..].find("://") {
         let start = from + found + 3;
         if start > word_end {
-            // Many URLs may stand in one word: it is searched once, not once for each.
+            // One word may hold many URLs: it is searched once, not once per URL.
             let rest = &text[start..];
             let end = rest.find(|c: char| c.is_whitespace() || c == '"');
             word_end = start + end.unwrap_or(rest.len());
@@ -102,7 +102,7 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
         }
         let word = &text[start..word_end];
         let authority = &word[..word.find(['/', '?', '#']).unwrap_or(word.len())];
-        // A port is digits. What is none is a password that should have been written with `%2F`.
+        // Digits are a port. Anything else is a password whose `/` should have been written `%2F`.
         let is_port = |port: &str| port.bytes().all(|c| c.is_ascii_digit());
         let at = match authority.rsplit_once(':') {
             Some((host, port))

@@ -19,19 +19,19 @@ pub(super) const SMALLEST: &str = r#"{"Type":"http"}"#;
 /// Why vulcand does not take a definition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// vulcand reads through the pointer that Go leaves nil here.
+    /// `null`: vulcand dereferences the nil pointer and crashes.
     #[error("it is `null`, which crashes vulcand at each start")]
     Null,
     /// It is not JSON.
     #[error("it is not valid JSON")]
     Syntax,
-    /// It is JSON of another kind.
+    /// It is JSON, but not an object.
     #[error("it is not a JSON object")]
     NotAnObject,
-    /// A field that the others need is not there.
+    /// A field that other fields require is missing.
     #[error("it has no `Type`")]
     NoType,
-    /// A field has a value that is not taken.
+    /// A field has a value that vulcand refuses.
     #[error("`{field}` is `{value}`, not {wanted}")]
     Field {
         /// The field, with those it is in: `Settings.KeepAlive.Period`.
@@ -44,7 +44,7 @@ pub enum Refusal {
     /// The key is a directory (etcd v2).
     #[error("it is a directory")]
     Directory {
-        /// Whether there is nothing in it.
+        /// Whether it is empty.
         empty: bool,
     },
     /// Traefik's service has another type than `loadBalancer`.
@@ -64,7 +64,7 @@ enum Kind {
     /// A structure. Go keeps it where the field comes twice, so that their fields add up.
     Struct(&'static [(&'static str, Kind)]),
     List(&'static Kind),
-    /// Decoded by itself later: of several the last counts, and the others are not looked into.
+    /// Decoded separately, later: if it comes several times, only the last counts.
     Settings,
 }
 
@@ -75,7 +75,7 @@ const BACKEND: &[(&str, Kind)] = &[
     ("Stats", Kind::Struct(STATS)),
 ];
 
-/// Of a server; a URL is looked at elsewhere.
+/// A server; its URL is checked elsewhere.
 const SERVER: &[(&str, Kind)] = &[
     ("Id", Kind::Text),
     ("URL", Kind::Text),
@@ -120,7 +120,7 @@ const TLS: &[(&str, Kind)] = &[
     ("CACertFile", Kind::List(&Kind::Text)),
 ];
 
-/// What Go has behind pointers, of what is checked.
+/// The checked fields that are pointers in Go.
 const POINTERS: [&str; 2] = ["Settings.TLS", "Settings.TLS.SessionCache.Settings"];
 
 const TLS_VERSION: Kind = Kind::OneOf(
@@ -217,7 +217,7 @@ enum Change {
 
 /// Changes a definition until vulcand takes it.
 fn mended(text: &str, first: Change) -> String {
-    /// Each change takes one value away that is refused.
+    /// Each round removes one refused value.
     const CHANGES: usize = 32;
     let mut text = text.to_owned();
     let mut change = first;
@@ -227,7 +227,7 @@ fn mended(text: &str, first: Change) -> String {
             Change::Part(start, end, new) => text.replace_range(start..end, &new),
         }
         match refused(&text) {
-            // It is printed within a command.
+            // The value becomes part of a printed command.
             Ok(()) => return json_line(&text),
             Err((_, next)) => change = next,
         }
@@ -287,7 +287,7 @@ fn refused(text: &str) -> Result<(), (Refusal, Change)> {
         value: raw.to_owned(),
         wanted,
     };
-    // `null` is taken anywhere: it leaves a field as it was.
+    // `null` is accepted everywhere: it leaves a field unchanged.
     let better = better.unwrap_or(Cow::Borrowed("null"));
     Err((refusal, Change::Part(start, end, better)))
 }
@@ -297,18 +297,18 @@ struct Refused<'v> {
     field: String,
     raw: &'v str,
     wanted: &'static str,
-    /// What it may have been meant to be.
+    /// What was probably meant.
     better: Option<Cow<'static, str>>,
 }
 
-/// What encoding/json makes of a value.
+/// A value as encoding/json decodes it.
 #[derive(Default)]
 struct Decoded<'v> {
-    /// Texts and numbers by field, as they are in the end, each with what the field may hold.
+    /// The final texts and numbers by field, each with the field's type.
     leaves: BTreeMap<String, (&'v str, &'static Kind)>,
-    /// `Settings`, as it is in the end.
+    /// The final `Settings`.
     settings: Option<&'v RawValue>,
-    /// The first value of a wrong type: Go goes on reading, and refuses the whole in the end.
+    /// The first value of a wrong type: Go decodes the rest, then refuses the whole.
     refused: Option<Refused<'v>>,
 }
 
@@ -407,7 +407,7 @@ impl<'v> Decoded<'v> {
         });
     }
 
-    /// What vulcand checks once all is decoded.
+    /// vulcand's checks after decoding.
     fn check_leaves(&mut self) {
         if self.refused.is_some() {
             return;
@@ -420,7 +420,7 @@ impl<'v> Decoded<'v> {
             }
             let text = || text(raw);
             let (wanted, better) = match kind {
-                // An empty text is none.
+                // An empty text counts as absent.
                 Kind::Duration if !text().is_empty() && !go::is_duration(&text()) => {
                     let text = text();
                     let seconds = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
@@ -461,7 +461,7 @@ fn text(raw: &str) -> String {
     (&mut input).deserialize_bytes(Lossy).unwrap_or_default()
 }
 
-/// An object's members in order, doubles included.
+/// An object's members in order, duplicates included.
 struct Members<'v>(Vec<(String, &'v RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {

@@ -1,5 +1,4 @@
-//! What Go's standard library makes of texts: both proxies are written in it, and read what is stored with
-//! it.
+//! How Go's standard library reads texts: both proxies are written in Go.
 
 use std::borrow::Cow;
 
@@ -90,7 +89,7 @@ pub(super) fn is_duration(text: &str) -> bool {
     negative || total < 1 << 63
 }
 
-/// What Go's `strconv.ParseBool` takes for a truth value.
+/// Whether Go's `strconv.ParseBool` accepts a text.
 pub(super) fn is_bool(text: &str) -> bool {
     const TRUTHS: [&str; 12] = [
         "1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False",

@@ -1,5 +1,4 @@
-//! How a proxy's servers are written: keys and values on one side, servers on the other. What people
-//! read about it is in [`crate::report`].
+//! Translates between a proxy's keys and values and its servers. Messages about them are in [`crate::report`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -110,7 +109,7 @@ pub trait Layout: fmt::Debug {
         None
     }
 
-    /// What the proxy makes of a backend that is not defined.
+    /// What the proxy does with a backend that is not defined.
     fn undefined(&self) -> Undefined;
 
     /// The key prefix of everything that may define a backend.
@@ -119,7 +118,7 @@ pub trait Layout: fmt::Debug {
     /// The proxy's own option that makes it read this prefix.
     fn root_option(&self, prefix: &str) -> String;
 
-    /// A scope, as far as entries of this layout carry it.
+    /// The part of a scope that entries of this layout carry.
     fn scope(&self, scope: &Scope) -> String {
         scope.to_string()
     }
@@ -134,7 +133,7 @@ pub trait Layout: fmt::Debug {
         }
     }
 
-    /// Whether an owner of this name can be told from an entry that has no mark.
+    /// Whether an entry of this owner can be told from an unmarked one.
     fn takes_owner(&self, _owner: &str) -> bool {
         true
     }
@@ -166,7 +165,7 @@ pub trait Layout: fmt::Debug {
     }
 }
 
-/// What a proxy makes of a backend that is not defined.
+/// What a proxy does with a backend that is not defined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undefined {
     /// Its servers can hang or stop the proxy at its next start; one key defines it.
@@ -184,13 +183,12 @@ pub struct Observed {
     pub prefix: String,
     /// All backends that have any key, by id.
     pub backends: BTreeMap<String, Backend>,
-    /// Backends under prefixes that this one is easily taken for: the proxy that reads this prefix does
-    /// not serve them.
+    /// Backends under prefixes easily confused with this one. The proxy that reads this prefix does not serve them.
     pub siblings: Vec<Sibling>,
-    /// For proxies that go by names regardless of case: backends' ids as the store spells them, by their
-    /// id in lower case, where the two differ.
+    /// For proxies that ignore the case of names: ids as the store spells them, by their lower-case form, where
+    /// the two differ.
     pub spellings: BTreeMap<String, String>,
-    /// Keys that the proxy cannot read, or that hurt it, and why.
+    /// Keys that the proxy cannot read, or that harm it, and why.
     pub stray: Vec<(String, Fault)>,
 }
 
@@ -209,11 +207,11 @@ pub struct Sibling {
     pub prefix: String,
     /// How many backends are there.
     pub backends: usize,
-    /// What the prefix is.
+    /// Which kind of prefix it is.
     pub kind: SiblingKind,
 }
 
-/// What another prefix is.
+/// The kind of another prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SiblingKind {
     /// The other spelling of this run's: with or without a slash in front.
@@ -239,16 +237,16 @@ pub enum Definition {
     /// Nowhere.
     #[default]
     Absent,
-    /// This key should define it, and the proxy does not take it.
+    /// This key should define it, and the proxy refuses its value.
     Broken {
         /// The key.
         key: String,
         /// What is wrong with its value.
         refusal: Refusal,
-        /// The value that mends it.
+        /// A value that would be valid.
         mended: String,
     },
-    /// This key makes it something that has no servers, which is right as long as it has none.
+    /// This key makes it a kind of backend that has no servers: a fault only if servers are there.
     OtherType {
         /// The key.
         key: String,
@@ -277,7 +275,7 @@ pub struct Entry {
     pub url: Option<ServerUrl>,
     /// Its mark, if it has one.
     pub mark: Option<Mark>,
-    /// What is wrong with it for the proxy.
+    /// What the proxy does not accept of it.
     pub fault: Option<Fault>,
     /// Further keys of this server, where the layout gives it several: it is deleted and renamed with
     /// them.
@@ -295,12 +293,12 @@ pub struct Other {
     pub revision: u64,
 }
 
-/// What is wrong with a key or value, by what it does to the proxy.
+/// A fault of a key or value, by its effect on the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// vulcand: the value `null` crashes it, at each start again.
     Null,
-    /// vulcand: not the JSON that it reads.
+    /// vulcand: not the JSON of a server.
     Malformed,
     /// vulcand: no URL at all, or an empty one.
     NoUrl,
@@ -308,7 +306,7 @@ pub enum Fault {
     Refused(&'static str),
     /// vulcand: a URL without a host, which it takes and fails on.
     NoHost,
-    /// Either proxy: a URL that it takes, to a place where it cannot send requests.
+    /// Either proxy: a URL that it accepts and cannot send requests to.
     Unreachable,
     /// vulcand: a slash in a server's id.
     SlashInId,
@@ -341,7 +339,7 @@ pub enum Contents {
     Other,
 }
 
-/// Why a listing could not be understood.
+/// Why a listing cannot be interpreted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObserveError {
     /// The store refused to show the range that is needed.
@@ -390,7 +388,7 @@ impl Backend {
     }
 }
 
-/// The backend of this id, made where there is none yet.
+/// The backend of this id, added if it is new.
 fn backend<'b>(backends: &'b mut BTreeMap<String, Backend>, id: &str) -> &'b mut Backend {
     // Not `entry`: it would copy the id for each of a backend's servers. Keys come in order, so it is
     // mostly the last one.

@@ -18,7 +18,7 @@ use crate::model::{self, Mark, PodName, Scheme, ServerUrl, Snapshot, UrlFault};
 /// The prefix when none is given and neither spelling holds backends.
 const DEFAULT_PREFIX: &str = "/vulcand";
 
-/// The prefix of the tools before this one.
+/// The prefix of Amdatu Vulcanized and romulus.
 const PREDECESSOR: &str = "/vulcan";
 
 /// vulcand's layout under one prefix, or under the one that holds backends.
@@ -40,7 +40,7 @@ pub(super) fn open(options: Options) -> Result<Rc<dyn Layout>, Unsupported> {
 }
 
 impl Vulcand {
-    /// The prefixes to look at: the one that is meant, or likely, first; then others for a warning.
+    /// The prefixes to list: the given or likely one first, then those that only a warning is about.
     fn prefixes(&self) -> Vec<(String, SiblingKind)> {
         let first = self.prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
         let mut prefixes = vec![(first.to_owned(), SiblingKind::Spelling)];
@@ -180,7 +180,7 @@ impl Vulcand {
             revision,
         } in entries
         {
-            // vulcand cannot name what is not UTF-8, and neither can we: not a server of anybody's.
+            // A key that is not UTF-8 is nobody's server: neither vulcand nor this program can name it.
             let Ok(key) = String::from_utf8(key) else {
                 continue;
             };
@@ -241,7 +241,7 @@ impl Vulcand {
                     };
                     servers.entries.push((id, entry));
                 }
-                // Whatever is in it, the proxy wants a definition there.
+                // Whatever it holds, the proxy expects a definition there.
                 (_, None) if v2 => tree.holds(backend, Contents::Other),
                 (_, None) => {}
             }
@@ -262,7 +262,7 @@ impl Tree {
         }
     }
 
-    /// Notes what is in a backend's directory, beside its definition and servers.
+    /// Records what a backend's directory holds beside its definition and servers.
     fn holds(&mut self, backend: &str, contents: Contents) {
         self.backend(backend);
         self.contents
@@ -296,7 +296,7 @@ impl Tree {
     }
 }
 
-/// What a definition's value makes of its backend.
+/// Reads the value of a definition.
 fn define(key: &str, value: &[u8], revision: u64) -> Definition {
     let key = key.to_owned();
     match definition::check(value) {
@@ -316,7 +316,7 @@ struct Servers {
     entries: Vec<(Box<str>, Entry)>,
 }
 
-/// What a server's value says.
+/// A server's value, read.
 struct Value {
     url: Option<ServerUrl>,
     mark: Option<Mark>,
@@ -332,7 +332,7 @@ struct Fields<'v> {
     owner: Option<Cow<'v, str>>,
     scope: Option<Cow<'v, str>>,
     pod: Option<Cow<'v, str>>,
-    /// Whether there is a field that vulcand may refuse the whole for.
+    /// Whether there is a field for which vulcand may refuse the whole value.
     suspect: bool,
 }
 
@@ -340,7 +340,7 @@ impl<'v> Fields<'v> {
     /// Reads what [`write()`] writes, as long as nothing in it is escaped: nearly all that there is to read.
     fn plain(value: &'v [u8]) -> Option<Self> {
         let value = std::str::from_utf8(value).ok()?;
-        // Counted, because a loop without a way out is done many bytes at a time.
+        // Counted in a loop without an exit, which the compiler vectorises.
         let special = |c: &u8| *c < b' ' || *c == b'\\';
         if value.bytes().filter(special).count() > 0 {
             return None;
@@ -416,7 +416,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// Reads values; texts that are the same in one entry after the other are kept once.
+/// Reads values. A text that repeats from entry to entry is kept once.
 #[derive(Default)]
 struct Values {
     owner: Rc<str>,
@@ -469,12 +469,12 @@ impl Values {
 /// A server's URL, and what is wrong with it for vulcand.
 fn read_url(text: &str) -> (Option<ServerUrl>, Option<Fault>) {
     let fault = match ServerUrl::read(text) {
-        // Traefik's scheme: vulcand takes it, and cannot speak it.
+        // vulcand accepts this scheme and cannot speak it.
         Ok(url) if url.scheme == Scheme::H2c => return (Some(url), Some(Fault::Unreachable)),
         Ok(url) => return (Some(url), None),
         Err(_) if text.is_empty() => Fault::NoUrl,
         Err(UrlFault::Unreadable) => Fault::Refused("URL"),
-        // Go's `ParseRequestURI` wants a scheme or a path.
+        // Go's `ParseRequestURI` requires a scheme or a path.
         Err(UrlFault::NoHost) if !text.contains(':') && !text.starts_with('/') => {
             Fault::Refused("URL")
         }
@@ -484,7 +484,7 @@ fn read_url(text: &str) -> (Option<ServerUrl>, Option<Fault>) {
     (None, Some(fault))
 }
 
-/// The text that was kept last, if this is the same.
+/// The text kept last, if this one is equal.
 fn kept(last: &mut Rc<str>, text: &str) -> Rc<str> {
     if **last != *text {
         *last = text.into();

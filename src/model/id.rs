@@ -7,22 +7,22 @@ use std::rc::Rc;
 /// The longest id, in bytes.
 const ID_MAX: usize = 253;
 
-/// Why a text is no id. Prints as the reason alone.
+/// Why a text is not a valid id. Prints as the reason alone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
-    /// Nothing is left to be an id.
+    /// It is empty.
     #[error("it is empty")]
     Empty,
     /// Longer than 253 bytes.
     #[error("it is longer than {ID_MAX} bytes")]
     TooLong,
-    /// Nothing but digits, where that is a place in a list.
+    /// Only digits, where the proxy takes those for an index of a list.
     #[error("it is nothing but digits")]
     OnlyDigits,
-    /// A character that ids do not have.
+    /// A character outside the alphabet.
     #[error("it has {0:?}, and ids are made of letters, digits and `._:[]-`")]
     Character(char),
-    /// A character that ids do not begin with.
+    /// A character that must not come first.
     #[error("it begins with {0:?}, and ids begin with a letter, a digit or `[`")]
     First(char),
 }
@@ -57,7 +57,7 @@ macro_rules! id {
             /// Checks `text` and makes it an id.
             ///
             /// # Errors
-            /// [`InvalidId`] when it is none.
+            /// [`InvalidId`].
             pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidId> {
                 let text = text.as_ref();
                 check_id(text)?;

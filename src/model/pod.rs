@@ -8,7 +8,7 @@ use std::rc::Rc;
 use serde::{Serialize, Serializer};
 
 /// A pod, reduced to what decides whether and how it is published. Its texts may be borrowed from the
-/// page it came in: most pods are looked at once.
+/// page it came in, because most pods are used once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -33,7 +33,7 @@ pub struct Pod<'p> {
     pub host_network: bool,
     /// `status.podIPs` (else `status.podIP` alone), the primary one first.
     pub ips: Vec<IpAddr>,
-    /// Whether one of those was written in a form that cannot be read (leading zeros, a zone).
+    /// Whether one of those could not be parsed (leading zeros, a zone).
     pub unreadable_ip: bool,
     /// Declared container ports: those of the main containers, in order, then those of the sidecars
     /// (init containers with `restartPolicy: Always`).
@@ -73,7 +73,7 @@ impl<'p> Texts<'p> {
     /// Sets a text. The last one of a name counts.
     pub fn insert(&mut self, name: Cow<'p, str>, text: Cow<'p, str>) {
         if self.0.is_empty() {
-            // Few pods have more, and growing costs more than all the rest.
+            // Few pods have more; growing step by step is the larger cost.
             self.0.reserve(16);
         }
         self.0.push((name, text));

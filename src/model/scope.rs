@@ -54,9 +54,9 @@ impl fmt::Display for Cluster {
 /// What `--cluster` gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClusterName {
-    /// A name: the fingerprint is found out.
+    /// A name; the fingerprint is computed.
     Name(String),
-    /// All of it, as entries carry it.
+    /// Name and fingerprint, as entries carry them.
     Whole(Cluster),
 }
 
@@ -85,7 +85,7 @@ impl ClusterName {
         }
     }
 
-    /// The cluster, with the fingerprint that was found out where only a name was given.
+    /// The cluster; a missing fingerprint is filled in with the computed one.
     #[must_use]
     pub fn cluster(given: Option<&Self>, fingerprint: String) -> Cluster {
         match given {
@@ -102,7 +102,7 @@ impl ClusterName {
     }
 }
 
-/// From where a run looked: the cluster, then the selectors in canonical form. Prints as
+/// What a run lists: the cluster, then the selectors in canonical form. Prints as
 /// `main@3f2a91c0 app=web,tier!=x fields(spec.nodeName=a)`, without the parts that were not given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
@@ -181,7 +181,7 @@ fn canonical_requirement(text: &str) -> String {
     }
 }
 
-/// Who wrote an entry, from where it looked, and for which pod, as the entry itself says.
+/// What an entry says of its origin: the owner, the scope and the pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// The owner's name.

@@ -66,10 +66,9 @@ pub enum Expect {
 pub struct Transaction {
     /// All must hold, or nothing is written. No key occurs twice.
     pub guards: Vec<Guard>,
-    /// Key ranges in which nothing may have been written, or nothing is written. Stores without
-    /// [`Limits::ranges`] get none.
+    /// Key ranges that must be unchanged, or nothing is written. Empty for stores without [`Limits::ranges`].
     pub unchanged: Vec<Unchanged>,
-    /// In the order in which the proxy shall see them. No key occurs twice.
+    /// In the order in which the proxy should see them. No key occurs twice.
     pub ops: Vec<Op>,
 }
 

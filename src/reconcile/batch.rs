@@ -8,9 +8,8 @@ use crate::model::{Expect, Guard, Limits, Op, Transaction, Unchanged};
 use crate::reconcile::hold::Rest;
 use crate::reconcile::plan::{Change, Plan, Write};
 
-/// Up to how many entries of a backend each transaction that touches it compares the backend's whole
-/// range. Beyond that only those do that take something away: the comparison costs etcd time for each
-/// key.
+/// The largest backend, in entries, whose whole range is compared by each transaction that touches it. In larger
+/// ones only transactions that remove something compare it: the comparison costs etcd time per key.
 const RANGE_COMPARED: usize = 1_000;
 
 /// A transaction and the changes it makes.

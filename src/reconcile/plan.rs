@@ -1,4 +1,4 @@
-//! The plan: every change with its proof, and everything that is not done with its reason.
+//! The plan: every change with its grounds, and everything that is held back with its reason.
 //!
 //! | in the store | wanted | plan |
 //! |---|---|---|
@@ -44,13 +44,13 @@ pub struct Rules {
     pub create_backends: bool,
     /// Delete what is not ready, even if nothing Ready is left.
     pub strict_ready: bool,
-    /// Take any complete list as a witness.
+    /// Treat any complete list as a witness.
     pub allow_empty: bool,
     /// Release all holds if at most so many servers go.
     pub allow_deletes: Option<usize>,
     /// Delete nothing if more servers than that would go.
     pub max_deletes: Option<DeleteLimit>,
-    /// Leave deletes out.
+    /// Plan no deletes.
     pub upsert_only: bool,
 }
 
@@ -65,7 +65,7 @@ pub struct Adopt {
     pub owners: BTreeSet<String>,
 }
 
-/// What to do, and what not.
+/// What to change, what is held back, and what to report.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// The prefix all keys begin with.
@@ -84,25 +84,25 @@ pub struct Plan {
     pub kept: Vec<Kept>,
     /// Defined backends without any server that Ready pods name.
     pub emptied: Vec<Emptied>,
-    /// What does not go because too much would.
+    /// Deletes withheld because they exceed `--max-deletes`.
     pub over_budget: Option<OverBudget>,
     /// Whether servers are kept in every backend we serve.
     pub kept_everywhere: bool,
-    /// Keys we want that somebody else has with another URL.
+    /// Keys that are wanted and taken by an entry that is not ours, with another URL.
     pub conflicts: Vec<Conflict>,
-    /// Servers that want a key that another one has.
+    /// Servers whose key another server of ours gets.
     pub duplicates: Vec<Duplicate>,
-    /// Entries of our owner from elsewhere.
+    /// Entries of our owner with another scope.
     pub out_of_scope: Vec<OutOfScope>,
-    /// Backends with another owner's servers that we would have changed.
+    /// Backends with servers of another owner or cluster that would have been changed.
     pub unshared: Vec<Frozen>,
     /// Backends that pods want or that hold our servers, and that are not defined.
     pub undefined: Vec<Frozen>,
-    /// What hurts the proxy.
+    /// Keys and values that harm the proxy.
     pub findings: Vec<Finding>,
     /// Pods left out, or one of their servers, and why.
     pub skipped: Vec<LeftOut>,
-    /// Namespaces that must be listed without selectors before this plan is more than a draft.
+    /// Namespaces to list without selectors: until then this plan is a draft.
     pub doubts: BTreeSet<String>,
     /// The numbers.
     pub counts: Counts,
@@ -117,15 +117,15 @@ pub struct Counts {
     pub published: usize,
     /// Entries that are ours now, before any change.
     pub owned: usize,
-    /// Servers of ours that are right as they are.
+    /// Servers of ours that are in sync.
     pub unchanged: usize,
-    /// Wanted servers that another entry of that key serves: unmarked ones.
+    /// Wanted servers whose key holds an unmarked entry with the same URL.
     pub satisfied_unmarked: usize,
-    /// The same: marked ones.
+    /// Wanted servers whose key holds another owner's entry with the same URL.
     pub satisfied_marked: usize,
     /// Entries that are not ours.
     pub foreign: usize,
-    /// Entries of ours whose pods the input does not claim to show.
+    /// Entries of ours whose pods are outside a partial input.
     pub not_looked_at: usize,
     /// Deletes left out by `--policy upsert-only`.
     pub left_out: usize,
@@ -175,14 +175,14 @@ pub struct Write<'c> {
 /// What is done to a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// It is written where nothing was.
+    /// The key does not exist and is written.
     Create {
         /// The value.
         after: String,
         /// Why.
         reason: Reason,
     },
-    /// It is written over what was read.
+    /// The key is overwritten.
     Update {
         /// The value that was read.
         before: Vec<u8>,
@@ -211,17 +211,17 @@ pub enum Action {
 pub enum Reason {
     /// A pod wants the backend, and it is not defined.
     Define,
-    /// The pod is Ready and wants to be here.
+    /// The pod is Ready and maps to this backend.
     Ready,
-    /// The pod is Ready, and the entry is not as it should be: what differs.
+    /// The pod is Ready and the entry differs: in what.
     Differs(&'static str),
     /// The entry is taken over: what it was.
     Adopted(&'static str),
-    /// The server had it under this other id.
+    /// The keys move with the server, from this id.
     Moved(String),
 }
 
-/// A change that is not made: too little is known of the pod behind the URL that would go.
+/// A change that is held: nothing proves that the pod behind the URL is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// The entry.
@@ -230,7 +230,7 @@ pub struct Held {
     pub evidence: Unproved,
     /// How many servers of its kind would go.
     pub lost: usize,
-    /// How many Ready ones like them would remain.
+    /// How many Ready servers of that kind would remain.
     pub remain: usize,
 }
 
@@ -262,7 +262,7 @@ pub struct Losing {
 }
 
 impl Losing {
-    /// The change, now that there is a permit for it.
+    /// Turns the loss into a change, with its permit.
     #[must_use]
     pub(super) fn change(self, permit: Permit) -> Change {
         let Self {
@@ -360,7 +360,7 @@ pub struct LeftOut {
     pub reason: SkipReason,
 }
 
-/// More servers would go than `--max-deletes` allows: none goes.
+/// More servers would be deleted than `--max-deletes` allows: none is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverBudget {
     /// How many would go.
@@ -369,16 +369,16 @@ pub struct OverBudget {
     pub owned: usize,
     /// The limit.
     pub limit: DeleteLimit,
-    /// What does not go.
+    /// The entries that stay.
     pub entries: Vec<Losing>,
 }
 
 /// How many servers may go in one run: `--max-deletes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeleteLimit {
-    /// So many.
+    /// A number of servers.
     Servers(usize),
-    /// So many of a hundred of what we own.
+    /// A percentage of the servers that are ours.
     Percent(u8),
 }
 
@@ -448,7 +448,7 @@ pub struct Duplicate {
     pub url: ServerUrl,
 }
 
-/// An entry of our owner that another job, or this one elsewhere, wrote.
+/// An entry of our owner that a job with another scope wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OutOfScope {
     /// The key.
@@ -457,23 +457,23 @@ pub struct OutOfScope {
     pub scope: String,
     /// The entry's pod, if it says.
     pub pod: Option<PodName>,
-    /// What of it is not ours.
+    /// Which part of the scope differs.
     #[serde(skip)]
     pub differs: ScopeDiffers,
 }
 
-/// What of an entry's scope is not this run's.
+/// Which part of an entry's scope differs from this run's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ScopeDiffers {
     /// The cluster: its backend is frozen.
     Cluster,
     /// The selectors.
     Selectors,
-    /// Nothing but the pod's namespace, which was not listed.
+    /// The pod's namespace, which was not listed.
     Namespace,
 }
 
-/// A backend that gets nothing from us, and loses nothing.
+/// A backend that this run does not write to, except to delete what is dead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Frozen {
     /// The backend.
@@ -494,7 +494,7 @@ pub enum Freeze {
     Undefined {
         /// The keys and values that would define it.
         define: Vec<(String, String)>,
-        /// What the proxy makes of it.
+        /// What the proxy does with it.
         effect: Undefined,
     },
     /// Its definition is not valid.
@@ -503,10 +503,10 @@ pub enum Freeze {
         key: String,
         /// What is wrong with it.
         refusal: Refusal,
-        /// The value that mends it, if that is ours to say.
+        /// A value that would be valid, if one can be suggested.
         mend: Option<String>,
     },
-    /// It would be created, but its id and this one begin alike, and would share servers.
+    /// It would be created, but its id and this one share a prefix, and the proxy would mix their servers.
     Bleeds(String),
     /// These owners have servers in it.
     Owners(BTreeSet<String>),
@@ -527,7 +527,7 @@ pub struct NoBackends {
 }
 
 impl Plan {
-    /// Whether the store is as it should be, as far as this run may say.
+    /// Whether there is nothing to change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()

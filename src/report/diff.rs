@@ -35,7 +35,7 @@ pub(crate) fn lines(out: &mut dyn Write, plan: &Plan, style: Style) -> io::Resul
     name(out, plan)
 }
 
-/// What `--expect` takes, where there are changes.
+/// Prints the name of the plan, for `--expect`, if there are changes.
 fn name(out: &mut dyn Write, plan: &Plan) -> io::Result<()> {
     if plan.changes.is_empty() {
         return Ok(());
@@ -160,7 +160,7 @@ pub fn applied(out: &mut dyn Write, change: &Change, style: Style) -> io::Result
     )
 }
 
-/// The counts in one line: what changes, what stands, what is not done.
+/// The counts in one line: what changes, what stays, what is held back.
 #[must_use]
 pub(crate) fn summary<'c>(
     plan: &Plan,
@@ -266,7 +266,7 @@ pub fn one_line<'c>(
     writeln!(out, "{}{loud}{name}", summary(plan, changes, applied))
 }
 
-/// What is said of the pods loudly, and with `-q` too. Nobody listed any, perhaps: that is said without `-q`.
+/// The last line, about the pods: mistakes, or that no pod was listed (which `-q` silences).
 pub(crate) fn loud(plan: &Plan) -> Option<String> {
     const NONE: &str =
         "no pod was listed: does the namespace exist (`-n`, `-A`), and do the selectors fit?";
@@ -274,9 +274,9 @@ pub(crate) fn loud(plan: &Plan) -> Option<String> {
     mistakes(plan).or_else(|| nobody.then(|| NONE.to_owned()))
 }
 
-/// What is said loudly of the pods: that none is published (`0 of 37 pods published: 37 without a backend`), or
-/// that some are not published as they were meant to be (`2 pods not published as meant: 1 without a port, 1 with
-/// several ports`). One that names no backend is not meant to be.
+/// Pods that are not published although they are meant to be, reported with `-q` too: `0 of 37 pods published: 37
+/// without a backend`, or `2 pods not published as meant: 1 without a port, 1 with several ports`. While others are
+/// published, a pod that names no backend is not meant to be.
 #[must_use]
 pub(crate) fn mistakes(plan: &Plan) -> Option<String> {
     let Counts {

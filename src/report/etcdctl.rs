@@ -61,7 +61,7 @@ impl Etcdctl {
         };
         let options = names.iter().zip(values).filter_map(|(name, value)| {
             let value = value.as_ref()?;
-            // Nothing to paste where a control character would be in it.
+            // A command with a control character in it is not printed.
             let value = (!value.contains(char::is_control)).then(|| quoted(value))?;
             Some(format!(" --{name}={value}"))
         });
@@ -118,7 +118,7 @@ impl Etcdctl {
     }
 }
 
-/// A key made of what ids and prefixes are made of, in quotes.
+/// A key in quotes, if it has no other characters than ids and prefixes.
 fn plain(key: &str) -> Option<String> {
     let harmless = |c: u8| c.is_ascii_alphanumeric() || b"/._:[]-".contains(&c);
     key.bytes().all(harmless).then(|| quoted(key))

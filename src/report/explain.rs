@@ -13,24 +13,24 @@ use crate::reconcile::map::{Trace, Want};
 use crate::reconcile::plan::{Action, Freeze, Frozen, Plan, Rules};
 use crate::text::{escaped_json, quoted, shown_value};
 
-/// What is known of a pod's way into the store.
+/// How a pod gets into the store, step by step.
 #[derive(Debug, Serialize)]
 pub(crate) struct Explained {
     version: u32,
     pod: String,
-    /// Whether it has an entry of its own after a run.
+    /// Whether an entry of its own is in the store after a run.
     pub(crate) published: bool,
     steps: Vec<Step>,
 }
 
-/// One step of the way.
+/// One step.
 #[derive(Debug, Serialize)]
 struct Step {
     step: &'static str,
     text: String,
 }
 
-/// What a run is made of.
+/// The inputs and the plan of a run.
 pub(crate) struct Run<'r> {
     pub(crate) observed: &'r Observed,
     pub(crate) plan: &'r Plan,
@@ -39,7 +39,7 @@ pub(crate) struct Run<'r> {
     pub(crate) layout: &'r dyn Layout,
 }
 
-/// Follows a pod, as it was listed and as it was reduced, through the run's plan.
+/// Follows a pod, as listed and as mapped, through the run's plan.
 pub(crate) fn explain(run: &Run, pod: &Pod, seen: &SeenPod) -> Explained {
     let mut explained = Explained {
         version: super::json::VERSION,
@@ -170,7 +170,7 @@ impl Explained {
         );
     }
 
-    /// What a run does for a server that the pod wants, and what follows from it.
+    /// What a run does for a server that the pod wants, and the way out if it does nothing.
     fn run(
         &mut self,
         run: &Run,
@@ -371,7 +371,7 @@ fn template(id: &str) -> &'static str {
 /// # Errors
 /// Those of `out`.
 pub(super) fn print(out: &mut dyn Write, explained: &Explained, style: Style) -> io::Result<()> {
-    /// So wide is the column of the steps' names.
+    /// The width of the column of step names.
     const NAMES: usize = 10;
     writeln!(out, "pod {}", escaped(&explained.pod))?;
     let indent = " ".repeat(NAMES + 2);

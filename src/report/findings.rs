@@ -1,4 +1,4 @@
-//! What is said of findings: what hurts the proxy, why, and the way out.
+//! Messages about findings: what harms the proxy, why, and the way out.
 
 use super::etcdctl::{Api, Etcdctl};
 use super::{Note, puts};
@@ -7,7 +7,7 @@ use crate::reconcile::findings::Finding;
 use crate::reconcile::plan::NoBackends;
 use crate::text::{escaped, shown};
 
-/// What a finding says.
+/// The message of a finding.
 pub(super) fn note(finding: &Finding, etcdctl: &Etcdctl) -> Note {
     let mut items = Vec::new();
     let mut commands = Vec::new();
@@ -119,7 +119,7 @@ fn sibling(prefix: &str, sibling: &Sibling, root_option: &str) -> String {
     }
 }
 
-/// How a sentence ends that commands may follow.
+/// A colon if commands follow the sentence, else a full stop.
 fn end(commands: &[String]) -> char {
     if commands.is_empty() { '.' } else { ':' }
 }
@@ -217,7 +217,7 @@ pub(super) fn define(effect: Undefined) -> &'static str {
     }
 }
 
-/// What a key or value does to the proxy.
+/// The effect of a fault on the proxy.
 fn text(fault: Fault, api: Option<Api>) -> String {
     let v2 = api == Some(Api::V2);
     let text = match fault {
@@ -274,7 +274,7 @@ fn text(fault: Fault, api: Option<Api>) -> String {
     text.to_owned()
 }
 
-/// What to do about it, where that is not to remove the key.
+/// The way out, if it is not to remove the key.
 fn way_out(fault: Fault) -> Option<&'static str> {
     match fault {
         Fault::Null
@@ -294,7 +294,7 @@ fn way_out(fault: Fault) -> Option<&'static str> {
     }
 }
 
-/// The commands that remove what serves nobody; of what may be live nothing is printed.
+/// The commands that remove a key that serves nobody; empty for one that may be live.
 fn remove(etcdctl: &Etcdctl, key: &str, fault: Fault) -> Vec<String> {
     let command = match fault {
         Fault::Null

@@ -151,7 +151,7 @@ pub fn print(
                  }| JsonFinding {
                     text,
                     keys: items,
-                    // One text to paste.
+                    // As one text, to paste.
                     command: (!commands.is_empty()).then(|| commands.join("\n")),
                 },
             )

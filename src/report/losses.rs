@@ -1,4 +1,4 @@
-//! Sentences about what leaves a backend, and what is held or kept in it.
+//! Messages about servers that leave a backend, and those held or kept in it.
 
 use super::style::number;
 use super::{Note, item};
@@ -56,7 +56,7 @@ fn leaving(pod: &str, leaving: Leaving) -> String {
     }
 }
 
-/// Why nothing proves that a pod does not serve, in a line.
+/// Why a loss is unproved, in a line.
 pub(super) fn unproved(pod: &str, unproved: &Unproved) -> String {
     match unproved {
         Unproved::Unmapped(None | Some(SkipReason::NoBackend)) => {
@@ -83,7 +83,7 @@ pub(super) fn unproved(pod: &str, unproved: &Unproved) -> String {
 /// How many servers `--allow-deletes` must allow to release all that is held.
 #[must_use]
 pub(crate) fn deletes_to_allow(plan: &Plan, applied: bool) -> usize {
-    // What this run deletes is done when the next one asks; after a dry run it is not.
+    // After a run its deletes are done and no longer count; after a dry run they still do.
     plan.held.len() + if applied { 0 } else { plan.lost() }
 }
 
@@ -212,7 +212,7 @@ pub(super) fn over_budget(over: &OverBudget) -> Note {
     }
 }
 
-/// Whether a scope is that of a run with `--pods`, and not made to look like a cluster's.
+/// Whether a scope is that of a run with `--pods` without a whole cluster id.
 fn is_of_a_file(scope: &str) -> bool {
     scope == "file" || scope.ends_with("@file")
 }

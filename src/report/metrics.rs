@@ -8,7 +8,7 @@ use crate::reconcile::plan::{Action, Change, LeftOut, Plan};
 /// The job by which a Pushgateway groups these metrics.
 pub(crate) const JOB: &str = "vulcanized";
 
-/// One run, as its metrics tell it. Times are seconds, points in time since 1970.
+/// One run, for its metrics. Times are in seconds, points in time since 1970.
 pub struct Run<'r> {
     /// Owner of the run's entries.
     pub owner: &'r str,

@@ -1,4 +1,4 @@
-//! What is said of a plan: as a diff, as lines, as JSON. The same words everywhere.
+//! Everything that people and programs read: diff, lines, JSON, metrics, `status`, `explain`.
 
 use crate::model::PodName;
 use crate::reconcile::plan::{
@@ -26,7 +26,7 @@ pub(crate) use losses::deletes_to_allow;
 pub(crate) use reporter::Reporter;
 pub use style::Style;
 
-/// How many of many backends are named.
+/// How many examples a note for many backends names.
 const EXAMPLES: usize = 5;
 
 /// Why a change is made, in a line.
@@ -63,12 +63,12 @@ pub(crate) fn held(held: &Held) -> String {
     losses::unproved(&losses::named(held.entry.pod.as_ref()), &held.evidence)
 }
 
-/// One thing to say beside the changes: a heading, the lines under it, and a command to paste.
+/// A message beside the changes: a heading, the lines under it, and commands to paste.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// `held`, `kept`, `conflict`, `duplicate`, `out of scope`, `not shared`, `not defined` or `finding`.
     pub kind: &'static str,
-    /// What is, where, why it matters, and the way out.
+    /// What, where, why it matters, and the way out.
     pub text: String,
     /// Keys it is about, with what is known of each.
     pub items: Vec<String>,
@@ -76,7 +76,7 @@ pub struct Note {
     pub commands: Vec<String>,
 }
 
-/// Everything there is to say of a plan beside its changes, alarms first.
+/// All messages of a plan beside its changes, alarms first.
 #[must_use]
 pub fn notes(plan: &Plan, applied: bool, etcdctl: &Etcdctl) -> Vec<Note> {
     let mut notes = Vec::new();
@@ -166,7 +166,7 @@ fn duplicate_note(duplicate: &Duplicate) -> Note {
     }
 }
 
-/// One note for all backends that are not created because ids begin alike: there may be thousands.
+/// One note for all backends that are not created because ids share a prefix: there may be thousands.
 fn bleeding_note(bleeding: &[&Frozen], etcdctl: &Etcdctl) -> Option<Note> {
     if let [frozen] = bleeding {
         return Some(frozen_note(frozen, etcdctl));
@@ -277,7 +277,7 @@ fn frozen_note(frozen: &Frozen, etcdctl: &Etcdctl) -> Note {
     }
 }
 
-/// The commands that set these keys; none of them if one is nothing to paste.
+/// The commands that set these keys; empty if one of them cannot be pasted.
 #[must_use]
 pub(crate) fn puts(etcdctl: &Etcdctl, pairs: &[(String, String)]) -> Vec<String> {
     let commands = pairs.iter().map(|(key, value)| etcdctl.put(key, value));

@@ -1,4 +1,4 @@
-//! The one owner of stdout: format, style and quiet are chosen once.
+//! The only owner of stdout: format, style and quiet are chosen once.
 
 use std::io::{self, Write};
 
@@ -29,7 +29,7 @@ impl Reporter<'_> {
     /// Prints the plan of a dry run: exactly what would be applied.
     ///
     /// # Errors
-    /// A stdout that cannot be written to; a closed one is none.
+    /// A stdout that cannot be written to; a closed one is not an error.
     pub fn plan(&mut self, plan: &Plan) -> anyhow::Result<()> {
         let Self { format, style, .. } = *self;
         let out = &mut *self.out;
@@ -89,11 +89,11 @@ impl Reporter<'_> {
                 written(diff::applied(self.out, change, self.style))?;
             }
         }
-        // Flushed before anything else can go wrong.
+        // Flushed before anything else can fail.
         written(self.out.flush())
     }
 
-    /// Prints what a run came to, after its last change.
+    /// Prints the result of a run, after its last change.
     ///
     /// # Errors
     /// As for [`Reporter::plan`].
@@ -112,7 +112,7 @@ impl Reporter<'_> {
     }
 }
 
-/// A closed stdout is no failure: its reader has seen enough.
+/// A closed stdout is not a failure: its reader has seen enough.
 fn written(result: io::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

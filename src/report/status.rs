@@ -1,4 +1,4 @@
-//! What is in the store, whoever wrote it: `vulcanized status`.
+//! The content of the store, by any owner: `vulcanized status`.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use super::table::{self, Row};
 use crate::layout::{Backend, Definition, Entry, Observed, SiblingKind};
 use crate::text::{escaped_json, shown_value};
 
-/// What stands where there is nothing.
+/// The text of an empty cell.
 const NONE: &str = "-";
 
 #[derive(Serialize)]
@@ -29,7 +29,7 @@ struct JsonBackend<'o> {
     backend: &'o str,
     /// `valid`, `absent`, `refused`, or `other type`.
     definition: &'static str,
-    /// What the proxy does not like about it.
+    /// Why the proxy refuses it.
     refusal: Option<String>,
     servers: Vec<JsonServer<'o>>,
 }
@@ -47,7 +47,7 @@ struct JsonServer<'o> {
     value: String,
 }
 
-/// The backends of the tree that are asked for: all, if none is named.
+/// The named backends; all of them if none is named.
 fn chosen<'o>(
     observed: &'o Observed,
     names: &'o [String],
@@ -57,7 +57,7 @@ fn chosen<'o>(
     backends.filter(move |(id, backend)| is_chosen(id) && is_there(backend))
 }
 
-/// Whether a backend is more than other keys of the same name.
+/// Whether it has a definition or servers, and not only other keys.
 fn is_there(backend: &Backend) -> bool {
     !backend.servers.is_empty() || !matches!(backend.definition, Definition::Absent)
 }
@@ -141,7 +141,7 @@ pub(super) fn print(
     }
     if !rows.is_empty() {
         let head = ["BACKEND", "SERVER", "URL", "OWNER", "SCOPE", "POD"];
-        // What an entry serves comes before who wrote it.
+        // Columns about the origin are shortened before those about the server.
         let shortened = [4, 5, 1, 0, 2];
         table::print(out, style, &head, &shortened, &rows)?;
     }

@@ -38,7 +38,7 @@ impl Style<'_> {
         self.filled(text, "", "  ")
     }
 
-    /// The same, with what the first line and the others begin with.
+    /// The same, with the indents of the first line and of the others.
     pub(super) fn filled(self, text: &str, first: &str, others: &str) -> String {
         let options = textwrap::Options::new(self.width)
             .break_words(false)

@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use super::style::{BOLD, Ink, Style};
 use crate::text::escaped;
 
-/// No column is made narrower than this, in columns of text.
+/// The least width of a shortened column, in characters.
 const NARROWEST: usize = 8;
 
-/// What is between two columns.
+/// The space between two columns.
 const GAP: &str = "  ";
 
 /// One row: its cells, and their colour.

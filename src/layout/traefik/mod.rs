@@ -1,6 +1,6 @@
 //! Traefik's keys for its etcd provider: `<prefix>/http/services/<service>/loadBalancer/servers/<id>/url`,
-//! values in plain text. One key that it does not know freezes the whole provider, so the mark is in the
-//! id: `<owner>.<cluster>.<namespace>.<server id>`. What is said of Traefik here was seen on 3.7.15.
+//! values in plain text. One unknown key freezes the whole provider, so the mark is in the id:
+//! `<owner>.<cluster>.<namespace>.<server id>`. Statements about Traefik were measured on 3.7.15.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -68,9 +68,9 @@ impl Layout for Traefik {
         let mut next = || ranges.next().unwrap_or(Ok(Vec::new()));
         let denied = |denied| ObserveError::from(&denied);
         let mut tree = Tree::read(&prefix, next().map_err(denied)?);
-        // Which services are defined is what the routers say: without them nothing can be decided.
+        // Routers define services: without them nothing can be decided.
         tree.routers(&prefix, next().map_err(denied)?);
-        // The others are looked at as far as they may be seen.
+        // The other ranges are read if they may be.
         tree.middlewares(&prefix, next().unwrap_or_default());
         let slashed = format!("/{prefix}");
         let found = next().unwrap_or_default();
@@ -154,11 +154,11 @@ impl Layout for Traefik {
     /// The cluster: the id has no room for selectors.
     fn scope(&self, scope: &Scope) -> String {
         let Cluster { name, fingerprint } = &scope.cluster;
-        // Pods from a file have no fingerprint: a name says it all.
+        // Pods from a file have no fingerprint: the name alone is enough.
         match (name.as_str(), fingerprint.as_str()) {
             (name, "file") if !name.is_empty() => name.to_owned(),
             ("", fingerprint) => fingerprint.to_owned(),
-            // An id has no `@`.
+            // `@` is not allowed in an id.
             (name, fingerprint) => format!("{name}-{fingerprint}"),
         }
     }
@@ -172,7 +172,7 @@ impl Layout for Traefik {
         }
     }
 
-    /// It begins the id, and one of nothing but digits could begin an address.
+    /// The owner begins the id; digits alone could be the beginning of an address.
     fn takes_owner(&self, owner: &str) -> bool {
         !owner.bytes().all(|c| c.is_ascii_digit())
     }
@@ -218,7 +218,7 @@ fn middlewares(prefix: &str) -> String {
     format!("{prefix}/http/middlewares/")
 }
 
-/// The mark in an id, if it has one. An address has dots too, with or without a port, and is none.
+/// The mark in an id, if it has one. An address has dots too, with or without a port, and is not a mark.
 fn mark(id: &str) -> Option<Mark> {
     /// A cluster is a name, a dash and a fingerprint at most.
     const CLUSTER_MAX: usize = 41;
@@ -249,7 +249,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit())
 }
 
-/// A name without the brackets that Traefik gives one of nothing but digits.
+/// A name without the brackets that Traefik puts around digits alone.
 fn bare(name: &str) -> &str {
     let inner = name
         .strip_prefix('[')
@@ -257,7 +257,7 @@ fn bare(name: &str) -> &str {
     inner.filter(|inner| is_number(inner)).unwrap_or(name)
 }
 
-/// What a name is compared by.
+/// The form in which names are compared.
 fn identity(name: &str) -> Cow<'_, str> {
     go::fold(bare(name))
 }
@@ -313,7 +313,7 @@ struct Server {
 
 #[derive(Default)]
 struct Tree {
-    /// By what their names are compared by.
+    /// By their names as they are compared.
     services: BTreeMap<String, Service>,
     stray: Vec<(String, Fault)>,
     /// Names of services that are referred to, each with the key that does, and its revision.
@@ -330,11 +330,11 @@ impl Tree {
         let mut tree = Self::default();
         let mut entries = entries.into_iter().peekable();
         while let Some(entry) = entries.next() {
-            // Neither Traefik nor we can name what is not UTF-8.
+            // A key that is not UTF-8 can be named neither by Traefik nor here.
             let Ok(key) = String::from_utf8(entry.key) else {
                 continue;
             };
-            // What has keys below it needs no value of its own.
+            // A key with others below it needs no value.
             let above = entries.peek().is_some_and(|next| {
                 let below = next.key.strip_prefix(key.as_bytes());
                 below.is_some_and(|below| below.starts_with(b"/") && below.len() > 1)
@@ -469,9 +469,9 @@ impl Tree {
         }
     }
 
-    /// The service of this name, made where there is none yet.
+    /// The service of this name, added if it is new.
     fn service(&mut self, name: &str) -> &mut Service {
-        // Keys come in order, so it is mostly the last one.
+        // Keys are sorted, so it is mostly the last one.
         if self.last.0 != name {
             self.last = (name.to_owned(), identity(name).into_owned());
         }
@@ -485,8 +485,8 @@ impl Tree {
         self.services.get_mut(&self.last.1).expect("just inserted")
     }
 
-    /// Settles which services are defined: those that are referred to. Names are compared regardless of
-    /// case here; Traefik finds one only under the spelling of its first key.
+    /// Decides which services are defined: those that are referred to. Names are compared without case here;
+    /// Traefik finds one only under the spelling of its first key.
     fn refer(&mut self) {
         for (name, key, revision) in std::mem::take(&mut self.references) {
             let name = name.strip_suffix("@etcd").unwrap_or(&name);
@@ -566,7 +566,7 @@ impl Tree {
 }
 
 impl Service {
-    /// Notes that this key defines it, unless it is of another type.
+    /// Records that this key defines it, unless it is of another type.
     fn define(&mut self, key: &str, revision: u64) {
         if self.definition == Definition::Absent {
             self.definition = Definition::Valid {

@@ -1,4 +1,4 @@
-//! What Traefik 3.7 decodes of services and routers: the structures of its pkg/config/dynamic, as its kv
+//! The fields that Traefik 3.7 decodes of services and routers: the structures of its pkg/config/dynamic, as its kv
 //! provider and paerser read them.
 
 use super::is;

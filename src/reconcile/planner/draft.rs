@@ -26,7 +26,7 @@ pub(super) struct Found<'o> {
 }
 
 impl<'o> Found<'o> {
-    /// The host and port of an entry of others that has another scheme than we know to write.
+    /// Host and port of a foreign entry with a scheme that this program does not write (`h2c`).
     pub(super) fn otherwise(&self) -> Option<(&'o Host, u16)> {
         let url = self.entry.url.as_ref()?;
         let other = url.scheme == Scheme::H2c && self.entry.fault.is_none();
@@ -44,7 +44,7 @@ impl<'o> Found<'o> {
 /// One backend while it is planned.
 pub(super) struct Draft<'a, 'w> {
     pub(super) id: &'a str,
-    /// Whether it gets nothing from us.
+    /// Whether nothing may be written to it.
     pub(super) frozen: bool,
     /// The key and value that define it, if it is to be defined.
     pub(super) definition: Option<(String, String)>,
@@ -52,8 +52,8 @@ pub(super) struct Draft<'a, 'w> {
     pub(super) defined_by: Option<Rest>,
     /// Servers of ours that pods want and that will be there, unless their update is held.
     pub(super) servers: Vec<Candidate<'a, 'w>>,
-    /// Hosts and ports that entries of others serve by another scheme than we know to write: a server of
-    /// ours there would be the same pod a second time.
+    /// Hosts and ports that foreign entries serve by `h2c`: a server of ours there would publish the same pod
+    /// twice.
     pub(super) otherwise: BTreeSet<(&'a Host, u16)>,
     /// Creates, and updates by which no URL goes.
     pub(super) puts: Vec<Change>,
@@ -85,8 +85,8 @@ impl Draft<'_, '_> {
         }
     }
 
-    /// Changes further keys of a server that is right otherwise. Its URL is written with them, as it is: so
-    /// they are not written beside one that somebody has deleted meanwhile.
+    /// Changes further keys of a server that is in sync otherwise. Its URL is rewritten unchanged in the same
+    /// transaction, so that the keys are not written for a server that was deleted meanwhile.
     pub(super) fn touch(
         &mut self,
         found: &Found,
@@ -131,7 +131,7 @@ impl<'a, 'w> Candidate<'a, 'w> {
 /// The order of changes: by backend; within one its definition, creates, updates, updates by which a URL
 /// goes, deletes; then by id. An update may give up an address that a create brings back under another
 /// id. A server that moves with further keys to another id is deleted right after that one is written:
-/// they belong into one transaction.
+/// both belong in one transaction.
 pub(super) fn order(change: &Change) -> (&str, u8, Option<&str>, bool) {
     let server = change.server.as_deref();
     let (step, server, moved) = match (server, &change.action) {

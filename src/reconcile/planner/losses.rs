@@ -26,8 +26,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Notes an entry of ours that would lose its URL; for an update with the value it would get, the
-    /// server, and that one's pod.
+    /// Records an entry of ours that would lose its URL. For an update: the new value, the index of the server in
+    /// the draft, and what wants it.
     pub(super) fn losing(
         &mut self,
         draft: &mut Draft<'a, '_>,
@@ -160,7 +160,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Gives a server that stays under another id what its entry had beside the URL.
+    /// Moves the further keys of an entry to the id under which its URL stays.
     pub(super) fn move_others(
         &self,
         draft: &mut Draft<'a, '_>,
@@ -179,7 +179,7 @@ impl<'a> Planner<'a> {
         let puts = puts.filter_map(|(place, put)| Some((put.server.clone()?, place)));
         let mut puts = puts.collect::<HashMap<_, _>>();
         for (from, to) in moves {
-            // Found and wanted ones are in order of their ids.
+            // Both are sorted by id.
             let entry = |id: &str| {
                 let place = found.binary_search_by(|found| found.id.cmp(id));
                 place.ok().map(|place| &found[place])

@@ -1,4 +1,4 @@
-//! The planner: goes through the backends one by one, and through the servers of each.
+//! The planner: decides backend by backend, and server by server within each.
 
 mod draft;
 mod losses;
@@ -26,11 +26,11 @@ use crate::reconcile::planner::draft::{
 };
 use crate::reconcile::planner::ownership::Ownership;
 
-/// Decides. `observed` was listed before `lists`: otherwise what another run has just registered would
-/// look like something whose pod is gone.
+/// Makes the plan. `observed` must have been listed before `lists`: otherwise a server that another run has just
+/// registered would look like one whose pod is gone.
 ///
 /// # Errors
-/// [`NoBackends`]: a wrong or wiped store must not look like success.
+/// [`NoBackends`]: a wrong or wiped store must not pass for success.
 pub fn plan(
     observed: &Observed,
     lists: &Lists,
@@ -132,8 +132,7 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// Gathers what the pods want, per backend in order of the ids there, and resolves who gets a key that
-    /// several want.
+    /// Collects the wanted servers per backend, sorted by id, and decides which pod gets a key that several want.
     fn desired(&mut self, lists: &'a Lists) -> BTreeMap<&'a str, Vec<Wanted<'a>>> {
         let mut desired = BTreeMap::<&str, Vec<Wanted>>::new();
         for pod in lists.pods() {
@@ -165,7 +164,7 @@ impl<'a> Planner<'a> {
         desired
     }
 
-    /// The id of a server. One that is there through another door keeps its spelling.
+    /// The id of a server. An entry written through another door keeps its spelling.
     fn id(&self, backend: &'a str, server: &'a str, pod: &PodName) -> Cow<'a, str> {
         let id = self.layout.id(server, &self.mark(pod));
         if self.by_other_door.is_empty() {
@@ -175,8 +174,8 @@ impl<'a> Planner<'a> {
         there.map_or(id, |there| Cow::Borrowed(*there))
     }
 
-    /// Resolves which of several pods gets a key that they all want. Those that wanted another URL there
-    /// are duplicates.
+    /// Decides which of several pods gets a key that they all want. Those that want another URL there are
+    /// duplicates.
     fn resolve_duplicates(&mut self, backend: &str, all: &mut Vec<Wanted<'a>>) {
         let there = self.observed.backends.get(backend);
         all.sort_by_cached_key(|wanted| {
@@ -214,7 +213,7 @@ impl<'a> Planner<'a> {
         const ABSENT: &Definition = &Definition::Absent;
         let backend = self.observed.backends.get(id);
         let definition = backend.map_or(ABSENT, |backend| &backend.definition);
-        // They matter only to what may be adopted.
+        // Needed for `--adopt unmarked` alone.
         let urls = wanted.iter().filter(|_| self.rules.adopt.unmarked);
         let urls = urls.map(|wanted| wanted.url).collect::<BTreeSet<_>>();
         let entries = backend
@@ -256,7 +255,7 @@ impl<'a> Planner<'a> {
             left_out: 0,
             stay: 0,
         };
-        // Both are in order of their ids.
+        // Both are sorted by id.
         let mut there = found.iter().peekable();
         for wanted in wanted {
             while let Some(found) = there.next_if(|found| *found.id < *wanted.id) {
@@ -319,7 +318,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Whether and why a backend gets nothing from us.
+    /// Why a backend is frozen, if it is.
     fn freeze(
         &self,
         id: &str,
@@ -377,8 +376,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Another backend whose servers this one would share because one id begins the other. Ids are in
-    /// order: a longer one follows, shorter ones are its own beginnings.
+    /// Another backend with which this one would share servers, because one id is a prefix of the other. Ids are
+    /// sorted: longer ones follow, shorter ones are this id's own prefixes.
     fn bleeds<'i>(&self, id: &str, all: &BTreeSet<&'i str>) -> Option<&'i str> {
         let shorter = id.char_indices().map(|(end, _)| &id[..end]);
         let shorter = shorter.filter_map(|begin| all.get(begin).copied());
@@ -552,7 +551,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Adds what was decided for one backend to the plan, in order.
+    /// Adds one backend's changes to the plan, in order.
     fn add(&mut self, draft: Draft) {
         let Draft {
             id,
@@ -609,14 +608,14 @@ impl<'a> Planner<'a> {
         created.or_else(|| self.layout.definition(prefix, id).pop())
     }
 
-    /// Reports what a frozen backend does not get, if it is anything.
+    /// Reports a frozen backend, if anything was left out or stays in it.
     fn add_frozen(&mut self, draft: &Draft, owned: usize, why: Freeze) {
         let shared = matches!(why, Freeze::Owners(_) | Freeze::Clusters(_));
         let frozen = Frozen {
             backend: draft.id.to_owned(),
             left_out: draft.left_out,
             ours: match why {
-                // All of ours there are at risk; elsewhere only what stays against our wish counts.
+                // All of ours there are at risk; elsewhere only entries count that would otherwise be deleted.
                 Freeze::Undefined { .. } | Freeze::Broken { .. } => owned - draft.deletes.len(),
                 Freeze::Bleeds(_) | Freeze::Owners(_) | Freeze::Clusters(_) => draft.stay,
             },

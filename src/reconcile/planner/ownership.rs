@@ -1,4 +1,4 @@
-//! Ownership: whose an entry is, which scopes are this cluster, and which lists are witnesses.
+//! Ownership of entries, the scopes that count as this cluster, and the lists that are witnesses.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
@@ -9,13 +9,13 @@ use crate::reconcile::evidence::Absence;
 use crate::reconcile::plan::ScopeDiffers;
 use crate::reconcile::planner::Planner;
 
-/// Whether an entry is ours.
+/// The owner of an entry, as this run sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ownership<'o> {
     Ours,
-    /// Ours for this run: what it was.
+    /// Taken over by `--adopt`: what it was.
     Adopted(&'static str),
-    /// Our owner's, from elsewhere.
+    /// Our owner's, with another scope.
     OutOfScope(ScopeDiffers),
     Other(&'o str),
     Unmarked,
