@@ -15,7 +15,7 @@ const RANGE_COMPARED: usize = 1_000;
 /// A transaction and the changes it makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Batch {
-    /// What is sent.
+    /// The transaction to send.
     pub transaction: Transaction,
     /// The changes it makes, as a range of the plan's.
     pub changes: Range<usize>,
@@ -76,7 +76,7 @@ fn pack(changes: &[Change], limits: Limits, ranges: &dyn Fn(&str) -> Option<Rang
             continue;
         }
         let mut index = range.start;
-        // A server that moves to another id is deleted with the keys that it leaves there.
+        // The delete of a server that moves to another id stays with the put of its keys there.
         for unit in group.chunk_by(|put, delete| {
             delete
                 .moves_to()
@@ -140,7 +140,7 @@ struct Open {
     ops: Vec<Op>,
     /// The keys that are written, and what was read of them.
     written: BTreeMap<String, Expect>,
-    /// The keys that changes rest on, but for those written here: they are guarded by what was read of them.
+    /// The keys that changes rest on and that are not written here, with what was read of them.
     rests: BTreeMap<String, Expect>,
     /// The ranges that are compared, by their prefix.
     ranges: BTreeMap<String, Unchanged>,
@@ -190,7 +190,7 @@ impl Open {
     }
 
     fn fits(&self, more: &Self, limits: Limits) -> bool {
-        /// What a guard or an operation costs on the wire beside its key and value, at most.
+        /// The most that a guard or an operation adds on the wire to its key and value, in bytes.
         const FRAME: usize = 32;
         let operations = self.ops.len() + more.ops.len();
         let rests = more
@@ -215,7 +215,7 @@ impl Open {
             self.start = range.start;
         }
         self.ops.append(&mut more.ops);
-        // Not `append`, which would go through all that is there: a file takes everything in one transaction.
+        // Not `append`, which rebuilds the whole map: a file takes everything in one transaction.
         for key in more.written.keys() {
             self.rests.remove(key);
         }

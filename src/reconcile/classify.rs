@@ -11,11 +11,11 @@ use crate::reconcile::map::{SeenPod, SkipReason, State};
 /// What is known of the pod behind a loss, with the evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Class {
-    /// It serves nobody any more: the URL goes.
+    /// It serves nobody any more: the URL is removed.
     Dead(Dead),
-    /// It is not Ready, or on its way out: the URL goes while the backend keeps a Ready server like it.
+    /// It is not Ready or terminating: the URL is removed while the backend keeps a Ready server like it.
     Leaving(Leaving),
-    /// It may serve: the URL goes only if as many servers like it remain.
+    /// It may serve: the URL is removed only if as many servers like it remain.
     Unproved(Unproved),
 }
 
@@ -30,7 +30,7 @@ pub enum Dead {
     Moved(IpAddr),
     /// It has no address now.
     NoAddress,
-    /// Its address is this other live pod's, that has it to itself.
+    /// Its address belongs to this other live pod alone.
     Reused(PodName),
     /// It is absent from a list that is a witness.
     Gone,
@@ -54,7 +54,7 @@ pub enum Unproved {
     Changed(ServerUrl),
     /// It is absent from a list with selectors, which may leave it out.
     Unselected,
-    /// The list without selectors that could tell was refused: why.
+    /// The list without selectors, which would tell, was refused: why.
     Refused(String),
     /// It is absent from a list that shows none of our pods and publishes none.
     NoWitness,
@@ -72,8 +72,8 @@ pub(super) struct Classified<'l> {
 }
 
 /// Classifies the loss of an entry's URL. `wanted` is the URL that the entry's pod wants in the same
-/// backend, if any; `witness` tells whether a list's silence counts. `None` if the pod is not looked at:
-/// the input does not claim to show it.
+/// backend, if any; `witness` tells whether absence from a list counts. `None` for a pod outside a partial
+/// input.
 pub(super) fn classify<'l>(
     evidence: &Evidence<'l>,
     witness: impl Fn(Absence) -> bool,

@@ -1,4 +1,4 @@
-//! What the pod lists say: who is where, and what a pod's absence from them means.
+//! Evidence from the pod lists: which pod is at which address, and what a pod's absence means.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,20 +22,20 @@ pub enum Coverage {
     /// All of the cluster.
     #[default]
     All,
-    /// Just this one.
+    /// This one.
     Namespace(String),
-    /// Those its pods are in (a file does not say more).
+    /// Those that its pods are in: a file does not tell more.
     Seen,
-    /// None as a whole: there may be more pods than it shows (one `Pod`, a kubelet's list).
+    /// None completely: there may be more pods (one `Pod`, a kubelet's list).
     Partial,
 }
 
-/// All that was listed for one decision.
+/// All lists for one decision.
 #[derive(Debug, Clone, Default)]
 pub struct Lists {
     /// The lists, as the run's selectors gave them.
     pub lists: Vec<List>,
-    /// Whether selectors narrowed them (the automatic one on completed pods does not count).
+    /// Whether they had selectors (the automatic one on completed pods does not count).
     pub selected: bool,
     /// Namespaces that were listed once more without selectors: their pods, or why that was refused.
     pub again: BTreeMap<String, Result<Vec<SeenPod>, String>>,
@@ -51,7 +51,7 @@ impl Lists {
 /// An index over [`Lists`].
 pub(super) struct Evidence<'l> {
     lists: &'l Lists,
-    /// Made when first asked for: where nothing is lost, nothing is to be proved.
+    /// Built on first use: where nothing is lost, nothing has to be proved.
     index: OnceCell<Index<'l>>,
     /// Namespaces that occur in a list that covers just what it shows.
     seen: HashSet<&'l str>,
@@ -65,7 +65,7 @@ struct Index<'l> {
     by_place: HashMap<Place<'l>, (State, usize, &'l SeenPod)>,
     /// Live pods that have an address to themselves (not their node's).
     live: HashMap<IpAddr, Vec<&'l SeenPod>>,
-    /// Where several have one: the first one of another namespace than the first one's.
+    /// If several pods have an address: the first that is in another namespace than the very first.
     elsewhere: HashMap<IpAddr, &'l SeenPod>,
 }
 
@@ -75,15 +75,15 @@ type Place<'l> = (IpAddr, &'l str, Option<u16>);
 /// What a pod's absence from the lists means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Absence<'l> {
-    /// Nothing: the input does not claim to show all pods.
+    /// Nothing: the input is partial.
     NotShown,
-    /// The selectors may leave it out: a list without them would tell.
+    /// Selectors may have left it out: a list without them would tell.
     Unselected,
     /// The list without selectors was refused: why.
     Refused(&'l str),
     /// The list without selectors does not show it; whether that list shows any pod.
     SecondLook {
-        /// It has pods.
+        /// Whether it has pods.
         any: bool,
     },
     /// The complete list of this index does not show it.
@@ -97,7 +97,7 @@ impl<'l> Index<'l> {
             index.add(pod);
         }
         for pod in lists.again.values().flatten().flatten() {
-            // What the first list showed stands: the plan's other half was made from it.
+            // The first list takes precedence: the rest of the plan was made from it.
             let name = (&*pod.name.namespace, &*pod.name.name);
             if !index.by_name.contains_key(&name) {
                 index.add(pod);
@@ -207,8 +207,8 @@ impl<'l> Evidence<'l> {
         first.map(|(_, _, pod)| pod)
     }
 
-    /// What it means that no list shows a pod of this namespace. Namespaces that no list covers are
-    /// out of scope before anybody asks.
+    /// The meaning of a pod's absence, for its namespace. Namespaces that no list covers are out of scope and
+    /// never asked for.
     pub(super) fn absence(&self, namespace: &str) -> Absence<'l> {
         let Some(list) = self.list_of(namespace) else {
             return Absence::NotShown;

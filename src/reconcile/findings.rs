@@ -1,4 +1,4 @@
-//! What the tree holds that hurts the proxy, whoever wrote it, as it is after the run.
+//! Findings: what in the tree harms the proxy after the run, whoever wrote it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -9,10 +9,10 @@ use crate::reconcile::evidence::{Evidence, Lists};
 use crate::reconcile::map::SeenPod;
 use crate::reconcile::plan::{Action, Plan};
 
-/// How many pairs of backends that share servers are named.
+/// How many pairs of backends that share servers a finding names.
 const EXAMPLES: usize = 5;
 
-/// One thing that hurts the proxy.
+/// Something that harms the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// Servers under a backend that is not defined, and that no pod names.
@@ -23,16 +23,16 @@ pub enum Finding {
         servers: usize,
         /// The keys and values that would define it.
         define: Vec<(String, String)>,
-        /// What the proxy makes of it.
+        /// What the proxy does with it.
         effect: Undefined,
     },
-    /// A backend whose definition the proxy does not take.
+    /// A backend whose definition the proxy refuses.
     BrokenDefinition {
         /// The key.
         key: String,
         /// What is wrong.
         refusal: Refusal,
-        /// The value that mends it, if that is ours to say.
+        /// A value that would be valid, if one can be suggested.
         mend: Option<String>,
     },
     /// A key or value that the proxy cannot read, or that crashes it.
@@ -42,14 +42,14 @@ pub enum Finding {
         /// What is wrong.
         fault: Fault,
     },
-    /// Backends that share servers because one id begins the other.
+    /// Backends that share servers because one id is a prefix of the other.
     Bleeds {
         /// How many pairs there are.
         pairs: usize,
         /// Some of them: the shorter id, whose backend also gets the other's servers, and the longer one.
         examples: Vec<(String, String)>,
     },
-    /// Backends under a prefix that this run's is easily taken for.
+    /// Backends under a prefix easily confused with this run's.
     Sibling {
         /// The prefix of this run.
         prefix: String,
@@ -80,7 +80,7 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// Whether somebody should look at once: the proxy cannot start again.
+    /// Whether it is an alarm: the proxy cannot start again.
     #[must_use]
     pub fn is_alarm(&self) -> bool {
         match self {
@@ -95,9 +95,9 @@ impl Finding {
     }
 }
 
-/// What the plan does to the tree.
+/// The plan's effect on the tree.
 struct After<'p> {
-    /// The keys that it writes or deletes: what is wrong with them now is not after the run.
+    /// The keys that it writes or deletes: their present faults are gone after the run.
     changed: HashSet<&'p str>,
     /// The servers that it gives a URL, by their key up to its last slash.
     given_url: HashSet<&'p str>,
@@ -105,7 +105,7 @@ struct After<'p> {
     deleted: BTreeMap<&'p str, usize>,
     /// The backends that it defines.
     defined: BTreeSet<&'p str>,
-    /// Backends that the plan speaks of itself.
+    /// Backends that the plan reports itself.
     told: BTreeSet<&'p str>,
 }
 
@@ -192,7 +192,7 @@ pub(super) fn find(
                 refusal: refusal.clone(),
                 mend: None,
             }),
-            // A backend that the plan speaks of, or is about to define, needs no second word.
+            // A backend that the plan reports or defines is not reported twice.
             Definition::Absent if !told && !after.defined.contains(id.as_str()) => {
                 let deleted = after.deleted.get(id.as_str()).copied().unwrap_or_default();
                 let servers = backend.servers.len() - deleted.min(backend.servers.len());
@@ -222,7 +222,7 @@ fn bleeds(observed: &Observed, layout: &dyn Layout, after: &After) -> Option<Fin
     let ids = ids.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
     let (mut pairs, mut examples) = (0, Vec::new());
     for (index, id) in ids.iter().enumerate() {
-        // Ids are in order: those that begin with this one follow it.
+        // Ids are sorted: those with this one as a prefix follow it.
         let later = &ids[index + 1..];
         let longer = &later[..later.partition_point(|other| other.starts_with(id))];
         if longer.first().is_some_and(|other| layout.bleeds(id, other)) {
@@ -235,7 +235,7 @@ fn bleeds(observed: &Observed, layout: &dyn Layout, after: &After) -> Option<Fin
     (pairs > 0).then_some(Finding::Bleeds { pairs, examples })
 }
 
-/// Entries that the run leaves as they are, each with its address.
+/// Entries that the run does not change, each with its address.
 fn at_addresses<'o>(
     observed: &'o Observed,
     after: &'o After,
@@ -284,12 +284,12 @@ fn two_owners(observed: &Observed, after: &After) -> Vec<Finding> {
         .collect()
 }
 
-/// What the live pods at one address are meant for.
+/// The backends and ports of the live pods at one address.
 #[derive(Default)]
 struct AtAddress<'l> {
     /// The first one that wants to be a server.
     pod: Option<&'l SeenPod>,
-    /// The ports that those which want to be servers declare or want.
+    /// The ports that pods with servers declare or publish.
     ports: HashSet<u16>,
     /// The backends that they want.
     backends: HashSet<&'l str>,
@@ -318,7 +318,7 @@ fn strangers(observed: &Observed, lists: &Lists, after: &After) -> Vec<Finding> 
         let here = addresses
             .entry(ip)
             .or_insert_with(|| AtAddress::new(evidence.live_at(ip), observed));
-        // An alias, or a second backend for another of its ports, is made by hand on purpose.
+        // An alias, or a second backend for another port of the pod, was made by hand on purpose.
         let meant = here.ports.contains(&url.port) || here.backends.contains(id);
         let pod = here.pod.filter(|_| !meant)?;
         Some(Finding::Stranger {

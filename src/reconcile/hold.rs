@@ -18,11 +18,11 @@ pub struct Permit {
 /// Why a URL may leave a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Grounds {
-    /// The entry has no URL that the proxy takes: it serves nobody.
+    /// The entry has no URL that the proxy accepts: it serves nobody.
     NoUrl,
     /// The URL stays in the backend, under this other id of ours.
     Stays(String),
-    /// Nobody is served there any more.
+    /// Nobody is served at it any more.
     Dead(Dead),
     /// The backend keeps a Ready server like it.
     Leaving(Leaving),
@@ -68,7 +68,7 @@ impl Permit {
         }
     }
 
-    /// For what was held or kept, and a flag of this run releases.
+    /// For a held or kept loss that a flag of this run releases.
     pub(super) fn released(class: Class) -> Self {
         Self {
             grounds: Grounds::Released(class),
@@ -81,7 +81,7 @@ impl Permit {
     }
 }
 
-/// What a server is replaced by must be like it: scheme, port and address family.
+/// Scheme, port and address family: a replacement must have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Kind {
     scheme: Scheme,
@@ -118,13 +118,13 @@ pub(super) struct Loss<'p> {
     pub(super) pod: Option<&'p PodName>,
     /// Whether that pod is Ready.
     pub(super) ready: bool,
-    /// The entry itself, for what leans on it while it is held.
+    /// The entry itself, for losses that rest on it while it is held.
     pub(super) rest: Rest,
     /// The server that would take its place under the same id: its place in the list of servers.
     pub(super) replaced_by: Option<usize>,
 }
 
-/// What becomes of a loss.
+/// The verdict on a loss.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     Goes(Permit),
@@ -153,12 +153,12 @@ pub(super) struct Held {
     pub(super) unready: bool,
 }
 
-/// How often servers whose update is held are taken out of account, before all others are held too. Each
-/// pass holds more; two are the rule.
+/// The most passes in which servers whose update is held are taken out of account; after that all other updates are
+/// held too. Each pass holds more; two are usual.
 const PASSES: usize = 16;
 
 impl Backend<'_> {
-    /// Decides what goes, what is held and what is kept.
+    /// Decides what is removed, held and kept.
     ///
     /// A held update leaves its new URL out of the backend, which may cost another loss its replacement:
     /// decided anew until nothing changes.
@@ -218,7 +218,7 @@ impl Backend<'_> {
 struct Count<'b> {
     losses: &'b [Loss<'b>],
     strict_ready: bool,
-    /// How many losses of each kind are unproved, adopted ones apart: those are always held.
+    /// The number of unproved losses per kind, without adopted ones, which are always held.
     unproved: BTreeMap<Option<Kind>, usize>,
     /// For each loss its place among those.
     places: Vec<usize>,
@@ -281,8 +281,8 @@ impl<'b> Count<'b> {
         }
         loop {
             count.find_serving(backend, lost);
-            // The next run no longer sees that a pod lost a URL in this one, and would count its new
-            // server as a replacement: what is held now would go then. So such a loss is held, too.
+            // The next run does not see that a pod lost a URL in this one, and would count its new server
+            // as a replacement: what is held now would be removed then. So such a loss is held, too.
             let kept = lost.iter().copied().filter(|index| count.is_kept(*index));
             let wanting = kept.filter_map(kind).map(Some).collect::<BTreeSet<_>>();
             let wanting = wanting.union(&count.held).copied().flatten();

@@ -14,8 +14,8 @@ use crate::model::{
 use crate::reconcile::template::{Field, Template};
 use crate::text::shortened;
 
-/// How many backends a pod may name: an annotation has room for a hundred thousand, each of which would
-/// be a key, and with `--create-backends` a backend.
+/// The most backends that a pod may name: an annotation has room for a hundred thousand, each of which would be a
+/// key, and with `--create-backends` a backend.
 const BACKENDS: usize = 32;
 
 /// The annotations that are read, behind the prefix.
@@ -91,7 +91,7 @@ impl IpFamily {
     }
 }
 
-/// What became of one pod of a list: what a proof needs of it, the servers it wants, and why not.
+/// A pod as it was mapped: what evidence needs of it, the servers it wants, and why it is left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenPod {
     /// Its full name.
@@ -117,7 +117,7 @@ pub struct SeenPod {
 pub struct Skipped {
     /// Why.
     pub reason: SkipReason,
-    /// The backend that a Ready pod names all the same, where its id is known.
+    /// The backend that a Ready pod names nevertheless, if its id is known.
     pub backend: Option<BackendId>,
 }
 
@@ -159,7 +159,7 @@ pub enum State {
 
 impl State {
     fn of(pod: &Pod) -> Self {
-        // First of all: an address that is another pod's by now proves nothing, being deleted or not.
+        // Comes first: the address may be another pod's by now, terminating or not.
         if matches!(pod.phase, Phase::Failed | Phase::Succeeded) {
             Self::Completed
         } else if pod.ips.is_empty() && pod.unreadable_ip {
@@ -216,13 +216,13 @@ pub enum SkipReason {
     UndeclaredHostPort(u16),
     /// It has no address of the wanted family.
     NoSuchAddress(&'static str),
-    /// An annotation says what cannot be read: its name, and what is wrong.
+    /// An annotation cannot be read: its name, and what is wrong.
     BadAnnotation(String, String),
     /// An annotation under our prefix that nothing reads: its name. It leaves nothing out.
     UnknownAnnotation(String),
     /// A template's field is empty: which id, and the field.
     EmptyField(&'static str, String),
-    /// An id that would be none: which, its text, and what is wrong.
+    /// An id would not be valid: which, its text, and what is wrong.
     BadId(&'static str, String, String),
 }
 
@@ -250,7 +250,7 @@ impl SkipReason {
         }
     }
 
-    /// The kind of reason, in a word or three: what the loud last line counts.
+    /// The kind of reason, in a word or three, for the count in the last line.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -311,7 +311,7 @@ impl fmt::Display for SkipReason {
     }
 }
 
-/// A hostile text may be long: its beginning says enough.
+/// A hostile text may be long: its beginning is enough.
 fn short(text: &str) -> Cow<'_, str> {
     shortened(text, 120)
 }
@@ -343,7 +343,7 @@ pub(crate) enum PortFrom {
     Only,
 }
 
-/// How one backend that a pod names came about.
+/// How a pod came to name a backend, and what it becomes there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Trace {
     /// The name, before the template.
@@ -352,7 +352,7 @@ pub(crate) struct Trace {
     pub(crate) name_from: NameFrom,
     /// Where the port came from, and the whole name of the annotation that gives the scheme, if one does.
     pub(crate) from: Option<(PortFrom, Option<String>)>,
-    /// What came of it.
+    /// The server, or why there is none.
     pub(crate) want: Result<Want, SkipReason>,
 }
 
@@ -381,7 +381,7 @@ impl<'p> Own<'p> {
 }
 
 impl Mapping {
-    /// Decides what becomes of a pod. What is kept of it is small.
+    /// Maps a pod to its servers. Little of the pod is kept.
     #[must_use]
     pub fn map(&self, pod: &Pod) -> SeenPod {
         let state = State::of(pod);
@@ -423,7 +423,7 @@ impl Mapping {
         }
     }
 
-    /// Maps a pod as [`Mapping::map`] does one that is Ready, and tells where everything came from.
+    /// Maps a pod as [`Mapping::map`] does a Ready one, and records where each part came from.
     ///
     /// # Errors
     /// Why the pod names no backend.
@@ -642,8 +642,8 @@ fn bad_id(kind: &'static str, text: &str, why: &InvalidId) -> SkipReason {
     SkipReason::BadId(kind, short(text).into(), why.to_string())
 }
 
-/// Whether the annotation `ignore` takes a pod out. What it does not know leaves the pod out, too: who
-/// writes it wants that.
+/// Whether the annotation `ignore` leaves a pod out. An unknown value leaves it out too: whoever wrote it wanted
+/// that.
 fn ignores(text: &str) -> Result<bool, String> {
     let text = text.trim();
     let is_one_of = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
@@ -656,7 +656,7 @@ fn ignores(text: &str) -> Result<bool, String> {
     }
 }
 
-/// The only port there is; `None` where there is none at all.
+/// The only port; `None` if there is no port.
 fn only<'p>(
     mut ports: impl Iterator<Item = &'p ContainerPort<'p>>,
 ) -> Option<Result<u16, SkipReason>> {

@@ -197,14 +197,14 @@ fn the_last_one_under_a_selector_is_looked_for_without_it() {
     down.ready = false;
     let kept = last().again([down, other()]);
     assert_eq!(kept.counts(), [0, 0, 0, 0, 1], "nobody else is there");
-    // Another one stays there: nobody needs to ask.
+    // Another server remains there: no second look is needed.
     let two = last().ours("web", [2]).pods(web([2]));
     two.is("- web/10.0.0.1: pod shop/web-1 is not among the selected pods");
 }
 
 #[test]
 fn relabelled_under_a_selector_and_alive_count_together() {
-    // Two are not in the list, two are in it and want nothing: four of four without a proof.
+    // Two are absent, two are listed and want nothing: four of four are unproved.
     let world = world().selected().backend("web").ours("web", 1..=4);
     let world = world.pods(web([3, 4]).into_iter().map(relabelled));
     assert_eq!(world.again(web(1..=4)).counts(), [0, 0, 0, 4, 0]);

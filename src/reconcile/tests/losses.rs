@@ -20,9 +20,8 @@ fn what_others_wrote_does_not_count_as_ready() {
     assert_eq!(shared("http://10.9.9.9:9090"), [0, 0, 0, 0, 3]);
 }
 
-/// What section "what a backend may lose" demands, row by row: the case, the world, and what becomes of
-/// it (creates, updates, deletes, held, kept; whether it alarms). Each row that holds has a twin that
-/// must stay free.
+/// The deletion rules row by row: the case, the world, and the result (creates, updates, deletes, held, kept; whether
+/// it alarms). Each row that holds something has a twin that must not.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn what_a_backend_may_lose() {
@@ -52,7 +51,7 @@ fn what_a_backend_may_lose() {
             .entry(&format!("web/servers/10.0.0.{n}"), &value)
     };
     let rows: Vec<(&str, World, [usize; 5], bool)> = vec![
-        // Dead goes always, the last one too.
+        // Dead entries are always deleted, the last one too.
         (
             "completed",
             one()
