@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -145,7 +146,8 @@ impl User {
             headers.push(("Impersonate-Group".to_owned(), group.clone()));
         }
         for (key, values) in self.as_user_extra.iter().flatten() {
-            let name = format!("Impersonate-Extra-{}", crate::net::http::encoded(key, b""));
+            let key = utf8_percent_encode(key, http::COMPONENT);
+            let name = format!("Impersonate-Extra-{key}");
             headers.extend(values.iter().map(|value| (name.clone(), value.clone())));
         }
         match filled(&self.r#as) {

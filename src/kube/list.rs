@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use log::{debug, trace};
+use percent_encoding::utf8_percent_encode;
 use rustls::pki_types::ServerName;
 use ureq::Agent;
 
@@ -176,7 +177,8 @@ impl Api {
                 if next.is_empty() {
                     return Ok(kept);
                 }
-                url = format!("{first}&continue={}", http::encoded(&next, b""));
+                let next = utf8_percent_encode(&next, http::COMPONENT);
+                url = format!("{first}&continue={next}");
             }
         }
     }
@@ -191,13 +193,11 @@ impl Api {
             Some(fields) => format!("{fields},{NOT_COMPLETED}"),
             None => NOT_COMPLETED.to_owned(),
         };
-        let mut url = format!(
-            "{server}{path}?limit={PAGE}&fieldSelector={}",
-            http::encoded(&fields, b"")
-        );
+        let fields = utf8_percent_encode(&fields, http::COMPONENT);
+        let mut url = format!("{server}{path}?limit={PAGE}&fieldSelector={fields}");
         if let Some(labels) = selection.labels {
             url += "&labelSelector=";
-            url += &http::encoded(labels, b"");
+            url.extend(utf8_percent_encode(labels, http::COMPONENT));
         }
         url
     }

@@ -2,7 +2,7 @@
 //! not asked for, our own TLS, and errors in words.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::Uri;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use ureq::config::Config;
@@ -23,6 +24,16 @@ use ureq::{Agent, Error, Proxy, ProxyProtocol, Timeout};
 
 use crate::net::tls::{self, Client, SetBy, Tls};
 use crate::text::escaped;
+
+/// What is encoded in a query, a form or a header's name: all but RFC 3986's unreserved characters.
+pub(crate) const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// What is encoded in a path.
+pub(crate) const PATH: &AsciiSet = &COMPONENT.remove(b'/').remove(b':');
 
 /// What an agent needs to know of the server.
 pub struct Options {
@@ -437,21 +448,6 @@ fn is_tls(error: &io::Error) -> bool {
     matches!(error.get_ref(), Some(inner) if inner.is::<rustls::Error>())
 }
 
-/// Percent-encodes a part of a URL; what is in `spared` stays.
-#[must_use]
-pub(crate) fn encoded(text: &str, spared: &[u8]) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || spared.contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
-}
-
 /// Whether a request was never sent, because there was no connection.
 #[must_use]
 pub(crate) fn never_sent(error: &Error) -> bool {
@@ -472,6 +468,8 @@ pub(crate) fn was_closed(error: &Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use percent_encoding::utf8_percent_encode;
+
     use super::*;
 
     #[test]
@@ -484,7 +482,9 @@ mod tests {
 
     #[test]
     fn urls_are_encoded() {
-        assert_eq!(encoded("a=b,c!=d/e", b""), "a%3Db%2Cc%21%3Dd%2Fe");
-        assert_eq!(encoded("/a/[b]", b"/"), "/a/%5Bb%5D");
+        let component = utf8_percent_encode("a=b,c!=d/e-._~", COMPONENT);
+        assert_eq!(component.to_string(), "a%3Db%2Cc%21%3Dd%2Fe-._~");
+        let path = utf8_percent_encode("/a/[b]:1", PATH);
+        assert_eq!(path.to_string(), "/a/%5Bb%5D:1");
     }
 }

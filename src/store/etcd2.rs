@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use log::debug;
+use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use ureq::Agent;
 
@@ -140,8 +141,8 @@ impl Etcd2 {
             .attempt()
             .map_err(|up| Failure::Unsent(up.to_string()))?;
         // A slash at the end matters to the patterns of roles.
-        let path = http::encoded(&format!("/{}", path.trim_start_matches('/')), b"/:");
-        let url = format!("{}/v2/keys{path}{query}", self.endpoint());
+        let path = utf8_percent_encode(path.trim_start_matches('/'), http::PATH);
+        let url = format!("{}/v2/keys/{path}{query}", self.endpoint());
         debug!("{method} {url}");
         let failure = |error: &ureq::Error| {
             let text = format!("{method} {url} failed: {}", http::problem(error, time));
@@ -388,7 +389,7 @@ impl Etcd2 {
                 // What else there is (compareAndSwap, update, recursive deletes) vulcand never sees.
                 Op::Put { key, value } => {
                     let query = if create { "?prevExist=false" } else { "" };
-                    let form = format!("value={}", http::encoded(value, b""));
+                    let form = format!("value={}", utf8_percent_encode(value, http::COMPONENT));
                     self.ask("PUT", key, query, Some(&form))
                 }
                 Op::Delete { key } => self.ask("DELETE", key, "", None),
