@@ -1,8 +1,8 @@
-//! Says what is waited for, to a person at a terminal.
+//! Waiting: for calls that may never return, and with a notice for a person at a terminal.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -26,4 +26,16 @@ pub(crate) fn waiting<T>(for_what: &dyn Display, wait: impl FnOnce() -> T) -> T 
     let result = wait();
     drop(done);
     result
+}
+
+/// Runs a blocking call on a thread of its own. The receiver gets its result, and can time out.
+pub(crate) fn in_background<T: Send + 'static>(
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Receiver<T> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        // The receiver is gone once it has timed out.
+        let _ = sender.send(call());
+    });
+    receiver
 }

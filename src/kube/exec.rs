@@ -1,12 +1,12 @@
 //! Credential plugins: programs that a kubeconfig names, and that say who we are.
 
-use std::io::Read as _;
+use std::io::Read;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -18,6 +18,7 @@ use super::yaml;
 use crate::net::deadline::Deadline;
 use crate::net::tls::Identity;
 use crate::text::{self, escaped};
+use crate::waiting::in_background;
 
 /// The process group of the plugin that runs; 0 when none does.
 static RUNNING: AtomicU32 = AtomicU32::new(0);
@@ -111,10 +112,10 @@ impl Exec {
     }
 
     fn output(&self, deadline: Deadline) -> anyhow::Result<Vec<u8>> {
-        /// How often it is looked whether the plugin has ended.
-        const PAUSE: Duration = Duration::from_millis(5);
+        /// What its output gets at least, when it has ended at the last moment.
+        const GRACE: Duration = Duration::from_millis(5);
         let time = deadline.attempt()?;
-        let until = std::time::Instant::now() + time;
+        let until = Instant::now() + time;
         let variables = self.config.env.iter().flatten();
         let mut command = Command::new(&self.command);
         // Our own passwords are none of the plugin's business.
@@ -138,28 +139,24 @@ impl Exec {
         RUNNING.store(child.id(), Ordering::SeqCst);
         let out = drain(child.stdout.take());
         let err = drain(child.stderr.take());
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                // What it leaves behind on purpose, such as an agent, lives on.
-                RUNNING.store(0, Ordering::SeqCst);
-                break status;
-            }
-            if std::time::Instant::now() >= until {
-                end_plugin();
-                // Ended: its state is all that is left.
-                let _ = child.wait();
-                bail!("it did not end within {}", humantime::format_duration(time));
-            }
-            thread::sleep(PAUSE);
+        let status = in_background(move || child.wait()).recv_timeout(time);
+        if status.is_err() {
+            end_plugin();
+        }
+        // What it leaves behind on purpose, such as an agent, lives on.
+        RUNNING.store(0, Ordering::SeqCst);
+        let Ok(status) = status else {
+            bail!("it did not end within {}", humantime::format_duration(time));
         };
+        let status = status?;
         if !status.success() {
             let err = err.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
             let err = String::from_utf8_lossy(&err);
             bail!("it ended with {status}: {}", escaped(err.trim()));
         }
         // A child of the plugin may hold the pipe open: what it writes is not waited for.
-        let left = until.saturating_duration_since(std::time::Instant::now());
-        out.recv_timeout(left.max(PAUSE))
+        let left = until.saturating_duration_since(Instant::now());
+        out.recv_timeout(left.max(GRACE))
             .map_err(|_| anyhow!("its output did not end"))
     }
 
@@ -225,19 +222,16 @@ impl Exec {
     }
 }
 
-/// Reads a pipe to its end in the background, so that a plugin that says much is not stopped by it.
-fn drain(pipe: Option<impl std::io::Read + Send + 'static>) -> std::sync::mpsc::Receiver<Vec<u8>> {
-    /// More than any credential.
-    const MOST: u64 = 1 << 20;
-    let (sender, receiver) = std::sync::mpsc::channel();
-    thread::spawn(move || {
+/// Reads a pipe to its end in the background: a plugin must not block on a full pipe.
+fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    /// In bytes: more than any credential.
+    const LIMIT: u64 = 1 << 20;
+    in_background(|| {
         let mut text = Vec::new();
         if let Some(pipe) = pipe {
             // What was read before an error is still the best there is to show.
-            let _ = pipe.take(MOST).read_to_end(&mut text);
+            let _ = pipe.take(LIMIT).read_to_end(&mut text);
         }
-        // Nobody may listen any more.
-        let _ = sender.send(text);
-    });
-    receiver
+        text
+    })
 }

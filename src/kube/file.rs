@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::sync::mpsc;
-use std::thread;
 
 use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
@@ -13,6 +11,7 @@ use super::wire::{self, ListMeta};
 use crate::model::Pod;
 use crate::net::deadline::Deadline;
 use crate::text;
+use crate::waiting::in_background;
 
 /// The pods of a file.
 #[derive(Debug)]
@@ -37,14 +36,11 @@ pub fn read<T>(source: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Resul
 /// # Errors
 /// When it cannot be read, or does not end in time.
 pub(super) fn stdin(deadline: Deadline) -> anyhow::Result<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
+    let bytes = in_background(|| {
         let mut bytes = Vec::new();
-        let read = io::stdin().read_to_end(&mut bytes).map(|_| bytes);
-        // Nobody listens any more once the time is up.
-        let _ = sender.send(read);
+        io::stdin().read_to_end(&mut bytes).map(|_| bytes)
     });
-    match receiver.recv_timeout(deadline.remaining()?) {
+    match bytes.recv_timeout(deadline.remaining()?) {
         Ok(read) => read.context("failed to read stdin"),
         Err(_) => Err(anyhow::Error::new(deadline.over()).context("stdin did not end")),
     }
