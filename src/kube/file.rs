@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::wire::{self, ListMeta};
+use super::wire::{ListMeta, json};
 use crate::model::Pod;
 use crate::net::deadline::Deadline;
 use crate::text;
@@ -112,7 +112,7 @@ fn parse<T>(text: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Pod
         if kind != "Pod" && !(kind.is_empty() && head.kind == "PodList") {
             bail!("its list has a `{kind}` in it");
         }
-        wire::json_pod(text)?.convert().map(&mut *map)
+        json::pod(text)?.convert().map(&mut *map)
     };
     let pods = pods.into_iter().map(pod).collect::<anyhow::Result<_>>()?;
     Ok(Pods { pods, complete })

@@ -12,7 +12,7 @@ use ureq::Agent;
 use super::credentials::Auth;
 use super::kubeconfig::{Access, Options, access};
 use super::proxy;
-use super::wire::{self, Each, Page, protobuf};
+use super::wire::{self, Each, Page, json, protobuf};
 use crate::model::Pod;
 use crate::net::deadline::Deadline;
 use crate::net::http;
@@ -405,7 +405,7 @@ fn decode(
 ) -> anyhow::Result<Page> {
     match kind.split(';').next().unwrap_or_default().trim() {
         "application/vnd.kubernetes.protobuf" => protobuf::page(body, buffer, each),
-        "application/json" => wire::json(body, buffer, each),
+        "application/json" => json::page(body, buffer, each),
         other => bail!(
             "and `{}`, not pods: is this the API server?",
             escaped(other)

@@ -25,7 +25,7 @@ use crate::model::Pod;
 /// What is no whole page of pods.
 #[doc(hidden)]
 pub fn pods_from_json(page: &[u8]) -> anyhow::Result<Vec<Pod<'static>>> {
-    collected(page, wire::json)
+    collected(page, wire::json::page)
 }
 
 /// The same in protobuf.
