@@ -52,8 +52,9 @@ pub(super) const EXIT_CODES: [(&str, &str); 6] = [
     ("2", "usage error: nothing was written"),
     (
         "3",
-        "`explain`: the pod is not published; a run: something was held, kept everywhere, emptied, over budget, out of scope, not shared, duplicate or in \
-         conflict, or a value stops the proxy; the rest is done. `--alarm-exit-code` makes it another",
+        "`explain`: the pod is not published; a run: something was held, kept everywhere, emptied, \
+         over budget, out of scope, not shared, duplicate or in conflict, or a value stops the proxy; \
+         the rest is done. `--alarm-exit-code` makes it another",
     ),
     ("4", "`--dry-run --exit-code`, and there are changes"),
     (

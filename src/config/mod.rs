@@ -247,8 +247,7 @@ impl KubernetesArgs {
                 namespaces: if all_namespaces {
                     Namespaces::All
                 } else if namespace.is_empty() {
-                    look.as_ref()
-                        .and_then(|look| look.namespace())
+                    look.and_then(Look::namespace)
                         .map_or(Namespaces::Default, |namespace| {
                             Namespaces::Named([namespace.to_owned()].into())
                         })

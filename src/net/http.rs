@@ -174,16 +174,14 @@ pub(crate) fn problem(error: &Error, time: Duration) -> String {
                 humantime::format_duration(time)
             )
         }
+        // Its kind says less than its text.
+        Error::Io(error) if is_explained(error) => error.to_string(),
         error if is_unknown_name(error) => format!("its name cannot be resolved: {error}"),
         error if is_refused(error) => "connection refused".to_owned(),
-        Error::Io(error)
-            if error.kind() == io::ErrorKind::UnexpectedEof && !is_explained(error) =>
-        {
+        Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             "the connection was closed before the answer was whole".to_owned()
         }
-        error if was_closed(error) && !matches!(error, Error::Io(error) if is_explained(error)) => {
-            "the connection was reset".to_owned()
-        }
+        error if was_closed(error) => "the connection was reset".to_owned(),
         Error::Io(error) => error.to_string(),
         other => other.to_string(),
     };
