@@ -493,7 +493,7 @@ fn the_version_tells_the_build() {
 #[test]
 fn endpoints_is_another_name_of_etcd() {
     for name in ["--etcd", "--endpoints"] {
-        let program = vulcanized("--owner a --pods - --request-timeout 1s");
+        let program = vulcanized("--owner a --pods - --request-timeout 60s");
         let answer = program.arg(name).arg("http://127.0.0.1:1").exits(1);
         assert!(answer.err.contains("127.0.0.1:1"), "{answer}");
     }

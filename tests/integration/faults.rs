@@ -86,7 +86,7 @@ fn loss(cluster: &Arc<Cluster>, member: usize, how: &'static str, middle: bool) 
     let kubeconfig = api.plain_kubeconfig();
     let run = || {
         let arguments =
-            "--owner prod --cluster c1@00000000 -o summary --request-timeout 3s --timeout 20s";
+            "--owner prod --cluster c1@00000000 -o summary --request-timeout 3s --timeout 60s";
         vulcanized(&format!("{arguments} --etcd {}", cluster.urls()))
             .arg("--kubeconfig")
             .arg(kubeconfig.path())
@@ -226,7 +226,7 @@ fn lost_and_settled(etcd: &Etcd) {
         etcd.ctl(&["del", "--prefix", "/vulcand"]);
         etcd.define("web");
         let proxy = Proxy::start(etcd.port(), victim, false);
-        let answer = file.on(&proxy.url(), "--request-timeout 3s").exits(0);
+        let answer = file.on(&proxy.url(), "--request-timeout 60s").exits(0);
         let lines = answer
             .out
             .lines()
@@ -260,7 +260,7 @@ fn lost_for_good(etcd: &Etcd) {
     let file = Pods::new((1..=400).map(web));
     let proxy = Proxy::start(etcd.port(), 2, true);
     let answer = file
-        .on(&proxy.url(), "--request-timeout 2s --timeout 10s")
+        .on(&proxy.url(), "--request-timeout 60s --timeout 60s")
         .exits(1);
     let wanted = "applied 126 of 400 changes, 126 more unknown";
     assert!(answer.err.contains(wanted), "{}", answer.err);

@@ -78,7 +78,8 @@ pub(super) fn contains(answer: &Answer, text: &str, what: &str) {
     );
 }
 
-/// Runs against a server that answers so, and demands exit code, words, a bound, and no write.
+/// Runs against a server that answers so, and demands exit code, words and no write. No time-out ends it but
+/// one that `more` gives.
 #[track_caller]
 fn weather(
     what: &str,
@@ -90,9 +91,10 @@ fn weather(
     let store = Store::new();
     let api = Api::start(handler);
     let kubeconfig = api.plain_kubeconfig();
-    let more = format!("--timeout 2s --request-timeout 500ms {more}");
     let answer = store
-        .program(&more)
+        .program(more)
+        .env("VULCANIZED_TIMEOUT", "60s")
+        .env("VULCANIZED_REQUEST_TIMEOUT", "60s")
         .arg("--kubeconfig")
         .arg(kubeconfig.path())
         .run();
@@ -125,7 +127,7 @@ fn every_recorded_error() {
         ("startup-2-403", "answered 403", 1),
     ] {
         weather(name, "", code, words, move |_, _| {
-            Reply::recorded(&format!("errors/{name}"))
+            Reply::recorded(&format!("errors/{name}")).retry_after_the_run()
         });
     }
     for name in [
@@ -139,7 +141,7 @@ fn every_recorded_error() {
     ] {
         let words = format!("answered {}: ", &name[..3]);
         weather(name, "", 1, &words, move |_, _| {
-            Reply::recorded(&format!("errors/{name}.protobuf"))
+            Reply::recorded(&format!("errors/{name}.protobuf")).retry_after_the_run()
         });
     }
 }
@@ -153,28 +155,29 @@ fn servers_that_do_not_answer_in_full() {
             reply
         }
     };
+    let short = "--request-timeout 500ms";
     weather(
         "silent",
-        "",
+        short,
         1,
         "no whole answer within 500ms",
         with(|reply| reply.silent = true),
     );
     weather(
         "stalls",
-        "",
+        short,
         1,
         "no whole answer",
         with(|reply| reply.stall = Some(0)),
     );
     weather(
         "stalls later",
-        "",
+        short,
         1,
         "no whole answer",
         with(|reply| reply.stall = Some(100)),
     );
-    weather("drips", "", 1, "no whole answer", |request, _| {
+    weather("drips", short, 1, "no whole answer", |request, _| {
         let pods = (0..50).map(web).collect::<Vec<_>>();
         let mut reply = list(&pods, request, 500);
         reply.drip = Some(Duration::from_millis(200));
@@ -183,22 +186,25 @@ fn servers_that_do_not_answer_in_full() {
     for tenth in 0..10 {
         for framing in [Framing::Chunked, Framing::Length, Framing::Neither] {
             let what = format!("cut at {tenth} tenths, {framing:?}");
-            weather(&what, "", 1, "GET ", move |request, _| {
-                let mut reply = in_sync(request);
+            // Where the run asks again, the server is busy.
+            let busy = || Reply::new(503, "text/plain", "busy").retry_after_the_run();
+            let cut = move |mut reply: Reply| {
                 reply.cut = Some(reply.body.len() * tenth / 10);
                 reply.framing = framing;
                 reply
+            };
+            weather(&what, "", 1, "GET ", move |request, number| match number {
+                0 => cut(in_sync(request)),
+                _ => busy(),
             });
             weather(
                 &format!("protobuf, {what}"),
                 "-A --backend {namespace}.{name}",
                 1,
-                "",
-                move |_, _| {
-                    let mut reply = Reply::recorded("lists/mixed.protobuf");
-                    reply.cut = Some(reply.body.len() * tenth / 10);
-                    reply.framing = framing;
-                    reply
+                "GET ",
+                move |_, number| match number {
+                    0 => cut(Reply::recorded("lists/mixed.protobuf")),
+                    _ => busy(),
                 },
             );
         }
@@ -315,7 +321,7 @@ fn connections_that_are_reset_are_made_again() {
         } else {
             Api::start(respond)
         };
-        let through = |closed: usize| {
+        let through = |closed: usize, time: &str| {
             let (scheme, port) = api.url().rsplit_once(':').map_or_else(
                 || panic!("a port"),
                 |(scheme, port)| (scheme.to_owned(), port.parse().expect("a port")),
@@ -325,17 +331,17 @@ fn connections_that_are_reset_are_made_again() {
             let server = format!("{scheme}:{}", port.expect("a port"));
             let kubeconfig = api.kubeconfig(&json!({ "server": server }), &json!({}));
             let answer = store
-                .program("--timeout 3s")
+                .program(&format!("--timeout {time}"))
                 .arg("--kubeconfig")
                 .arg(kubeconfig.path())
                 .run();
             (answer, proxy.dropped())
         };
-        let (answer, dropped) = through(3);
+        let (answer, dropped) = through(3, "60s");
         assert_eq!((answer.code, dropped), (0, 3), "{secure}: {answer}");
-        let (answer, dropped) = through(usize::MAX);
+        let (answer, dropped) = through(usize::MAX, "3s");
         assert_eq!(answer.code, 1, "{secure}: {answer}");
-        assert!(dropped > 3, "{secure}: {answer}");
+        assert!(dropped > 1, "{secure}: {answer}");
         contains(&answer, "the run's time is up (--timeout 3s)", "reset");
         // Over TLS it depends on who is first.
         let words = ["the connection was reset", "it closed the connection"];
@@ -408,13 +414,13 @@ fn nobody_listens() {
     drop(api);
     // The port may take a moment to close; from then on it refuses.
     let answer = store
-        .program("--timeout 2s")
+        .program("--timeout 3s")
         .arg("--kubeconfig")
         .arg(kubeconfig.path())
         .exits(1);
     contains(
         &answer,
-        "connection refused; the run's time is up (--timeout 2s)",
+        "connection refused; the run's time is up (--timeout 3s)",
         "refused",
     );
     store.is_untouched("refused");
@@ -435,7 +441,7 @@ fn certificates_that_do_not_fit() {
         let store = Store::new();
         let kubeconfig = api.kubeconfig(cluster, &json!({}));
         let answer = store
-            .program("--timeout 3s --request-timeout 1s")
+            .program("--timeout 60s --request-timeout 60s")
             .arg("--kubeconfig")
             .arg(kubeconfig.path())
             .exits(code);

@@ -31,7 +31,7 @@ fn credentials_of_a_kubeconfig() {
         let store = Store::new();
         let kubeconfig = api.kubeconfig(&json!({}), user);
         store
-            .program("--timeout 3s")
+            .program("--timeout 60s")
             .arg("--kubeconfig")
             .arg(kubeconfig.path())
             .exits(code)
@@ -202,7 +202,8 @@ fn children_of_exec_plugins_end_with_them() {
             pid.display()
         );
         let kubeconfig = api.kubeconfig(&json!({}), &exec(&plugin(&store.folder, &script), "v1"));
-        let time = if signal { "60s" } else { "1s" };
+        // Time enough to start the child; it never ends by itself.
+        let time = if signal { "60s" } else { "5s" };
         let child = store
             .program(&format!("--request-timeout {time} --timeout 60s"))
             .arg("--kubeconfig")
@@ -227,13 +228,14 @@ fn children_of_exec_plugins_end_with_them() {
 
 #[test]
 fn exec_plugins_that_do_not() {
+    const HANGS: &str = "sleep 60";
     let api = Api::tls(for_token("never"));
     for (script, words) in [
         (
             "echo no luck >&2; exit 3",
             "it ended with exit status: 3: no luck",
         ),
-        ("sleep 30", "it did not end within 500ms"),
+        (HANGS, "it did not end within 500ms"),
         ("echo rubbish-t0ken", "its output is not an ExecCredential"),
         (
             r#"echo '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential"}'"#,
@@ -246,9 +248,10 @@ fn exec_plugins_that_do_not() {
         (r#"echo '{"kind":"Pod"}'"#, "its output is a `Pod`"),
     ] {
         let store = Store::new();
+        let time = if script == HANGS { "500ms" } else { "60s" };
         let kubeconfig = api.kubeconfig(&json!({}), &exec(&plugin(&store.folder, script), "v1"));
         let answer = store
-            .program("--request-timeout 500ms -vvv")
+            .program(&format!("--request-timeout {time} -vvv"))
             .arg("--kubeconfig")
             .arg(kubeconfig.path())
             .env("PATH", "/bin:/usr/bin")
@@ -301,7 +304,7 @@ fn the_service_account_of_a_pod() {
         service_account: folder.path().to_owned(),
         ..Options::default()
     };
-    let deadline = Deadline::start(Duration::from_secs(10), Duration::from_secs(5));
+    let deadline = Deadline::start(Duration::from_mins(1), Duration::from_mins(1));
     let mut client =
         vulcanized::internals::kube::Api::open(&options, deadline).expect("a service account");
     assert_eq!(client.namespace(), "shop");
@@ -437,13 +440,13 @@ fn a_proxy_is_used_where_it_is_named() {
     let store = Store::new();
     let run = |cluster: &Value, proxies: &[(&str, &str)]| {
         let api = Api::start(|request, _| in_sync(request));
-        let mut whole = json!({ "server": "https://api.example.com:6443" });
+        let mut whole = json!({ "server": "https://api.example.invalid:6443" });
         for (key, value) in cluster.as_object().into_iter().flatten() {
             whole[key] = value.clone();
         }
         let kubeconfig = api.kubeconfig(&whole, &json!({}));
         let program = store
-            .program("--timeout 1s --request-timeout 500ms")
+            .program("--timeout 60s --request-timeout 60s")
             .arg("--kubeconfig")
             .arg(kubeconfig.path());
         proxies
@@ -458,7 +461,10 @@ fn a_proxy_is_used_where_it_is_named() {
     assert_eq!(seen(), 2, "HTTPS_PROXY");
     run(
         &json!({}),
-        &[("HTTPS_PROXY", &proxy.url()), ("NO_PROXY", ".example.com")],
+        &[
+            ("HTTPS_PROXY", &proxy.url()),
+            ("NO_PROXY", ".example.invalid"),
+        ],
     );
     run(&json!({}), &[("HTTP_PROXY", &proxy.url())]);
     assert_eq!(seen(), 2, "NO_PROXY, and a proxy for the other scheme");
@@ -481,7 +487,7 @@ fn no_secret_is_ever_said() {
             "-vvv --etcd http://u:s3cret-etcd@127.0.0.1:1",
         ] {
             let program = if more.contains("--etcd") {
-                vulcanized(&format!("--owner prod --timeout 1s {more}"))
+                vulcanized(&format!("--owner prod --timeout 60s {more}"))
             } else {
                 store.program(more)
             };

@@ -646,7 +646,7 @@ fn an_etcd_of_another_cluster_is_not_written() {
             list(&[web(1)], request, 500)
         });
         let kubeconfig = api.plain_kubeconfig();
-        let options = "--owner prod -n shop --request-timeout 2s --timeout 10s";
+        let options = "--owner prod -n shop --request-timeout 60s --timeout 60s";
         let answer = vulcanized(&format!("{options} --etcd-api {api_version} --etcd {urls}"))
             .arg("--kubeconfig")
             .arg(kubeconfig.path())

@@ -354,7 +354,10 @@ fn three_pages(fault: usize, how: &'static str) -> Api {
             return reply;
         }
         match how {
-            "500" => reply.status = 500,
+            "500" => {
+                reply.status = 500;
+                reply = reply.retry_after_the_run();
+            }
             "cut" => reply.cut = Some(reply.body.len() / 2),
             "cut without framing" => {
                 reply.cut = Some(reply.body.len() / 2);
@@ -395,7 +398,9 @@ fn each_page_failing_in_turn() {
                 continue; // The first page is what the others are compared with.
             }
             let api = three_pages(page, how);
-            let answer = run(&api, &etcd, "--timeout 2s");
+            // A page that is cut off is asked for again until the time is up.
+            let time = if how == "cut" { "3s" } else { "60s" };
+            let answer = run(&api, &etcd, &format!("--timeout {time}"));
             exits(&answer, 1);
             says(
                 &answer,

@@ -70,7 +70,7 @@ fn same(a: f64, b: f64) {
 
 fn run(etcd: &str, pods: &[Value], more: &str) -> Program {
     vulcanized(&format!(
-        "--owner prod --etcd {etcd} --pods - --request-timeout 1s {more}"
+        "--owner prod --etcd {etcd} --pods - --request-timeout 60s {more}"
     ))
     .input(kubectl(pods.iter().cloned()))
 }

@@ -47,9 +47,10 @@ impl Folder {
         let folder = format!("{}/", self.path().display());
         let arguments = arguments.replace('%', &folder);
         vulcanized(&format!(
-            "--owner prod --pods {folder}pods.json --request-timeout 2s {arguments}"
+            "--owner prod --pods {folder}pods.json {arguments}"
         ))
-        .env("VULCANIZED_TIMEOUT", "8s")
+        .env("VULCANIZED_TIMEOUT", "60s")
+        .env("VULCANIZED_REQUEST_TIMEOUT", "60s")
     }
 
     fn run(&self, arguments: &str) -> Answer {
@@ -261,8 +262,15 @@ fn whatever_else_may_be_there() {
         };
         check(&format!("http://127.0.0.1:{closed}"), &["refused"]);
         check("http://no-such-host.invalid:2379", &["lookup address"]);
-        check(&format!("http://127.0.0.1:{silent}"), &["answer within 2s"]);
-        check(&format!("https://127.0.0.1:{silent}"), &["within 2s"]);
+        let short = "--request-timeout 2s";
+        check(
+            &format!("http://127.0.0.1:{silent} {short}"),
+            &["answer within 2s"],
+        );
+        check(
+            &format!("https://127.0.0.1:{silent} {short}"),
+            &["within 2s"],
+        );
         check(
             &format!("https://127.0.0.1:{slammed}"),
             &["closed the connection"],
@@ -270,7 +278,7 @@ fn whatever_else_may_be_there() {
         check(&format!("http://127.0.0.1:{slammed}"), &["closed"]);
         // Each endpoint with its own trouble.
         check(
-            &format!("http://127.0.0.1:{closed},http://127.0.0.1:{silent}"),
+            &format!("http://127.0.0.1:{closed},http://127.0.0.1:{silent} {short}"),
             &[
                 "none of 2 endpoints answered",
                 "refused",
@@ -286,11 +294,11 @@ fn whatever_else_may_be_there() {
     let second = format!("127.0.0.1:{closed}: failed to connect");
     fails(&folder, &both, &[&first, &second]);
     // The time of the whole run ends before all were asked.
-    let late = format!("{0},http://127.0.0.1:{silent} --timeout 1s", http(silent));
+    let late = format!("{0},http://127.0.0.1:{silent} --timeout 3s", http(silent));
     fails(
         &folder,
         &late,
-        &["time is up (--timeout 1s)", "no answer within"],
+        &["time is up (--timeout 3s)", "no answer within"],
     );
     let v2 = |port| format!("--etcd-api 2 {}", http(port));
     fails(&folder, &v2(web), &["a web server answers at", "not etcd"]);

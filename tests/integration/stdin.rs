@@ -43,7 +43,7 @@ fn a_stdin_that_stays_open_ends_with_the_run() {
         "--owner prod --create-backends --store-file {}",
         store.display()
     );
-    let mut child = waiting(&format!("{options} --pods - --timeout 1s"));
+    let mut child = waiting(&format!("{options} --pods - --timeout 3s"));
     let mut stdin = child.stdin.take().expect("stdin is piped");
     stdin.write_all(pods(1).as_bytes()).expect("it is read");
     poll("the end of the run", || {
@@ -52,7 +52,7 @@ fn a_stdin_that_stays_open_ends_with_the_run() {
     let answer = Answer::from(child.wait_with_output().expect("it ended"));
     drop(stdin);
     assert_eq!(answer.code, 1, "{answer}");
-    let wanted = "stdin did not end: the run's time is up (--timeout 1s)";
+    let wanted = "stdin did not end: the run's time is up (--timeout 3s)";
     assert!(answer.err.contains(wanted), "{answer}");
     assert!(!store.exists(), "{answer}");
 }
@@ -87,7 +87,7 @@ fn pods_from_stdin_are_kept_for_planning_anew() {
         let etcd = Etcd::start();
         etcd.define("web");
         let wire = Proxy::start(etcd.port(), Loss::Answers, after);
-        let options = "--owner prod -v --request-timeout 1s --timeout 20s --pods - --etcd";
+        let options = "--owner prod -v --request-timeout 3s --timeout 60s --pods - --etcd";
         let answer = vulcanized(options).arg(wire.url()).input(pods(3)).run();
         let servers = etcd.keys("/vulcand/backends/web/servers/");
         if answer.code == 0 {

@@ -20,7 +20,7 @@ use crate::support::program::{Program, vulcanized};
 pub(super) const ROOT: &str = "/vulcand/backends/";
 
 fn deadline() -> Deadline {
-    Deadline::start(Duration::from_secs(30), Duration::from_secs(10))
+    Deadline::start(Duration::from_mins(1), Duration::from_mins(1))
 }
 
 fn options(url: &str) -> Options {
@@ -220,7 +220,7 @@ fn a_file_is_locked_from_list_to_rename() {
         format!("{error:#}").contains("another run holds its lock"),
         "{error:#}"
     );
-    let mut reader = File::open(&path, true, short).expect("a folder");
+    let mut reader = File::open(&path, true, deadline()).expect("a folder");
     reader.list(&[ROOT]).expect("a dry run waits for nobody");
     drop(first);
     let mut third = File::open(&path, false, deadline()).expect("a folder");

@@ -402,6 +402,7 @@ fn file_is_locked_from_the_listing_on() {
     let mut first = file(&path);
     held(&mut first);
     apply(&mut first, Vec::new(), vec![put("a", "1")]);
+    // Nothing but this time-out ends the wait for the lock.
     let soon = Deadline::start(Duration::from_millis(200), Duration::from_secs(10));
     let mut second = File::open(&path, false, soon).expect("it opens");
     let error = format!("{:#}", second.list(&[ROOT]).expect_err("it is locked"));

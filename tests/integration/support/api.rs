@@ -77,6 +77,11 @@ impl Reply {
         Self::new(status, "application/json", body.to_string())
     }
 
+    /// Asks the client to come back later than any run may take: a run that would ask again ends at once.
+    pub fn retry_after_the_run(self) -> Self {
+        self.header("Retry-After", "3600")
+    }
+
     /// A recorded answer: `errors/401-bad-token`, with its headers.
     pub fn recorded(name: &str) -> Self {
         let file = |ending: &str| {
@@ -102,8 +107,10 @@ impl Reply {
         }
     }
 
-    /// Adds a header.
+    /// Sets a header.
     pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers
+            .retain(|(other, _)| !other.eq_ignore_ascii_case(name));
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
