@@ -74,7 +74,8 @@ pub mod internals {
             pub use crate::reconcile::map::{IpFamily, Mapping, PortRef, SeenPod, Want};
         }
         pub mod plan {
-            pub use crate::reconcile::plan::{Action, Adopt, Change, Plan, Rules, plan};
+            pub use crate::reconcile::plan::{Action, Adopt, Change, Plan, Rules};
+            pub use crate::reconcile::planner::plan;
         }
         pub mod template {
             pub use crate::reconcile::template::Template;

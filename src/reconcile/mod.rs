@@ -7,7 +7,7 @@ pub(crate) mod findings;
 pub(crate) mod hold;
 pub(crate) mod map;
 pub(crate) mod plan;
-mod planner;
+pub(crate) mod planner;
 pub(crate) mod template;
 
 #[cfg(test)]

@@ -22,7 +22,6 @@ use crate::reconcile::classify::Unproved;
 use crate::reconcile::findings::Finding;
 use crate::reconcile::hold::{Grounds, Permit, Rest};
 use crate::reconcile::map::SkipReason;
-pub use crate::reconcile::planner::plan;
 use crate::text;
 
 /// What a run may do.

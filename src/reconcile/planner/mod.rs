@@ -1,6 +1,7 @@
 //! The planner: decides backend by backend, and server by server within each.
 
 mod draft;
+mod findings;
 mod losses;
 mod ownership;
 
@@ -14,7 +15,6 @@ use crate::layout::{Definition, Entry, Layout, Observed, Other};
 use crate::model::PodName;
 use crate::reconcile::classify::Class;
 use crate::reconcile::evidence::{Evidence, Lists};
-use crate::reconcile::findings;
 use crate::reconcile::hold::{Permit, Rest};
 use crate::reconcile::map::SkipReason;
 use crate::reconcile::plan::{

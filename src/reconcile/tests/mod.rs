@@ -8,8 +8,9 @@ use crate::model::{Cluster, ContainerPort, Entry, Phase, Scheme, Scope, Snapshot
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::reconcile::map::{Mapping, PortRef};
 use crate::reconcile::plan::{
-    Action, Adopt, DeleteLimit, Freeze, Losing, NoBackends, Plan, Reason, Rules, plan,
+    Action, Adopt, DeleteLimit, Freeze, Losing, NoBackends, Plan, Reason, Rules,
 };
+use crate::reconcile::planner::plan;
 use crate::reconcile::template::Template;
 use crate::report::{held, why};
 
