@@ -15,6 +15,7 @@ use crate::reconcile::template::Template;
 use crate::report::{held, why};
 
 mod changes;
+mod evidence;
 mod lists;
 mod losses;
 mod ownership;
