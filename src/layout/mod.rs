@@ -399,6 +399,33 @@ fn backend<'b>(backends: &'b mut BTreeMap<String, Backend>, id: &str) -> &'b mut
 }
 
 #[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_value_of_a_servers_key() {
+        let other = |key: &str, value: &str| Other::new(key, value.into(), 1);
+        let entry = Entry {
+            key: "web/a/url".into(),
+            value: Box::from(*b"http://10.0.0.1:80"),
+            revision: 1,
+            url: None,
+            mark: None,
+            fault: None,
+            others: [other("web/a/weight", "3"), other("web/a/path", "x")].into(),
+        };
+        let mut backend = Backend::default();
+        backend.servers.insert("a".into(), entry);
+        let value = |server: &str, key: &str| backend.value(server, key);
+        assert_eq!(value("a", "web/a/url"), Some(&b"http://10.0.0.1:80"[..]));
+        assert_eq!(value("a", "web/a/weight"), Some(&b"3"[..]));
+        assert_eq!(value("a", "web/a/path"), Some(&b"x"[..]));
+        assert_eq!(value("a", "web/b/url"), None);
+        assert_eq!(value("b", "web/a/url"), None);
+    }
+}
+
+#[cfg(test)]
 fn entry(key: &str, value: &str) -> crate::model::Entry {
     crate::model::Entry {
         key: key.into(),

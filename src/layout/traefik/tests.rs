@@ -128,6 +128,17 @@ fn a_service_is_defined_by_what_refers_to_it_or_a_key_of_its_own() {
         ("middlewares/m/errors/query", "web"),
         ("middlewares/m/forwardAuth/service", "web"),
         ("services/web/foo", "x"),
+        ("services/w/weighted/mirrors/0/name", "web"),
+        ("services/w/weighted/service", "web"),
+        ("services/w/weighted/fallback", "web"),
+        ("services/w/mirroring/services/0/name", "web"),
+        ("services/w/mirroring/others/0/name", "web"),
+        ("services/w/mirroring/mirrors/0/percent", "web"),
+        ("services/w/mirroring/maxBodySize", "web"),
+        ("services/w/failover/mirrors/0/name", "web"),
+        ("services/w/failover/healthCheck", "web"),
+        // A key that Traefik cannot read defines nothing.
+        ("services/web/loadBalancer/passHostHeader", "rubbish"),
     ] {
         assert!(
             !is_defined(&observe(&[SERVER_KEY, (key, value)]), "web"),
@@ -315,4 +326,159 @@ fn what_refers_to_a_service_is_what_the_real_one_follows() {
         assert_eq!(is_defined(&observed, "web"), meant, "{line}");
     }
     assert!(rows >= 80, "{rows}");
+}
+
+#[test]
+fn keys_and_values_of_a_service() {
+    let open = |prefix: Option<&str>| {
+        let prefix = prefix.map(str::to_owned);
+        super::open(Options {
+            prefix,
+            etcd_v2: false,
+        })
+        .expect("a layout")
+    };
+    let ranges = |prefix: &str| {
+        let kinds = ["services", "routers", "middlewares"];
+        let mut ranges = kinds.map(|kind| format!("{prefix}/http/{kind}/")).to_vec();
+        ranges.push(format!("/{prefix}/http/services/"));
+        ranges
+    };
+    assert_eq!(open(None).ranges(), ranges("traefik"));
+    assert_eq!(open(Some("lb")).ranges(), ranges("lb"));
+    let layout = open(Some("lb"));
+    let server = "lb/http/services/web/loadBalancer/servers/a";
+    assert_eq!(layout.range("lb", "web"), "lb/http/services/web/");
+    assert_eq!(layout.key("lb", "web", "a"), format!("{server}/url"));
+    let weight = layout.weight_key("lb", "web", "a");
+    assert_eq!(weight, Some(format!("{server}/weight")));
+    assert!(layout.has_weights());
+    for (key, moved) in [
+        ("servers/old/weight", Some("weight")),
+        ("servers/old/PreservePath", Some("preservePath")),
+        ("servers/old/preservePath/", Some("preservePath")),
+        ("servers/old/URL", None),
+        ("servers/old/owner", None),
+        ("", None),
+    ] {
+        let moved = moved.map(|field| format!("{server}/{field}"));
+        assert_eq!(layout.moved_key("lb", "web", "a", key), moved, "{key}");
+    }
+    let created = (
+        "lb/http/services/web/loadBalancer/passHostHeader".to_owned(),
+        "true".to_owned(),
+    );
+    assert_eq!(layout.created("lb", "web"), Some(created));
+    let definition = layout.definition("lb", "web");
+    let definition = definition.iter().map(|(key, value)| (&**key, &**value));
+    assert_eq!(
+        definition.collect::<Vec<_>>(),
+        [
+            ("lb/http/routers/to-web/rule", "Host(`web.example.com`)"),
+            ("lb/http/routers/to-web/entryPoints/0", "web"),
+            ("lb/http/routers/to-web/service", "web"),
+        ]
+    );
+    assert_eq!(layout.definitions("lb"), "lb/http/");
+    assert_eq!(layout.root_option("lb"), "--providers.etcd.rootkey=lb");
+    assert_eq!(layout.undefined(), Undefined::Unrouted);
+    assert!(!layout.bleeds("a", "aa"));
+}
+
+#[test]
+fn what_an_id_carries() {
+    let layout = Traefik { prefix: None };
+    for (cluster, scope) in [
+        ("3f2a91c0", "3f2a91c0"),
+        ("main@3f2a91c0", "main-3f2a91c0"),
+        ("file", "file"),
+        ("main@file", "main"),
+    ] {
+        let scoped = Scope::new(Cluster::parse(cluster), Some("app=web"), None);
+        assert_eq!(layout.scope(&scoped), scope, "{cluster}");
+    }
+    let pod = PodName::parse("shop/web-1").expect("a pod's name");
+    let mark = layout.mark("prod".into(), "c1".into(), &pod);
+    assert_eq!((&*mark.namespace, &mark.pod), ("shop", &None));
+    assert_eq!(layout.id("10.0.0.1", &mark), "prod.c1.shop.10.0.0.1");
+    assert_eq!(layout.id("[FD00::1]", &mark), "prod.c1.shop.[fd00::1]");
+    for (owner, taken) in [("prod", true), ("7-up", true), ("7", false), ("10", false)] {
+        assert_eq!(layout.takes_owner(owner), taken, "{owner}");
+    }
+}
+
+#[test]
+fn what_a_listing_tells_beside_its_services() {
+    let services = |prefix: &str| {
+        let key = format!("{prefix}/http/services/web/loadBalancer/servers/a/url");
+        Ok(vec![entry(&key, "http://10.0.0.1:80")])
+    };
+    let nothing = || Ok(vec![]);
+    let found = try_observe([services("traefik"), nothing(), nothing(), nothing()]);
+    let found = found.expect("it may be read");
+    assert_eq!((found.revision, &*found.prefix), (Some(1), "traefik"));
+    assert_eq!(found.siblings, []);
+    let found = try_observe([nothing(), nothing(), nothing(), services("/traefik")]);
+    let sibling = Sibling {
+        prefix: "/traefik".to_owned(),
+        backends: 1,
+        kind: SiblingKind::Spelling,
+    };
+    assert_eq!(found.expect("it may be read").siblings, [sibling]);
+}
+
+#[test]
+fn a_key_with_others_below_it_needs_no_value() {
+    let frozen = |keys: &[&str]| {
+        let keys = keys.iter().map(|key| (*key, "x")).collect::<Vec<_>>();
+        let faults = faults(&observe_keys(&keys));
+        faults
+            .iter()
+            .filter(|fault| **fault == Fault::Freezes)
+            .count()
+    };
+    assert_eq!(frozen(&["web/foo"]), 1);
+    assert_eq!(frozen(&["web/foo", "web/foo/bar"]), 1, "the lower one");
+    assert_eq!(frozen(&["web/foo", "web/food"]), 2, "not below it");
+    assert_eq!(frozen(&["web/foo", "web/foo/"]), 2, "nothing is below");
+}
+
+#[test]
+fn a_server_that_freezes_is_not_found_twice() {
+    for keys in [
+        [("owner", "x"), ("weight", "1")],
+        [("preservePath", "true"), ("weight", "x")],
+    ] {
+        let keys =
+            keys.map(|(field, value)| (format!("web/loadBalancer/servers/a/{field}"), value));
+        let keys = keys.each_ref().map(|(key, value)| (&**key, *value));
+        assert_eq!(faults(&observe_keys(&keys)), [Fault::Freezes], "{keys:?}");
+    }
+}
+
+#[test]
+fn servers_are_those_of_a_load_balancer() {
+    let url = "http://10.0.0.1:80";
+    for key in [
+        "web/loadBalancer/others/a/url",
+        "web/weighted/servers/a/url",
+    ] {
+        let observed = observe_keys(&[(key, url)]);
+        assert_eq!(observed.backends["web"].servers.len(), 0, "{key}");
+    }
+    // The name alone, with servers below it, is of no other type.
+    let observed = observe_keys(&[
+        ("web/loadBalancer", ""),
+        ("web/loadBalancer/servers/a/url", url),
+    ]);
+    assert!(is_defined(&observed, "web"));
+    assert_eq!(observed.backends["web"].servers.len(), 1);
+}
+
+#[test]
+fn names_that_are_no_service_make_none() {
+    for name in ["", "web@file", "a/b", "123"] {
+        let observed = observe(&[("routers/r/service", name)]);
+        assert_eq!(observed.backends.len(), 0, "{name}");
+    }
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::layout::entry;
+use crate::model::PodName;
 
 fn read(value: &[u8]) -> Value {
     Values::default().read(value)
@@ -214,4 +215,51 @@ fn directories_of_etcd_v2_without_a_definition_are_found_with_what_they_hold() {
     ];
     assert_eq!(of(true), wanted.map(|(key, what)| (key.to_owned(), what)));
     assert_eq!(of(false), [], "etcd v3 has no directories");
+}
+
+#[test]
+fn the_ranges_that_are_listed() {
+    for (prefix, one_spelling, wanted) in [
+        (None, false, &["/vulcand/", "vulcand/", "/vulcan/"][..]),
+        (None, true, &["/vulcand/", "/vulcan/"]),
+        (Some("/lb"), false, &["/lb/", "lb/", "/vulcan/"]),
+        (Some("lb"), false, &["lb/", "/lb/", "/vulcan/"]),
+        (Some("/vulcan"), false, &["/vulcan/", "vulcan/"]),
+        (Some("vulcan"), false, &["vulcan/", "/vulcan/"]),
+        (Some("/vulcan"), true, &["/vulcan/"]),
+        (Some("vulcan"), true, &["vulcan/"]),
+    ] {
+        let layout = Vulcand {
+            prefix: prefix.map(str::to_owned),
+            one_spelling,
+        };
+        let wanted = wanted.iter().map(|prefix| format!("{prefix}backends/"));
+        let case = format!("{prefix:?}, one spelling: {one_spelling}");
+        assert_eq!(layout.ranges(), wanted.collect::<Vec<_>>(), "{case}");
+    }
+}
+
+#[test]
+fn keys_and_values_of_a_backend() {
+    let layout = Vulcand {
+        prefix: None,
+        one_spelling: false,
+    };
+    assert_eq!(layout.range("/lb", "web"), "/lb/backends/web/");
+    assert_eq!(layout.key("/lb", "web", "a"), "/lb/backends/web/servers/a");
+    assert_eq!(
+        layout.definition("/lb", "web"),
+        [(
+            "/lb/backends/web/backend".to_owned(),
+            r#"{"Type":"http"}"#.to_owned()
+        )]
+    );
+    assert_eq!(layout.created("/lb", "web"), None);
+    assert!(!layout.has_weights());
+    assert_eq!(layout.weight_key("/lb", "web", "a"), None);
+    assert_eq!(layout.moved_key("/lb", "web", "a", "x/weight"), None);
+    let pod = PodName::parse("shop/web-1").expect("a pod's name");
+    let mark = layout.mark("prod".into(), "c1".into(), &pod);
+    assert_eq!(layout.id("a", &mark), "a");
+    assert_eq!(mark.pod.as_deref(), Some("web-1"));
 }
