@@ -541,6 +541,37 @@ mod tests {
                 r#"{"Type":"http","Settings":{"Timeouts":[]}}"#,
                 r#"{"Type":"http","Settings":{"Timeouts":null}}"#,
             ),
+            (
+                r#"{"Type":"http","Settings":{"KeepAlive":{"MaxIdleConnsPerHost":"many"}}}"#,
+                r#"{"Type":"http","Settings":{"KeepAlive":{"MaxIdleConnsPerHost":null}}}"#,
+            ),
+            (
+                r#"{"Type":"http","Settings":{"TLS":{"InsecureSkipVerify":"true"}}}"#,
+                r#"{"Type":"http","Settings":{"TLS":{"InsecureSkipVerify":true}}}"#,
+            ),
+            (
+                r#"{"Type":"http","Id":[4],"Settings":{}}"#,
+                r#"{"Type":"http","Id":null,"Settings":{}}"#,
+            ),
+            (r#"{"Type":"http","Id":4}"#, r#"{"Type":"http","Id":"4"}"#),
+            // Other fields are checked beside a cache that is not used.
+            (
+                r#"{"Type":"http","Settings":{"KeepAlive":{"Period":"4"},"TLS":{"SessionTicketsDisabled":true}}}"#,
+                r#"{"Type":"http","Settings":{"KeepAlive":{"Period":"4s"},"TLS":{"SessionTicketsDisabled":true}}}"#,
+            ),
+            // `null` empties a structure behind a pointer, and no other.
+            (
+                r#"{"Type":"http","Settings":{"Timeouts":{"Read":"4"},"Timeouts":null}}"#,
+                r#"{"Type":"http","Settings":{"Timeouts":{"Read":"4s"},"Timeouts":null}}"#,
+            ),
+            (
+                r#"{"Type":"http","Settings":{"Timeouts":"x"}}"#,
+                r#"{"Type":"http","Settings":{"Timeouts":null}}"#,
+            ),
+            (
+                r#"{"Type":"http","Stats":{"LatencyBrackets":[{"Quantile":"x"}]}}"#,
+                r#"{"Type":"http","Stats":{"LatencyBrackets":[{"Quantile":null}]}}"#,
+            ),
             ("http", SMALLEST),
             ("null", SMALLEST),
             ("", SMALLEST),

@@ -399,6 +399,15 @@ fn backend<'b>(backends: &'b mut BTreeMap<String, Backend>, id: &str) -> &'b mut
 }
 
 #[cfg(test)]
+fn entry(key: &str, value: &str) -> crate::model::Entry {
+    crate::model::Entry {
+        key: key.into(),
+        value: value.into(),
+        revision: 1,
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -422,14 +431,5 @@ mod tests {
         assert_eq!(value("a", "web/a/path"), Some(&b"x"[..]));
         assert_eq!(value("a", "web/b/url"), None);
         assert_eq!(value("b", "web/a/url"), None);
-    }
-}
-
-#[cfg(test)]
-fn entry(key: &str, value: &str) -> crate::model::Entry {
-    crate::model::Entry {
-        key: key.into(),
-        value: value.into(),
-        revision: 1,
     }
 }

@@ -278,3 +278,56 @@ fn what_a_backend_may_lose() {
         assert_eq!(world.plan().alarms(), alarms, "{case}");
     }
 }
+
+/// A held update leaves its new URL out of the backend: it is nobody's replacement then.
+#[test]
+fn what_a_held_update_would_bring_does_not_remain() {
+    let slot = |pod: Pod, slot: &'static str| {
+        let mut pod = pod;
+        pod.labels.insert("slot".into(), slot.into());
+        pod
+    };
+    let mut world = world().selected().backend("web");
+    let scope = world.rules.scope.to_string();
+    world.mapping.server_id = Template::parse("{label:slot}").expect("a template");
+    for n in [1, 3, 4] {
+        let url = format!("http://10.0.0.{n}:8080");
+        let value = value("prod", &scope, &format!("shop/web-{n}"), &url);
+        world = world.entry(&format!("web/servers/s{n}"), &value);
+    }
+    // Pods 1 and 3 are gone, as far as can be seen; pod 2 gets the place of 1.
+    world.again = Some(Err("refused".to_owned()));
+    let down = unready(slot(pod("web", 4), "s4"));
+    let world = world.pods([slot(pod("web", 2), "s1"), down]);
+    let why = "is not among the selected pods, and the list without selectors was refused: refused";
+    world.is(&format!(
+        "held web/s1: pod shop/web-1 {why} (2, 0)
+        held web/s3: pod shop/web-3 {why} (2, 0)
+        kept web/s4
+        alarm"
+    ));
+}
+
+/// What a loss rests on is part of its permit: a transaction is guarded by it.
+#[test]
+fn what_a_loss_rests_on() {
+    let rests_on = |world: World| {
+        let plan = world.plan();
+        let rests = plan.changes.iter().filter_map(|change| {
+            let rest = change.permit()?.rests_on();
+            Some(rest.map(|rest| (rest.key.clone(), rest.revision.is_some())))
+        });
+        rests.collect::<Vec<_>>()
+    };
+    let key = |n: u8| format!("/vulcand/backends/web/servers/10.0.0.{n}");
+    let two = || world().backend("web").ours("web", [1]);
+    let alive = || relabelled(pod("web", 1));
+    assert_eq!(rests_on(three().pods(web([2]))), [None, None], "dead");
+    let there = two().ours("web", [2]).pods([alive(), pod("web", 2)]);
+    assert_eq!(rests_on(there), [Some((key(2), true))], "one that is there");
+    let comes = two().pods([alive(), pod("web", 2)]);
+    assert_eq!(rests_on(comes), [Some((key(2), false))], "one that comes");
+    let leaving = two().ours("web", [2]);
+    let leaving = leaving.pods([unready(pod("web", 1)), pod("web", 2)]);
+    assert_eq!(rests_on(leaving), [Some((key(2), true))], "leaving");
+}
