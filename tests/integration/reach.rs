@@ -3,8 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -338,10 +338,12 @@ fn a_token_that_expires_in_mid_run_is_fetched_again() {
         etcd.define("web");
         etcd.add_user("prod", "s3cret", BACKENDS);
         etcd.enable_auth();
-        // The pods come when the token, unused since the store was listed, is long gone.
+        let etcd = Arc::new(etcd);
+        let store = Arc::clone(&etcd);
         let pods = [pod("default", "web-1", "web", "10.0.0.1")];
+        // The pods come when the token that the store was listed with has expired.
         let api = Api::start(move |request, _| {
-            thread::sleep(Duration::from_millis(3500));
+            store.wait_until_tokens_expire();
             list(&pods, request, 500)
         });
         let kubeconfig = api.plain_kubeconfig();
@@ -357,6 +359,8 @@ fn a_token_that_expires_in_mid_run_is_fetched_again() {
             .run();
         works(&answer);
         assert_eq!(etcd.keys(BACKENDS), ["web/backend", "web/servers/10.0.0.1"]);
+        let expired = "the token is not valid any more";
+        assert!(answer.err.contains(expired), "{answer}");
         let authenticated = answer.err.matches("authenticating as `prod`").count();
         assert_eq!(authenticated, 2, "{answer}");
         assert!(!answer.err.contains("s3cret"), "{answer}");

@@ -212,6 +212,8 @@ impl Etcd {
         }
         if let Some(seconds) = settings.token_ttl {
             command.push(format!("--auth-token-ttl={seconds}"));
+            // This log tells when a token expires, on version 3.4 too.
+            command.push("--logger=zap".to_owned());
         }
         command.extend(settings.arguments.iter().cloned());
         if version == Version::V35 {
@@ -404,11 +406,6 @@ impl Etcd {
             .collect()
     }
 
-    /// Adds the role `root` where it is not there of its own accord.
-    pub fn try_role_root(&self) {
-        let _ = self.try_ctl(&["role", "add", "root"]);
-    }
-
     /// Runs `etcdctl` against it (v3, plain HTTP).
     #[track_caller]
     pub fn ctl(&self, arguments: &[&str]) -> String {
@@ -470,32 +467,46 @@ impl Etcd {
         self.call("kv/compaction", &json!({"revision": revision}));
     }
 
+    /// Waits until every token that was given out before this call, and not used since, has expired.
+    pub fn wait_until_tokens_expire(&self) {
+        let root = json!({"name": "root", "password": ROOT_PASSWORD});
+        let login = self.send("auth/authenticate", &root, "");
+        let youngest = login["token"].as_str().expect("a token");
+        // To ask etcd for it would be to use it; what has expired is in the log.
+        let expired = format!("\"token\":\"{youngest}\"");
+        poll("the end of a token", || {
+            let log = fs::read_to_string(self.folder.path().join("log")).expect("a log");
+            log.contains(&expired).then_some(())
+        });
+    }
+
     /// One call through the JSON gateway of the v3 API, as `root` once authentication is on.
     pub fn call(&self, path: &str, body: &Value) -> Value {
-        let send = |path: &str, body: &Value, token: &str| {
-            let url = format!("http://127.0.0.1:{}/v3/{path}", self.ports.plain);
-            let end = Instant::now() + PATIENCE;
-            loop {
-                let mut request = agent(PATIENCE).post(&url);
-                if !token.is_empty() {
-                    request = request.header("authorization", token);
-                }
-                let answer = request.send(body.to_string());
-                // A cluster that has just lost a member is looking for a leader.
-                match &answer {
-                    Ok(response) if response.status() == 503 && Instant::now() < end => {
-                        thread::sleep(POLL);
-                    }
-                    _ => return answered(answer),
-                }
-            }
-        };
         if self.auth {
             let root = json!({"name": "root", "password": ROOT_PASSWORD});
-            let login = send("auth/authenticate", &root, "");
-            send(path, body, login["token"].as_str().expect("a token"))
+            let login = self.send("auth/authenticate", &root, "");
+            self.send(path, body, login["token"].as_str().expect("a token"))
         } else {
-            send(path, body, "")
+            self.send(path, body, "")
+        }
+    }
+
+    fn send(&self, path: &str, body: &Value, token: &str) -> Value {
+        let url = format!("http://127.0.0.1:{}/v3/{path}", self.ports.plain);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut request = agent(PATIENCE).post(&url);
+            if !token.is_empty() {
+                request = request.header("authorization", token);
+            }
+            let answer = request.send(body.to_string());
+            // A cluster that has just lost a member is looking for a leader.
+            match &answer {
+                Ok(response) if response.status() == 503 && Instant::now() < end => {
+                    thread::sleep(POLL);
+                }
+                _ => return answered(answer),
+            }
         }
     }
 
