@@ -17,6 +17,10 @@ use crate::reconcile::plan::{
     DeleteLimit, Emptied, Kept, LeftOut, Losing, NoBackends, OutOfScope, OverBudget, ScopeDiffers,
 };
 
+#[path = "../../tests/integration/support/golden.rs"]
+#[expect(unreachable_pub, reason = "the integration tests share this module")]
+mod golden;
+
 fn pod(name: &str) -> PodName {
     PodName::parse(&format!("shop/{name}")).expect("a name")
 }
@@ -409,9 +413,5 @@ fn every_message_is_kept_in_full() {
     }
     no_backend_at_all(&mut text);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/looks/messages.txt");
-    if std::env::var_os("BLESS").is_some() {
-        std::fs::write(&path, &text).expect("it is kept");
-    }
-    let wanted = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(text == wanted, "got:\n{text}");
+    golden::golden(&path, &text);
 }

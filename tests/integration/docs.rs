@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::support::etcd::test_tools;
+use crate::support::golden::golden;
 use crate::support::program::{Answer, vulcanized};
 
 fn root() -> &'static Path {
@@ -371,16 +372,8 @@ fn the_messages_of_the_page_for_3_am_are_those_of_the_program() {
 #[test]
 fn the_reference_is_what_the_program_says() {
     let reference = vulcanized("--generate reference").exits(0).out;
-    let path = root().join("docs/reference.md");
-    if std::env::var_os("BLESS").is_some() {
-        fs::write(&path, &reference).expect("it is written");
-    }
-    let document = fs::read_to_string(&path).expect("docs/reference.md");
-    assert!(
-        document == reference,
-        "run `BLESS=1 cargo test --test integration the_reference`"
-    );
-    let (_, json) = document
+    golden(&root().join("docs/reference.md"), &reference);
+    let (_, json) = reference
         .split_once("\n## JSON report\n")
         .expect("the section");
     let json = json.split("\n## ").next().expect("a first");

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::api::pod;
 use crate::support::etcd::Etcd;
+use crate::support::golden;
 use crate::support::program::{Answer, Program, vulcanized};
 
 /// A store with whatever may be in one.
@@ -102,18 +103,14 @@ impl Site {
     }
 }
 
-/// Compares with what is kept, or keeps it. The temporary folder's name is no part of it.
+/// Compares with the file of this name in `fixtures/looks`.
 #[track_caller]
 pub(super) fn golden(name: &str, answer: &Answer) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fixtures/looks")
         .join(name);
     let got = format!("{}{}exit code {}\n", answer.out, answer.err, answer.code);
-    if std::env::var_os("BLESS").is_some() {
-        fs::write(&path, &got).expect("it is kept");
-    }
-    let wanted = fs::read_to_string(&path).unwrap_or_default();
-    assert!(got == wanted, "{name}: got:\n{got}\nwanted:\n{wanted}");
+    golden::golden(&path, &got);
 }
 
 /// Every output at both widths; the widest line is as wide as allowed, and colour adds nothing but colour.

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::etcd::Etcd;
+use crate::support::golden::golden;
 use crate::support::program::{Answer, Program, vulcanized};
 
 fn folder() -> PathBuf {
@@ -78,18 +79,9 @@ impl Scenario {
             .arg(self.folder.join("pods.json"))
     }
 
-    /// Compares with what is kept beside the inputs, or keeps it.
+    /// Compares with the file beside the inputs.
     fn compare(&self, file: &str, got: &str) {
-        let path = self.folder.join(of_layout(file, self.layout));
-        if std::env::var_os("BLESS").is_some() {
-            fs::write(&path, got).expect("it is kept");
-        }
-        let wanted = fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            got == wanted,
-            "{}/{file}: got:\n{got}\nwanted:\n{wanted}",
-            self.name
-        );
+        golden(&self.folder.join(of_layout(file, self.layout)), got);
     }
 
     fn read(&self) -> String {
