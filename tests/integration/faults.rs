@@ -16,7 +16,8 @@ use serde_json::Value;
 use super::etcd::{v2, v2_put};
 use super::store::{Pods, ROOT, web};
 use crate::support::api::{Api, list, pod};
-use crate::support::etcd::{Cluster, Etcd, Version, poll, signal};
+use crate::support::etcd::cluster::Cluster;
+use crate::support::etcd::{Etcd, Version, poll, signal};
 use crate::support::program::{ended, vulcanized};
 use crate::support::proxy::{Loss, Proxy as Wire};
 

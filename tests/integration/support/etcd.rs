@@ -1,7 +1,6 @@
 //! Real etcd servers of one test: alone or three together, with TLS, users and the v2 store,
 //! on ports the system chose, gone when the test is.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -14,6 +13,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::certs::{Authority, Leaf};
+
+pub mod cluster;
+mod v2;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(10);
@@ -509,83 +511,6 @@ impl Etcd {
             }
         }
     }
-
-    /// Switches the v2 store's own authentication on, with one user who may read and write the keys of
-    /// this pattern. The helpers for v2 are shut out by it.
-    pub fn enable_auth_v2(&self, name: &str, password: &str, pattern: &str) {
-        let send = |path: &str, body: &Value| {
-            let url = format!("http://127.0.0.1:{}/v2/auth/{path}", self.ports.plain);
-            let answer = agent(PATIENCE).put(url).send(body.to_string());
-            let status = answer.expect("etcd answers").status();
-            assert!(status.is_success(), "{path}: {status}");
-        };
-        let may = json!({"kv": {"read": [pattern], "write": [pattern]}});
-        send(
-            "users/root",
-            &json!({"user": "root", "password": ROOT_PASSWORD}),
-        );
-        send("roles/role", &json!({"role": "role", "permissions": may}));
-        let user = json!({"user": name, "password": password, "roles": ["role"]});
-        send(&format!("users/{name}"), &user);
-        send("enable", &json!({}));
-        let root = BASE64.encode(format!("root:{ROOT_PASSWORD}"));
-        let url = format!("http://127.0.0.1:{}/v2/auth/roles/guest", self.ports.plain);
-        let all = json!({"kv": {"read": ["/*"], "write": ["/*"]}});
-        let body = json!({"role": "guest", "revoke": all});
-        let request = agent(PATIENCE).put(url);
-        let request = request.header("authorization", format!("Basic {root}"));
-        answered(request.send(body.to_string()));
-    }
-
-    /// Sets a key (v2), or with `None` makes an empty directory.
-    pub fn put_v2(&self, key: &str, value: Option<&str>) {
-        let body = match value {
-            Some(value) => vec![("value", value)],
-            None => vec![("dir", "true")],
-        };
-        answered(agent(PATIENCE).put(self.v2(key)).send_form(body));
-    }
-
-    /// Removes a key or a whole directory that is there (v2).
-    pub fn remove_v2(&self, key: &str) {
-        let url = format!("{}?recursive=true", self.v2(key));
-        answered(agent(PATIENCE).delete(url).call());
-    }
-
-    /// Reads a key (v2).
-    pub fn get_v2(&self, key: &str) -> Option<String> {
-        let answer = agent(PATIENCE).get(self.v2(key)).call();
-        match answer {
-            Ok(response) if response.status() == 404 => None,
-            answer => Some(answered(answer)["node"]["value"].as_str()?.to_owned()),
-        }
-    }
-
-    /// All keys below a directory (v2), as the server spells them; empty directories end with `/`.
-    pub fn below_v2(&self, directory: &str) -> BTreeMap<String, String> {
-        let url = format!("{}?recursive=true&quorum=true", self.v2(directory));
-        let answer = agent(PATIENCE).get(url).call();
-        let mut found = BTreeMap::new();
-        if !matches!(&answer, Ok(response) if response.status() == 404) {
-            leaves(&answered(answer)["node"], &mut found);
-        }
-        found
-    }
-
-    /// The v2 store's index: it grows with each write.
-    pub fn index_v2(&self) -> u64 {
-        let answer = agent(PATIENCE)
-            .get(self.v2("/"))
-            .call()
-            .expect("it answers");
-        let index = answer.headers().get("X-Etcd-Index").expect("an index");
-        index.to_str().expect("text").parse().expect("a number")
-    }
-
-    fn v2(&self, key: &str) -> String {
-        let key = key.trim_start_matches('/');
-        format!("http://127.0.0.1:{}/v2/keys/{key}", self.ports.plain)
-    }
 }
 
 impl Drop for Etcd {
@@ -593,43 +518,6 @@ impl Drop for Etcd {
         // A server that was killed by its test is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Three members of one cluster.
-pub struct Cluster {
-    members: Vec<Etcd>,
-}
-
-impl Cluster {
-    /// Starts a cluster of this version.
-    pub fn start(version: Version) -> Self {
-        Self {
-            members: Etcd::cluster(version, &Settings::default()),
-        }
-    }
-
-    /// Its endpoints, as `--etcd` takes them.
-    pub fn urls(&self) -> String {
-        let urls = self.members.iter().map(Etcd::url);
-        urls.collect::<Vec<_>>().join(",")
-    }
-
-    /// Runs `etcdctl` against all members; `None` if it fails.
-    pub fn ctl(&self, arguments: &[&str]) -> Option<String> {
-        let output = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.urls(), "--command-timeout", "10s"])
-            .args(arguments)
-            .output()
-            .expect("etcdctl starts: run `tests/setup`");
-        let out = String::from_utf8(output.stdout).expect("UTF-8");
-        output.status.success().then_some(out)
-    }
-
-    /// Sends a member a signal by name.
-    pub fn signal(&self, member: usize, name: &str) {
-        self.members[member].signal(name);
     }
 }
 
@@ -714,18 +602,4 @@ fn prefix_end(prefix: &str) -> Vec<u8> {
     let last = end.last_mut().expect("not empty");
     *last += 1;
     end
-}
-
-fn leaves(node: &Value, found: &mut BTreeMap<String, String>) {
-    let key = node["key"].as_str().unwrap_or_default();
-    match node["nodes"].as_array() {
-        Some(nodes) if !nodes.is_empty() => nodes.iter().for_each(|node| leaves(node, found)),
-        _ if node["dir"] == true => {
-            found.insert(format!("{key}/"), String::new());
-        }
-        _ => {
-            let value = node["value"].as_str().unwrap_or_default();
-            found.insert(key.to_owned(), value.to_owned());
-        }
-    }
 }
