@@ -1,5 +1,5 @@
-//! What decides, and what decodes, without a process or a server: a plan for 10,000 pods in sync, and one
-//! page of 500 pods in both encodings.
+//! The decoders and the planner, without processes or servers: one page of 500 pods in both encodings, and
+//! the plan for 10,000 pods in sync.
 
 use std::collections::BTreeSet;
 use std::hint::black_box;
@@ -26,7 +26,7 @@ fn main() {
     divan::main();
 }
 
-/// Pods and, one each, servers.
+/// The number of pods, and of servers.
 const NUMBER: usize = 10_000;
 const PAGE: usize = 500;
 
@@ -44,14 +44,14 @@ fn decode_protobuf(bencher: Bencher) {
         .bench_local_values(|page| pods_from_protobuf(page).expect("a page").len());
 }
 
-/// From pods to the servers they want to be.
+/// Maps pods to servers.
 #[divan::bench]
 fn map(bencher: Bencher) {
     let world = World::new();
     bencher.bench_local(|| world.listed());
 }
 
-/// From keys and values to servers.
+/// Parses keys and values to servers.
 #[divan::bench]
 fn observe(bencher: Bencher) {
     let world = World::new();
@@ -61,7 +61,7 @@ fn observe(bencher: Bencher) {
         .bench_local_values(|snapshot| world.observed(snapshot));
 }
 
-/// From both to the plan: nothing to change.
+/// Plans for servers that are in sync.
 #[divan::bench]
 fn plan_in_sync(bencher: Bencher) {
     let world = World::new();
@@ -72,7 +72,7 @@ fn plan_in_sync(bencher: Bencher) {
     bencher.bench_local(decided);
 }
 
-/// For `callgrind --toggle-collect`: whatever is inlined, this is not.
+/// Not inlined, for `callgrind --toggle-collect`.
 #[inline(never)]
 fn in_sync(world: &World, observed: &Observed, lists: &Lists) -> Plan {
     plan(observed, lists, &world.rules, &*world.mapping.layout).expect("a plan")
@@ -142,7 +142,7 @@ impl World {
         self.mapping.layout.observe(snapshot).expect("a store")
     }
 
-    /// What fills an empty store.
+    /// The plan for an empty store.
     fn first_plan(&self) -> Plan {
         let nothing = Snapshot {
             revision: Some(1),
@@ -151,7 +151,7 @@ impl World {
         in_sync(self, &self.observed(nothing), &self.listed())
     }
 
-    /// The store after that plan.
+    /// The store after [`World::first_plan`].
     fn snapshot(&self) -> Snapshot {
         let mut entries = Vec::new();
         for change in &self.first_plan().changes {

@@ -1,9 +1,9 @@
-//! The whole program as a process, against a stand-in API server that serves any number of pods over TLS,
-//! and a real etcd on a memory disk. What it costs is compared with a bare process that downloads the same pods
-//! and entries with the same clients and throws both away, and with bare transactions by the same client.
+//! The whole program as a process, against a stand-in API server that serves any number of pods over TLS, and
+//! a real etcd on a memory disk. Its costs are compared with those of a bare process that downloads the same
+//! pods and entries with the same clients and discards them, and with bare transactions by the same client.
 //!
 //! `cargo bench --bench run -- 5` does five rounds; `-- serve 10000` or `-- serve 10000 json` only starts the
-//! servers, for a profiler, prints how the program finds them, and waits for the end of its input.
+//! servers, for a profiler: it prints the command line for them, and waits for the end of its input.
 
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 #![expect(
@@ -46,12 +46,12 @@ mod support;
 
 /// Pods per page, as the program asks for them.
 const PAGE: usize = 500;
-/// How long the stand-in takes, when it is paced, before it sends a page: a bare download of 10,000 pods takes
-/// as long then as it was measured to take from a real API server, 0.54 s.
+/// The time the stand-in takes for a page when it is paced: a bare download of 10,000 pods then takes 0.54 s,
+/// as measured with a real API server.
 const PACE: Duration = Duration::from_micros(24_500);
-/// Creates of a first run.
+/// The number of creates in a first run.
 const FIRST: usize = 20_000;
-/// Puts in one bare transaction.
+/// The number of puts in a bare transaction.
 const PUTS: usize = 128;
 
 fn main() {
@@ -78,8 +78,8 @@ fn main() {
     }
 }
 
-/// Starts over with an allocator that keeps what it has: the stand-in makes and drops a page of some MB for
-/// each request, and to give them back and take them again would cost it more than all the rest, at times.
+/// Restarts this program with an allocator that keeps freed memory: the stand-in allocates some MB for each
+/// request, and returning them to the kernel can cost more than all the rest.
 fn steady_memory() {
     const KEEP: [(&str, &str); 2] = [
         ("MALLOC_MMAP_THRESHOLD_", "1073741824"),
@@ -99,9 +99,8 @@ fn steady_memory() {
     panic!("it cannot be started over: {error}");
 }
 
-/// Runs a program to its end and prints what it cost: microseconds by the clock, in user mode and in the
-/// kernel, and KiB at its peak. A process of its own, because a large parent would be taken for the
-/// program's peak.
+/// Runs a program and prints its cost: microseconds by the clock, in user mode and in the kernel, and peak
+/// memory in KiB. In a process of its own, because the peak includes that of a large parent.
 fn measure(program: &str, arguments: &[&str]) {
     let start = Instant::now();
     let status = Command::new(program)
@@ -121,7 +120,7 @@ fn measure(program: &str, arguments: &[&str]) {
     );
 }
 
-/// Downloads the pages of a list as the program does, and throws them away.
+/// Downloads the pages of a list as the program does, and discards them.
 fn download(url: &str, ca: &str, pages: usize, accept: &str, encoding: &str) {
     let tls = Tls {
         ca: Some(std::fs::read(ca).expect("a CA")),
@@ -146,7 +145,7 @@ fn download(url: &str, ca: &str, pages: usize, accept: &str, encoding: &str) {
     }
 }
 
-/// Lists what the program lists of etcd, and throws it away.
+/// Lists the program's ranges of etcd, and discards them.
 fn download_entries(url: &str, prefix: &str) {
     let options = layout::Options {
         prefix: Some(prefix.to_owned()),
@@ -169,7 +168,7 @@ fn etcd(url: &str) -> Etcd3 {
     Etcd3::open(options, Deadline::start(minute, minute)).expect("etcd")
 }
 
-/// Writes so many keys as the program does, but without a guard.
+/// Writes `number` keys as the program does, but without guards.
 fn puts(url: &str, number: usize) {
     let mut store = etcd(url);
     let ops = (0..number).map(|number| Op::Put {
@@ -190,18 +189,18 @@ fn puts(url: &str, number: usize) {
     }
 }
 
-/// What the stand-in API server serves.
+/// The state of the stand-in API server.
 struct Served {
     pods: Pods,
-    /// How many pods.
+    /// The number of pods.
     number: AtomicUsize,
-    /// How often one in a hundred of them was replaced.
+    /// How many times one pod in a hundred was replaced.
     churned: AtomicUsize,
-    /// Whether it knows only JSON.
+    /// Whether it answers in JSON only.
     json: AtomicBool,
     /// Whether it takes as long for a page as a real server.
     paced: AtomicBool,
-    /// Compressed pages: making them costs more than all the rest.
+    /// A cache of compressed pages: compressing costs more than all the rest.
     packed: Mutex<HashMap<(usize, bool, usize), Vec<u8>>>,
 }
 
@@ -210,7 +209,7 @@ impl Served {
         let begin = Instant::now();
         let reply = self.page(request);
         if self.paced.load(Ordering::Relaxed) {
-            // Nothing is waited for: to be slow is what is asked of it.
+            // Not a wait for anything: a slow answer is wanted.
             thread::sleep(PACE.saturating_sub(begin.elapsed()));
         }
         reply
@@ -243,7 +242,7 @@ impl Served {
         }
         let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         let body = packed.entry((number, json, start)).or_insert_with(|| {
-            // As the API server packs them.
+            // The API server's level of compression.
             let mut packer = flate2::write::GzEncoder::new(Vec::new(), Compression::fast());
             io::Write::write_all(&mut packer, &page()).expect("memory");
             packer.finish().expect("memory")
@@ -252,7 +251,7 @@ impl Served {
     }
 }
 
-/// What one process cost.
+/// The cost of one process.
 #[derive(Clone, Copy)]
 struct Cost {
     /// Seconds.
@@ -269,11 +268,11 @@ impl Cost {
     }
 }
 
-/// All servers, and what was measured.
+/// All servers, and the measurements.
 struct Bench {
     served: Arc<Served>,
     api: Api,
-    /// Serves the same over plain HTTP.
+    /// The same pods over plain HTTP.
     #[expect(dead_code, reason = "it ends when it is dropped")]
     plain: Api,
     etcd: Etcd,
@@ -289,7 +288,7 @@ impl Bench {
     fn start() -> Self {
         let memory = Path::new("/dev/shm");
         if memory.is_dir() {
-            // Nothing has asked for a temporary folder before.
+            // It cannot fail: this is the first use of a temporary folder.
             let _ = tempfile::env::override_temp_dir(memory);
         }
         let served = Arc::new(Served {
@@ -343,7 +342,7 @@ impl Bench {
         self.served.json.store(false, Ordering::Relaxed);
     }
 
-    /// Runs a process, and notes its cost under this name.
+    /// Runs a process, and records its cost under `name`.
     fn run(&mut self, name: &'static str, program: &str, arguments: &[&str]) -> Cost {
         let own = std::env::current_exe().expect("this program");
         let output = Command::new(own)
@@ -580,8 +579,8 @@ impl Bench {
     }
 }
 
-/// What many of one thing cost, to a tenth of them: in instructions, as valgrind counts them, because the CPU time of
-/// so short a run is known to a few milliseconds only. What a run costs without any is not counted.
+/// The cost of many of one thing, relative to that of a tenth of them: in instructions counted by valgrind,
+/// because CPU times of such short runs are too coarse. The cost of a run without any is subtracted.
 fn many() -> [(&'static str, f64, f64); 4] {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let count = |thing: &str, number: usize| {
@@ -615,7 +614,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Starts the servers, and waits.
+/// Starts the servers, and waits for the end of stdin.
 fn serve(number: usize, json: bool) {
     let mut bench = Bench::start();
     bench.serve(number);
@@ -637,7 +636,7 @@ fn compare(rounds: usize) {
     }
     bench.serve(10_000);
     bench.program("set up", "identity", "/churn", &[]);
-    // Warms up, and packs what is packed.
+    // Warms up, and fills the cache of compressed pages.
     bench.round();
     bench.costs.clear();
     for _ in 0..rounds {

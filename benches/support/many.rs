@@ -1,4 +1,4 @@
-//! Stores and pods with many of one thing, in files.
+//! Store files and pods files with many of one thing, for costs that must grow linearly.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 const BACKENDS: &str = "/vulcand/backends";
 
-/// What is to be linear: the goal, the thing, and the smaller number of them; the larger one is ten times that.
+/// Costs that must grow linearly: the goal's name, the thing that is counted, and the smaller number of it;
+/// the larger one is ten times that.
 pub const CASES: [(&str, &str, usize); 4] = [
     (
         "instructions of 100,000 foreign entries, to 10,000",
@@ -31,7 +32,7 @@ pub const CASES: [(&str, &str, usize); 4] = [
     ),
 ];
 
-/// Writes the files `store` and `pods` with so many of a thing.
+/// Writes the files `store` and `pods` with `number` of a thing to `folder`.
 pub fn write(thing: &str, number: usize, folder: &Path) {
     let mut store = Map::new();
     let mut put = |key: String, value: Value| {

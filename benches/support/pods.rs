@@ -1,5 +1,5 @@
-//! Any number of pods made from the recorded ones, in both encodings: names, addresses, labels and uids
-//! vary, and each pod is as large as it was.
+//! Any number of pods derived from recorded ones, in both encodings: names, addresses, labels and uids vary,
+//! sizes do not.
 
 use std::ops::Range;
 use std::path::Path;
@@ -7,26 +7,26 @@ use std::path::Path;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 use serde_json::value::RawValue;
 
-/// How pods are sent.
+/// The encoding of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     Json,
     Protobuf,
 }
 
-/// The recorded pods, ready to be made into others.
+/// Templates made from the recorded pods.
 pub struct Pods {
     json: Vec<Template>,
     protobuf: Vec<Template>,
 }
 
-/// A pod in one encoding, and the places in it that vary.
+/// A pod in one encoding, and the ranges in it that vary.
 struct Template {
     bytes: Vec<u8>,
     slots: Vec<(Range<usize>, Slot)>,
 }
 
-/// What varies.
+/// A part of a pod that varies.
 #[derive(Clone, Copy)]
 enum Slot {
     /// The end of the name.
@@ -39,9 +39,9 @@ enum Slot {
     App,
 }
 
-/// Stands in for a pod's address: as long as those that are written over it.
+/// A placeholder for a pod's address, as long as the addresses that replace it.
 const IP: &str = "10.100.100.100";
-/// Pods in one backend, and in one namespace.
+/// Pods per backend, and per namespace.
 const BACKEND: usize = 20;
 const NAMESPACE: usize = 200;
 
@@ -124,7 +124,7 @@ impl Pods {
         }
     }
 
-    /// One page: these pods, and where the next page begins.
+    /// One page of these pods. `next` is the first pod of the next page.
     pub fn page(
         &self,
         encoding: Encoding,
@@ -172,7 +172,8 @@ impl Pods {
 }
 
 impl Template {
-    /// Finds the places that vary: at the end of each `common` text, and of each `own` one so many bytes.
+    /// Finds the ranges that vary: the end of each `common` text, and the last bytes of each `own` one, as
+    /// many as it says.
     fn new(bytes: Vec<u8>, common: &[(String, Slot)], own: &[(String, usize, Slot)]) -> Self {
         let mut slots = Vec::new();
         let mut find = |text: &str, length: usize, slot: Slot| {
@@ -221,7 +222,7 @@ impl Template {
     }
 }
 
-/// Writes a number to base 36 over all of a place, its first digit counted from `first`.
+/// Writes a number to base 36 over a whole range; its first digit counts from `first`.
 fn digits(mut number: usize, first: u8, place: &mut [u8]) {
     for digit in place.iter_mut().skip(1).rev() {
         *digit = b"0123456789abcdefghijklmnopqrstuvwxyz"[number % 36];
@@ -238,7 +239,7 @@ fn recorded(name: &str) -> Vec<u8> {
 /// One field of a protobuf message.
 struct Field<'m> {
     tag: u32,
-    /// With its key and length.
+    /// The field with its key and length.
     whole: &'m [u8],
     payload: &'m [u8],
 }
@@ -268,7 +269,7 @@ fn fields(message: &[u8]) -> Vec<Field<'_>> {
     fields
 }
 
-/// A pod with [`IP`] in the place of its address.
+/// A pod with [`IP`] in place of its address.
 fn with_address(pod: &[u8], ip: &str) -> Vec<u8> {
     let (old, new) = (field(1, ip.as_bytes()), field(1, IP.as_bytes()));
     let status = |status: &[u8]| {

@@ -1,5 +1,5 @@
-//! What the fuzz targets do with their bytes, and what must hold whatever those are. The tests of the
-//! program call the same functions with fewer inputs.
+//! The bodies of the fuzz targets, and the properties that they check. The program's tests call the same
+//! functions with fewer inputs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,7 +28,7 @@ use vulcanized::internals::report::{self, Etcdctl, Style, notes};
 use vulcanized::internals::store::{Applied, Store as _, file::File};
 use vulcanized::internals::text;
 
-/// A page of pods in JSON, and the same bytes as `kubectl` would have written them.
+/// A page of pods in JSON, and the same bytes as a `--pods` file.
 pub fn pods_json(data: &[u8]) {
     if let Ok(pods) = kube::pods_from_json(data) {
         check_pods(&pods);
@@ -54,8 +54,7 @@ pub fn kubeconfig(data: &[u8]) {
     }
 }
 
-/// Keys and values of a store, in turn, as anybody may have written them; the first byte is the
-/// options.
+/// Alternating keys and values of a store, from any writer; the first byte sets options.
 pub fn store(data: &[u8]) {
     let Some((options, data)) = data.split_first() else {
         return;
@@ -72,8 +71,7 @@ pub fn store(data: &[u8]) {
     }
 }
 
-/// Two templates, then names and texts of annotations and labels, in turn; the first byte is the
-/// options.
+/// Two templates, then alternating keys and values of annotations and labels; the first byte sets options.
 pub fn mapping_of_pods(data: &[u8]) {
     let Some((options, data)) = data.split_first() else {
         return;
@@ -121,7 +119,7 @@ pub fn store_file(data: &[u8]) {
     if store.writable().is_err() {
         return;
     }
-    // A change of one key changes that key, and no other.
+    // A write changes its key and no other.
     let snapshot = store.list(&[""]).expect("it was read before");
     assert_eq!(range(&snapshot, 0), all);
     let key = "/vulcand/backends/web/servers/10.0.0.9".to_owned();
@@ -148,13 +146,13 @@ pub fn store_file(data: &[u8]) {
     assert_eq!(range(&snapshot, 0), wanted);
 }
 
-/// Hostile texts wherever there is room for one: names, labels, annotations, keys, values, owners,
-/// messages; the first byte is the options.
+/// Hostile texts in every field that takes text: names, labels, annotations, keys, values, owners, messages;
+/// the first byte sets options.
 pub fn hostile_text(data: &[u8]) {
     let Some((options, data)) = data.split_first() else {
         return;
     };
-    // A dozen say as much as a hundred, and a hundred are slow.
+    // A dozen cover as much as a hundred, which would be slow.
     let texts = fields(data).map(String::from_utf8_lossy).take(12);
     let texts = texts.collect::<Vec<_>>();
     let text = |index: usize| texts[index % texts.len()].as_ref();
@@ -171,7 +169,7 @@ pub fn hostile_text(data: &[u8]) {
             pod.labels.insert("app".into(), text(index).into());
         }
         if options & 0x20 != 0 && !text(index).is_empty() {
-            // The decoders let no such name in: this is for the outputs alone.
+            // The decoders refuse such names: this tests the outputs alone.
             pod.name = text(index).into();
         }
     }
@@ -220,12 +218,12 @@ pub fn hostile_text(data: &[u8]) {
     }
 }
 
-/// Texts and bytes of one input: 0xff, which no UTF-8 contains, stands between them.
+/// The fields of one input, separated by 0xff, which UTF-8 never contains.
 fn fields(data: &[u8]) -> impl Iterator<Item = &[u8]> {
     data.split(|byte| *byte == 0xff)
 }
 
-/// A file in a folder of its own, while it is needed.
+/// A file in a temporary folder of its own.
 struct Scratch {
     _folder: tempfile::TempDir,
     path: PathBuf,
@@ -233,7 +231,7 @@ struct Scratch {
 
 impl Scratch {
     fn new(name: &str, content: &[u8]) -> Self {
-        // In memory where there is such a place: a target writes thousands a second.
+        // In memory if possible: a target writes thousands of files a second.
         let memory = std::path::Path::new("/dev/shm");
         let builder = &mut tempfile::Builder::new();
         let folder = match builder.tempdir_in(memory) {
@@ -276,7 +274,7 @@ fn mapping(backend: &str, server: &str, layout: &Rc<dyn Layout>, options: u8) ->
     }
 }
 
-/// One pod in each state that decides something.
+/// One pod in each state that matters.
 fn usual_pods<'p>() -> Vec<Pod<'p>> {
     let port = |name: &'static str, number| ContainerPort {
         name: Some(name.into()),
@@ -307,7 +305,7 @@ fn usual_pods<'p>() -> Vec<Pod<'p>> {
     pods
 }
 
-/// Pods that came in, mapped in both layouts.
+/// Checks decoded pods, and maps them in both layouts.
 fn check_pods(pods: &[Pod]) {
     for pod in pods {
         let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -323,8 +321,8 @@ fn check_pods(pods: &[Pod]) {
     }
 }
 
-/// A pod is published at its own address only, under keys of the layout's pattern, in its namespace's
-/// own backends where the template says so; and a reason is short and harmless.
+/// A pod is published at its own address only, under keys of the layout's pattern, and in its namespace's
+/// backends if the template separates namespaces; reasons are short and free of control characters.
 fn check_seen(mapping: &Mapping, pod: &Pod, seen: &SeenPod) {
     let prefix = match mapping.layout.undefined() {
         Undefined::Stops => "/vulcand",
@@ -349,7 +347,7 @@ fn check_seen(mapping: &Mapping, pod: &Pod, seen: &SeenPod) {
         let key = mapping.layout.key(prefix, &want.backend, &id);
         let value = mapping.layout.value(&want.url, &mark);
         check_key(&*mapping.layout, &key);
-        // What is written is read back as what it is.
+        // What is written reads back unchanged.
         let entries = [(key.into_bytes(), value.into_bytes())].into();
         let observed = observe(&*mapping.layout, &entries);
         let entry = &observed.backends[&*want.backend].servers[&id.as_ref().into()];
@@ -364,8 +362,8 @@ fn check_seen(mapping: &Mapping, pod: &Pod, seen: &SeenPod) {
     }
 }
 
-/// `[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]*`, at most 253 bytes: the layout's own text, so that a change of
-/// the program's check is found.
+/// `[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]*`, at most 253 bytes: repeated here, so that a change of the program's
+/// check is noticed.
 fn check_id(id: &str) {
     let first = |c: char| c.is_ascii_alphanumeric() || c == '[';
     let later = |c: char| first(c) || "._:]-".contains(c);
@@ -375,7 +373,7 @@ fn check_id(id: &str) {
     );
 }
 
-/// A key of ours has the segments of a server, or of a definition, and no more.
+/// A key of ours has exactly the segments of a server or of a definition.
 fn check_key(layout: &dyn Layout, key: &str) {
     let segments = key.split('/').collect::<Vec<_>>();
     let ids = match (layout.undefined(), segments.as_slice()) {
@@ -407,7 +405,7 @@ fn check_key(layout: &dyn Layout, key: &str) {
             | ["traefik", "http", "routers", backend, "rule" | "service"]
             | ["traefik", "http", "routers", backend, "entryPoints", "0"],
         ) => [*backend; 2],
-        _ => panic!("{key:?} is no key of ours"),
+        _ => panic!("{key:?} is not a key of ours"),
     };
     for id in ids {
         assert!(!id.is_empty() && id != "." && id != "..", "{key:?}");
@@ -440,16 +438,15 @@ fn observe(layout: &dyn Layout, entries: &BTreeMap<Vec<u8>, Vec<u8>>) -> Observe
     layout.observe(snapshot).expect("the prefix is given")
 }
 
-/// A whole run over a store that is a map: what is planned touches ours only, what is printed is
-/// harmless, and when it was applied there is nothing left to do.
+/// A complete run on a store in memory: the plan changes only our entries, outputs have no control
+/// characters, and after applying it nothing is left to do.
 fn check_run(
     layout: &dyn Layout,
     entries: &BTreeMap<Vec<u8>, Vec<u8>>,
     seen: Vec<SeenPod>,
     options: u8,
 ) {
-    /// Once is enough but where the first run holds one thing because of another that goes, or a key
-    /// stands there in two spellings, as Traefik takes them.
+    /// One run suffices unless it holds a change because of another, or Traefik has a key in two spellings.
     const RUNS: usize = 3;
     let rules = Rules {
         owner: "prod".to_owned(),
@@ -532,10 +529,10 @@ fn check_plan(layout: &dyn Layout, observed: &Observed, plan: &Plan, rules: &Rul
     }
 }
 
-/// What is changed was written by our owner in our scope, or is taken over as asked.
+/// Changed entries have our owner and scope, or are adopted as the options say.
 fn check_ours(entry: Option<&vulcanized::internals::layout::Entry>, rules: &Rules, key: &str) {
     let entry = entry.unwrap_or_else(|| panic!("{key} is not in the store"));
-    // Traefik takes other spellings of the segments too: it is the key that was read.
+    // The key as it was read: Traefik accepts other spellings of the segments.
     assert_eq!(&*entry.key, key);
     let ours = match &entry.mark {
         Some(mark) => *mark.owner == rules.owner && (*mark.scope == *"c1" || rules.adopt.scope),
@@ -544,7 +541,7 @@ fn check_ours(entry: Option<&vulcanized::internals::layout::Entry>, rules: &Rule
     assert!(ours, "{key} is not ours");
 }
 
-/// A server's value is a URL of an address, and in vulcand's layout JSON around it.
+/// A server's value is the URL of an address; in vulcand's layout, in JSON.
 fn check_value(layout: &dyn Layout, value: &str) {
     let url = match layout.undefined() {
         Undefined::Stops => {
@@ -557,7 +554,7 @@ fn check_value(layout: &dyn Layout, value: &str) {
     assert!(parsed.ip().is_some() && parsed.to_string() == url, "{url}");
 }
 
-/// All that can be printed of a plan.
+/// Checks every output of a plan.
 fn check_outputs(plan: &Plan) {
     let [etcdctl, v2] = &[Api::V3, Api::V2].map(|api| Etcdctl::new(api, &Access::default()));
     for color in [false, true] {
@@ -621,7 +618,7 @@ fn check_outputs(plan: &Plan) {
     }
 }
 
-/// A line of the log is one line, and harmless.
+/// A line of the log is one line without control characters.
 fn check_log(message: &str) {
     let line = |format| logging::line(format, SystemTime::UNIX_EPOCH, Level::Warn, "m", message);
     check_plain(&line(LogFormat::Text), &[]);
@@ -630,7 +627,7 @@ fn check_log(message: &str) {
     serde_json::from_str::<serde_json::Value>(&json).expect("JSON");
 }
 
-/// No control character but those that are spared, and none that turns the direction of text.
+/// No control characters except `spared`, and none that changes the direction of text.
 fn check_plain(text: &str, spared: &[char]) {
     let turns = ['\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}'];
     let bad = |c: char| {
@@ -643,7 +640,7 @@ fn check_plain(text: &str, spared: &[char]) {
     assert!(!text.contains(bad), "{text:?}");
 }
 
-/// A command to paste is words in single quotes behind `etcdctl` and its verb, as many as it takes.
+/// A suggested command is `etcdctl`, a verb, and its number of arguments, each in single quotes.
 fn check_command(command: &str) {
     let command = command.strip_prefix("ETCDCTL_API=2 ").unwrap_or(command);
     let (verb, number) = ["put", "set"]
@@ -656,7 +653,7 @@ fn check_command(command: &str) {
     for _ in 0..number {
         rest = rest.strip_prefix(" '").expect("a word in quotes");
         assert!(!rest.starts_with('-'), "{command:?}");
-        // A quote within a word ends it, stands by itself, and begins it again.
+        // A quote within an argument is written as `'\''`.
         loop {
             let end = rest.find('\'').expect("the end of a word");
             check_plain(&rest[..end], &[]);
