@@ -1,4 +1,4 @@
-//! Replaces files: the store file and the metrics file, in the same way.
+//! Atomic replacement of the store file and the metrics file.
 
 use std::fs;
 use std::io::Write as _;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-/// Where a path leads, links followed, also one to a file that is yet to be made.
+/// Follows the links of a path, including one to a file that does not exist yet.
 #[must_use]
 pub(crate) fn target(path: &Path) -> PathBuf {
-    /// As many as Linux follows.
+    /// The limit of Linux.
     const LINKS: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..LINKS {
@@ -34,13 +34,13 @@ pub(crate) fn folder(path: &Path) -> &Path {
     }
 }
 
-/// Writes a file beside the old one, then puts it in the old one's place: whoever reads it sees the one or the
-/// other, whole, and so does a power cut. A link stays a link: what it points at is replaced. The file keeps
-/// its mode, and its owner and group as far as this user may give files away. A new one gets `mode`, or else
-/// what the umask leaves.
+/// Replaces a file atomically: writes and syncs a new file beside it, then renames it over the old one.
+/// Follows links. Keeps the mode, and owner and group as far as this user may set them. A file that did not
+/// exist gets `mode`, by default 0666 less the umask.
 ///
 /// # Errors
-/// What failed; then the old file is as it was. One that is read-only, or no regular file, is not replaced.
+/// The step that failed; the old file is unchanged. A file that is read-only or not a regular file is not
+/// replaced.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: Option<u32>) -> anyhow::Result<()> {
     let path = target(path);
     let folder = folder(&path);
@@ -53,17 +53,17 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: Option<u32>) -> anyhow:
     };
     let mut file = tempfile::Builder::new()
         .prefix(".vulcanized-")
-        // What a new file is made with, less the umask.
+        // The mode of a new file, before the umask.
         .permissions(fs::Permissions::from_mode(0o666))
         .tempfile_in(folder)
-        .with_context(|| format!("failed to make a file in `{}`", folder.display()))?;
+        .with_context(|| format!("failed to create a file in `{}`", folder.display()))?;
     if let Some(old) = &old {
-        // Only root may give a file to another user; its group others may keep if they are in it.
-        let given = fchown(file.as_file(), Some(old.uid()), Some(old.gid()));
-        let _ = given.or_else(|_| fchown(file.as_file(), None, Some(old.gid())));
+        // Only root may set another owner. A member of the group may set the group.
+        let set = fchown(file.as_file(), Some(old.uid()), Some(old.gid()));
+        let _ = set.or_else(|_| fchown(file.as_file(), None, Some(old.gid())));
     }
     if let Some(mode) = mode {
-        // After the owner: giving a file away may take bits of its mode.
+        // After `fchown`, which may clear bits of the mode.
         let mode = fs::Permissions::from_mode(mode);
         file.as_file().set_permissions(mode)?;
     }
@@ -71,7 +71,7 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: Option<u32>) -> anyhow:
     file.as_file().sync_all()?;
     file.persist(&path)?;
     if let Ok(folder) = fs::File::open(folder) {
-        // The new name too shall outlive a power cut; where that cannot be asked for, it may not.
+        // Best effort: sync the rename, too.
         let _ = folder.sync_all();
     }
     Ok(())

@@ -19,7 +19,7 @@ pub fn start(output: Output, rust_log: Option<&str>) {
         (false, _) => LevelFilter::Trace,
     };
     let mut builder = env_logger::Builder::new();
-    // Libraries say more only when `RUST_LOG` asks them to.
+    // Libraries log more only if `RUST_LOG` says so.
     builder
         .filter_level(LevelFilter::Warn)
         .filter_module(env!("CARGO_CRATE_NAME"), ours);
@@ -28,7 +28,7 @@ pub fn start(output: Output, rust_log: Option<&str>) {
     }
     let format = output.log_format;
     builder.format(move |out, record| {
-        // There libraries dump the bytes that they send, passwords and tokens included.
+        // At this level libraries log the bytes that they send, passwords and tokens included.
         let ours = record.target().starts_with(env!("CARGO_CRATE_NAME"));
         if record.level() == Level::Trace && !ours {
             return Ok(());
@@ -46,7 +46,7 @@ pub fn start(output: Output, rust_log: Option<&str>) {
     builder.init();
 }
 
-/// One line of the log: passwords are left out, and what steers a terminal is escaped.
+/// One line of the log, without its end: passwords are redacted, control characters escaped.
 #[must_use]
 pub fn line(
     format: LogFormat,

@@ -1,4 +1,4 @@
-//! Leaves the metrics of a run in a file, and pushes them to a Prometheus Pushgateway.
+//! Writes the metrics of a run to a file, and pushes them to a Prometheus Pushgateway.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,29 +15,29 @@ use crate::report::metrics::{JOB, Run, render};
 use crate::run::Outcome;
 use crate::text::{escaped, redacted};
 
-/// How long a Pushgateway may take in all: the run is over by then, and a `CronJob`'s time nearly up.
+/// Time limit for all requests to a Pushgateway: short, since a `CronJob`'s deadline may be near.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The largest answer of a Pushgateway that is read.
+/// The largest answer of a Pushgateway that is read, in bytes.
 const LARGEST: u64 = 16 << 20;
 
 /// The mode of a new metrics file: the collector runs as another user.
 const READABLE: u32 = 0o644;
 
-/// Where the metrics of a run go.
+/// Where to write the metrics of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Targets {
     /// A file for the node exporter's textfile collector.
     pub file: Option<PathBuf>,
-    /// URL of a Pushgateway, without a slash at its end.
+    /// URL of a Pushgateway, without a trailing slash.
     pub push: Option<String>,
 }
 
-/// Writes the metrics of a run that began at `start`, and ended with this code and, if it did not fail, this
-/// outcome. A Pushgateway that cannot be reached costs a warning.
+/// Writes the metrics of a run that started at `start`; `outcome` is `None` if it failed. A Pushgateway that
+/// cannot be reached only causes a warning.
 ///
 /// # Errors
-/// When the file cannot be written; the old one is left as it is.
+/// When the file cannot be written; then the old one is unchanged.
 pub fn write(
     targets: &Targets,
     owner: &str,
@@ -100,8 +100,8 @@ impl<'u> Gateway<'u> {
         Ok(Self { url, agent, end })
     }
 
-    /// Replaces the metrics of this job and owner. Values that the run does not know are taken from `old`,
-    /// or else from what was pushed before.
+    /// Replaces the metrics of this job and owner. Values that the run does not know come from `old`, else
+    /// from the metrics pushed before.
     fn push(&self, run: &Run, old: Option<&str>) -> anyhow::Result<()> {
         let knows_all = run.finished.is_some_and(|(plan, _)| !plan.alarms());
         let text = match old {
@@ -115,7 +115,7 @@ impl<'u> Gateway<'u> {
 
     fn ask(&self, method: &str, path: &str, body: &str) -> anyhow::Result<String> {
         let time = self.end.saturating_duration_since(Instant::now());
-        // A timeout of zero is none.
+        // Zero would mean no timeout.
         let time = time.max(Duration::from_millis(1));
         let url = format!("{}{path}", self.url);
         let request = ureq::http::Request::builder().method(method).uri(url);

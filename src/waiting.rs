@@ -1,4 +1,4 @@
-//! Waiting: for calls that may never return, and with a notice for a person at a terminal.
+//! Waiting: with a timeout for calls that have none, and with a notice at a terminal.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -6,11 +6,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-/// Nobody asks before that.
-const SOON: Duration = Duration::from_secs(2);
+/// How long a wait goes without a notice.
+const QUIET: Duration = Duration::from_secs(2);
 
-/// Does something that may take its time. Where stderr is a terminal, what is waited for is said there once it
-/// has taken two seconds.
+/// Runs `wait`. If it takes longer than [`QUIET`] and stderr is a terminal, prints there what it waits for.
 pub(crate) fn waiting<T>(for_what: &dyn Display, wait: impl FnOnce() -> T) -> T {
     if !io::stderr().is_terminal() {
         return wait();
@@ -18,8 +17,8 @@ pub(crate) fn waiting<T>(for_what: &dyn Display, wait: impl FnOnce() -> T) -> T 
     let (done, ended) = mpsc::channel::<()>();
     let text = format!("waiting for {for_what}");
     thread::spawn(move || {
-        if ended.recv_timeout(SOON) == Err(RecvTimeoutError::Timeout) {
-            // Where it cannot be said there is nobody to read it.
+        if ended.recv_timeout(QUIET) == Err(RecvTimeoutError::Timeout) {
+            // Nobody reads a stderr that cannot be written.
             let _ = writeln!(io::stderr(), "{text}");
         }
     });

@@ -1,4 +1,4 @@
-//! The command line, declared: one declaration per option. Environment names are made in [`super::env`].
+//! The declaration of the command line. [`super::env`] derives the environment variables from it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub struct Cli {
     pub(super) output: OutputArgs,
 }
 
-/// A command that only looks.
+/// A read-only command.
 #[derive(Subcommand, Debug, Clone, PartialEq, Eq)]
 pub enum Look {
     /// Show the servers in the store, whoever wrote them
@@ -193,7 +193,7 @@ pub(super) struct ChangesArgs {
     #[arg(long)]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub(super) dry_run: bool,
-    /// What is done: everything, or no deletes
+    /// Which changes to apply: all, or no deletes
     #[arg(long, default_value = "sync")]
     pub(super) policy: Policy,
     /// Take over entries for one run: `unmarked`, `scope`, `owner:NAME`
@@ -222,7 +222,7 @@ pub(super) struct ChangesArgs {
     /// Release all holds if this run removes at most N servers
     #[arg(long, value_name = "N")]
     pub(super) allow_deletes: Option<usize>,
-    /// Delete nothing if more servers than this would go: a number, or a share such as `10%`
+    /// Delete nothing if more servers than this would be deleted: a number, or a share such as `10%`
     #[arg(long, value_name = "N|P%")]
     #[arg(value_parser = DeleteLimit::parse)]
     pub(super) max_deletes: Option<DeleteLimit>,
@@ -281,7 +281,7 @@ pub(super) struct OutputArgs {
     pub(super) request_timeout: Duration,
 }
 
-/// What is generated from the declaration of the command line.
+/// What to generate from the declaration of the command line.
 #[derive(ValueEnum, Debug, Clone, Copy)]
 pub(crate) enum Generate {
     /// Completions for bash
@@ -304,7 +304,7 @@ pub(super) enum Policy {
     UpsertOnly,
 }
 
-/// What is printed on stdout.
+/// The format of stdout.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Patches in a dry run, a line per change otherwise
@@ -324,7 +324,7 @@ pub(super) enum Color {
     Never,
 }
 
-/// How log lines look.
+/// The format of the log on stderr.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people
@@ -373,7 +373,7 @@ fn adopt(text: &str) -> Result<AdoptArg, String> {
     }
 }
 
-/// The URL of a Pushgateway, without a slash at its end.
+/// Parses the URL of a Pushgateway, and removes a trailing slash.
 fn pushgateway(text: &str) -> Result<String, String> {
     let example = "not the URL of a Pushgateway; expected for example `http://pushgateway:9091`";
     let uri = text.parse::<http::Uri>().map_err(|_| example)?;

@@ -1,4 +1,4 @@
-//! Environment variables of the options: `VULCANIZED_` and the option's long name.
+//! The environment variables of the options: `VULCANIZED_` and the option's long name.
 
 use std::ffi::{OsStr, OsString};
 
@@ -8,17 +8,17 @@ use super::{Cli, help};
 
 const PREFIX: &str = "VULCANIZED_";
 
-/// Options without a variable: nobody disarms a manifest for good.
+/// Options without a variable: each is meant for one run, not for a manifest.
 const COMMAND_LINE_ONLY: [&str; 4] = ["adopt", "allow-deletes", "expect", "generate"];
 
-/// Variables that no option has: the password must not stand on a command line.
+/// Variables without an option: a password must not be on a command line.
 const NO_OPTION: [&str; 1] = ["VULCANIZED_PASSWORD"];
 
 /// The command line with the environment variables of its options. A variable that is empty, or that
 /// switches a flag off, counts as absent.
 pub(super) fn command() -> Command {
-    help::whole(Cli::command()).mut_args(|arg| {
-        // The commands that only look take the same options.
+    help::long(Cli::command()).mut_args(|arg| {
+        // `status` and `explain` take the same options.
         let is_global = arg.get_long().is_some_and(|long| long != "generate");
         let arg = arg.global(is_global);
         let Some(name) = arg.get_long().and_then(variable) else {
@@ -67,12 +67,12 @@ fn is_absent(name: &str, value: &OsStr, is_flag: bool) -> bool {
     let text = value.to_string_lossy();
     let text = text.trim();
     let is_off = || ["0", "false", "no", "off"].contains(&&*text.to_ascii_lowercase());
-    text.is_empty() || is_flag && is_off() || is_of_a_service(name, text)
+    text.is_empty() || is_flag && is_off() || is_service_variable(name, text)
 }
 
-/// Whether Kubernetes makes this variable for a Service whose name begins with `vulcanized`. One of them
-/// is `VULCANIZED_PORT`, with a value such as `tcp://10.96.0.7:80`.
-fn is_of_a_service(name: &str, value: &str) -> bool {
+/// Whether Kubernetes sets this variable for a Service whose name begins with `vulcanized`. One of them is
+/// `VULCANIZED_PORT`, with a value such as `tcp://10.96.0.7:80`.
+fn is_service_variable(name: &str, value: &str) -> bool {
     let is_port = |rest: &str| {
         let mut parts = rest.split('_');
         let number = parts.next().unwrap_or_default();
@@ -90,7 +90,7 @@ fn is_of_a_service(name: &str, value: &str) -> bool {
         || name.split("_PORT_").skip(1).any(is_port)
 }
 
-/// A warning for each variable of ours that nothing reads, with the name that was likely meant.
+/// A warning for each `VULCANIZED_*` variable that nothing reads, with the most similar name.
 #[must_use]
 pub fn unread_variables(environment: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> {
     let options = Cli::command();
@@ -103,7 +103,7 @@ pub fn unread_variables(environment: impl Iterator<Item = (OsString, OsString)>)
         let name = name.into_string().ok()?;
         if !name.starts_with(PREFIX)
             || known.contains(&name)
-            || is_of_a_service(&name, &value.to_string_lossy())
+            || is_service_variable(&name, &value.to_string_lossy())
         {
             return None;
         }

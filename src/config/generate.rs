@@ -1,4 +1,4 @@
-//! What is made from the declaration of the command line: completions, the man page, the reference.
+//! Files generated from the declaration of the command line: completions, the man page, the reference.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -69,7 +69,7 @@ or `other type`, `refusal`, `servers`: `server`, `key`, `url`, `owner`, `scope`,
 (servers by owner) and `unmarked`. `explain -o json` prints `version`, `pod`, `published` and `steps` (`step`, `text`).
 ";
 
-/// Writes it to `out`.
+/// Writes the completions, the man page or the reference to `out`.
 ///
 /// # Errors
 /// Those of `out`.
@@ -88,7 +88,7 @@ pub(super) fn generate(what: Generate, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(&text)
 }
 
-/// Files that are read or written without being named by an option, and what for.
+/// Files that are read without an option, and when.
 const FILES: [(&str, &str); 3] = [
     (
         "~/.kube/config",
@@ -106,7 +106,7 @@ const FILES: [(&str, &str); 3] = [
 
 const SEE_ALSO: &str = "etcdctl(1), kubectl(1), crontab(5), systemd.timer(5)";
 
-/// The man page: options as clap knows them, then what clap knows nothing of.
+/// The man page: clap's sections, then those that clap does not make.
 fn man(command: clap::Command) -> io::Result<Vec<u8>> {
     let variables = variables(&command);
     let man = clap_mangen::Man::new(command);
@@ -150,7 +150,7 @@ fn man(command: clap::Command) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Variables of options, and the options.
+/// The variables of options, each with its option.
 fn variables(command: &clap::Command) -> Vec<(String, String)> {
     let arguments = command.get_arguments();
     let variable = |arg: &clap::Arg| {
@@ -160,7 +160,7 @@ fn variables(command: &clap::Command) -> Vec<(String, String)> {
     arguments.filter_map(variable).collect()
 }
 
-/// `docs/reference.md`.
+/// The text of `docs/reference.md`.
 fn reference(mut command: clap::Command) -> String {
     let help = command.render_long_help();
     let mut text = format!(
@@ -187,7 +187,7 @@ fn reference(mut command: clap::Command) -> String {
 }
 
 impl Cli {
-    /// Prints what `--generate` asks for, if it does.
+    /// Prints what `--generate` asks for. `false` without that option.
     ///
     /// # Errors
     /// Those of `out`.

@@ -1,10 +1,11 @@
-//! What `-h`, `--help`, `--version` and the man page say beside the options' own texts.
+//! What `-h`, `--help`, `--version` and the man page show beside the options: examples, exit codes, the
+//! build.
 
 use std::fmt::Write as _;
 
 use clap::Command;
 
-/// The options that `-h` shows: one screen.
+/// The options that `-h` shows: what fits on one screen.
 const BRIEF: [&str; 21] = [
     "owner",
     "help",
@@ -29,7 +30,7 @@ const BRIEF: [&str; 21] = [
     "quiet",
 ];
 
-/// Commands and what they are for.
+/// Example commands, each with its purpose.
 pub(super) const EXAMPLES: [(&str, &str); 3] = [
     (
         "vulcanized --owner prod --etcd http://127.0.0.1:2379 --dry-run",
@@ -76,8 +77,8 @@ fn examples(with_purpose: bool) -> String {
     text
 }
 
-/// The command with what stands after its options in `--help`.
-pub(super) fn whole(command: Command) -> Command {
+/// The command for `--help`, with examples and exit codes after its options.
+pub(super) fn long(command: Command) -> Command {
     let mut text = examples(true);
     text += "\nExit codes (the worse wins: 1 over 5 over 3 over 4):\n";
     for (code, meaning) in EXIT_CODES {
@@ -88,7 +89,7 @@ pub(super) fn whole(command: Command) -> Command {
     command.after_long_help(text)
 }
 
-/// The command as `-h` shows it: the options that most people need, a line each.
+/// The command for `-h`: the options that most people need, one line each.
 pub(super) fn brief(command: Command) -> Command {
     let command = command.mut_args(|arg| {
         let is_shown = arg.get_long().is_some_and(|long| BRIEF.contains(&long));
@@ -105,7 +106,7 @@ pub(super) fn brief(command: Command) -> Command {
     ))
 }
 
-/// What `--version -v` says.
+/// What `--version -v` prints.
 pub(super) const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "\ncommit: ",

@@ -1,4 +1,4 @@
-//! The configuration of a run: the command line and the environment, checked.
+//! The configuration of a run: command line and environment, validated.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -28,63 +28,63 @@ mod env;
 mod generate;
 mod help;
 
-/// A run's configuration, checked.
+/// The validated configuration of a run.
 pub struct Config {
-    /// Whether this only looks, and at what.
+    /// The read-only command, if one is given.
     look: Option<Look>,
-    /// Whose entries are ours; empty where a look at the store needs none.
+    /// The owner of this run's entries; empty for `status` without `--owner`.
     pub owner: String,
-    /// Where pods come from.
+    /// The source of the pods.
     pub source: Source,
     /// The cluster's name, if it was given.
     pub cluster: Option<ClusterName>,
     /// How pods become servers.
     pub mapping: Mapping,
-    /// Where servers go.
+    /// The store to read and write.
     pub store: store::Source,
-    /// How suggested commands reach it.
+    /// How suggested commands reach the store.
     pub etcdctl: Etcdctl,
-    /// How they are written.
+    /// The proxy's layout of keys and values.
     pub layout: Rc<dyn Layout>,
-    /// What may be changed.
+    /// Options of what may be changed.
     changes: ChangesArgs,
-    /// What is taken over.
+    /// Which entries to adopt.
     adopt: Adopt,
     /// Print the plan and write nothing.
     pub dry_run: bool,
-    /// What is said, and how.
+    /// Output and log.
     pub output: Output,
-    /// Where metrics go.
+    /// Where to write metrics.
     pub metrics: metrics::Targets,
-    /// How long the whole run may take.
+    /// Time limit of the whole run.
     pub timeout: Duration,
-    /// How long one attempt at a request may take.
+    /// Time limit of one attempt at a request.
     pub request_timeout: Duration,
 }
 
-/// What is said, and how.
+/// Options of output and log, validated.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
-    /// What is printed.
+    /// The format of stdout.
     pub format: Format,
     /// Exit with 4 if there are changes.
     pub exit_code: bool,
     /// Exit code of a run that ends with an alarm.
     pub alarm_exit_code: u8,
-    /// With colour; `None` where stdout decides.
+    /// Whether to use colour; `None` if that depends on stdout being a terminal.
     pub color: Option<bool>,
-    /// How many columns a line has.
+    /// The width of a line, in columns.
     pub width: usize,
-    /// How log lines look.
+    /// The format of the log.
     pub log_format: LogFormat,
-    /// `-v`, counted.
+    /// The number of `-v`.
     pub verbose: u8,
     /// Print nothing when in sync.
     pub quiet: bool,
 }
 
 impl Cli {
-    /// Checks what clap cannot, and looks up what other programs' environment variables say.
+    /// Validates what clap cannot, and reads the environment variables of kubectl and etcdctl.
     ///
     /// # Errors
     /// A usage error, ready to be printed.
@@ -139,7 +139,7 @@ impl Cli {
             dry_run,
             timeout: output.timeout,
             request_timeout: output.request_timeout,
-            // A dry run is no run to be counted.
+            // Dry runs write no metrics.
             metrics: if dry_run {
                 metrics::Targets::default()
             } else {
@@ -167,7 +167,7 @@ impl Cli {
 }
 
 impl Look {
-    /// The namespace of the pod that is asked for, if one is given.
+    /// The namespace of `explain NAMESPACE/POD`.
     fn namespace(&self) -> Option<&str> {
         match self {
             Self::Explain { pod } => Some(pod.split_once('/')?.0),
@@ -177,19 +177,19 @@ impl Look {
 }
 
 impl Config {
-    /// What this only looks at, if it does.
+    /// The read-only command, if one is given.
     #[must_use]
     pub fn look(&self) -> Option<&Look> {
         self.look.as_ref()
     }
 
-    /// The plan that may be applied, if only that one may.
+    /// The hash of the only plan that may be applied, if one is given.
     #[must_use]
     pub(crate) fn expected(&self) -> Option<&str> {
         self.changes.expect.as_deref()
     }
 
-    /// What this run may do, in a cluster that names itself `cluster` unless `--cluster` names it.
+    /// The rules of this run. `cluster` is the cluster's fingerprint, which `--cluster` names or replaces.
     #[must_use]
     pub fn rules(&self, cluster: String) -> Rules {
         let (labels, fields) = match &self.source {
@@ -212,7 +212,7 @@ impl Config {
         }
     }
 
-    /// What writes this run's results to `out`.
+    /// The reporter that prints this run's results to `out`.
     pub fn reporter<'o>(&'o self, out: &'o mut dyn Write) -> Reporter<'o> {
         Reporter {
             out,
@@ -330,7 +330,8 @@ impl StoreArgs {
             layout,
             prefix,
         } = self;
-        // Of several names the first one that is set: etcdctl's for version 2 have no meaning for version 3.
+        // Reads the first variable that is set. Those of etcdctl for version 2 count with `--etcd-api 2`
+        // only.
         let v2 = etcd_api == Api::V2;
         let value = |names: &[&str]| {
             let names = names
@@ -349,7 +350,7 @@ impl StoreArgs {
         if let Some(file) = store_file {
             return Ok((store::Source::File(file), NO_ETCDCTL, layout));
         }
-        // What `etcdctl` finds in its own environment it must not be told again: it refuses both.
+        // Options only, no variables: etcdctl refuses a flag that its environment sets, too.
         let file = |file: &Option<PathBuf>| Some(file.as_ref()?.to_str()?.to_owned());
         let access = Access {
             endpoints: (!etcd.is_empty()).then(|| etcd.join(",")),
@@ -369,7 +370,7 @@ impl StoreArgs {
             return Err(usage("no store: give `--etcd URL` or `--store-file FILE`"));
         }
         for endpoint in &endpoints {
-            // The scheme matters where none is given, and that is not an error.
+            // Any default scheme will do: only errors matter here.
             Endpoint::parse(endpoint, "http").map_err(|error| usage(&error.to_string()))?;
         }
         let cacert = cacert.or_else(|| path(&["ETCDCTL_CA_FILE", "ETCDCTL_CACERT"]));
@@ -411,8 +412,7 @@ fn etcd_user(
     text: &dyn Fn(&[&str]) -> Option<String>,
 ) -> Result<Option<(String, store::Password)>, clap::Error> {
     let mut password = text(&["VULCANIZED_PASSWORD"]);
-    // `name:password`, as etcdctl takes it: the password must not be part of the name, which messages
-    // repeat.
+    // `name:password`, as etcdctl takes it. Split, because messages repeat the name.
     let user = user.or_else(|| text(&["ETCDCTL_USERNAME", "ETCDCTL_USER"]));
     let user = user.map(|given| match given.split_once(':') {
         Some((name, secret)) => {
@@ -421,7 +421,7 @@ fn etcd_user(
         }
         None => given,
     });
-    // A file that was given wins over etcdctl's variable.
+    // `--password-file` wins over etcdctl's variable.
     if password_file.is_none() {
         password = password.or_else(|| text(&["ETCDCTL_PASSWORD"]));
     }
@@ -446,7 +446,7 @@ const V2_VARIABLES: [&str; 6] = [
     "ETCDCTL_USERNAME",
 ];
 
-/// The width of the output: what `COLUMNS` says, else the terminal's on stdout, else 80.
+/// The width of the output in columns: `COLUMNS`, else that of the terminal on stdout, else 80.
 fn columns(env: &dyn Fn(&str) -> Option<OsString>) -> usize {
     let given = env("COLUMNS").and_then(|text| text.into_string().ok()?.parse().ok());
     let terminal = || {
@@ -459,7 +459,7 @@ fn columns(env: &dyn Fn(&str) -> Option<OsString>) -> usize {
         .unwrap_or(80)
 }
 
-/// A usage error in clap's own form.
+/// A usage error as clap prints it.
 fn usage(message: &str) -> clap::Error {
     env::command().error(ErrorKind::ValueValidation, message)
 }
