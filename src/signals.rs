@@ -1,5 +1,4 @@
-//! SIGTERM and SIGINT: they end a run at once while it lists, and after the transaction in flight while
-//! it applies.
+//! SIGTERM and SIGINT end a run at once while it lists, and after the transaction in flight while it applies.
 
 use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +9,7 @@ use signal_hook::iterator::Signals as Incoming;
 
 use crate::kube;
 
-/// The handlers of a run.
+/// The signal handlers of a run.
 pub struct Signals {
     state: Arc<Mutex<State>>,
 }
@@ -22,10 +21,10 @@ struct State {
 }
 
 impl Signals {
-    /// Installs the handlers. As PID 1 a process has none by default, and could not be ended.
+    /// Installs the handlers. PID 1 needs them: the kernel ignores both signals for it otherwise.
     ///
     /// # Errors
-    /// Those of the system.
+    /// The operating system's.
     pub fn install() -> io::Result<Self> {
         let mut incoming = Incoming::new([SIGTERM, SIGINT])?;
         let state = Arc::new(Mutex::<State>::default());
@@ -41,14 +40,14 @@ impl Signals {
                     } else {
                         "SIGINT"
                     };
-                    // Held until the process is gone: a run that wants to begin to apply waits here.
+                    // Hold the lock until exit, so that applying cannot start.
                     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                     state.pending = Some(name);
                     if !state.applying {
                         let message =
                             format!("error: ended by {name} before anything more was written\n");
                         let _ = io::stderr().write_all(message.as_bytes());
-                        kube::end_plugin();
+                        kube::kill_plugin();
                         std::process::exit(1);
                     }
                 }
@@ -56,13 +55,13 @@ impl Signals {
         Ok(signals)
     }
 
-    /// From now on a signal is only remembered: see [`Signals::pending`].
+    /// From now on a signal is only recorded: see [`Signals::pending`].
     pub fn enter_apply(&self) {
         self.state().applying = true;
     }
 
-    /// From now on a signal ends the process at once. One that came while applying is for the caller
-    /// to obey: nobody else does.
+    /// From now on a signal ends the process at once. Returns the one that arrived while applying: the caller
+    /// must act on it.
     #[must_use]
     pub fn leave_apply(&self) -> Option<&'static str> {
         let mut state = self.state();
@@ -70,7 +69,7 @@ impl Signals {
         state.pending
     }
 
-    /// The signal that came while applying, if one did.
+    /// The signal that arrived while applying, if any.
     #[must_use]
     pub fn pending(&self) -> Option<&'static str> {
         self.state().pending

@@ -1,4 +1,4 @@
-//! Who we are to an API server: the users of a kubeconfig as `client-go` reads them, and tokens in files.
+//! Credentials for an API server: a kubeconfig's users as `client-go` reads them, and token files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,28 +16,28 @@ use crate::net::deadline::Deadline;
 use crate::net::http;
 use crate::net::tls::{Identity, Tls};
 
-/// Who we are.
+/// How to authenticate.
 pub(super) enum Auth {
-    /// Nobody, or whom the client certificate says.
+    /// Anonymous, or by client certificate alone.
     None,
     Token(String),
-    /// A token in a file, read again when it was refused.
+    /// A token in a file, which is read again after a 401.
     TokenFile {
         path: PathBuf,
         /// Used while the file cannot be read.
         fallback: Option<String>,
     },
     Basic(String, String),
-    /// A program that says who we are.
+    /// An exec plugin.
     Exec(Box<Exec>),
 }
 
 impl Auth {
-    /// The value of the header `Authorization`, found out anew. A certificate that a plugin gives goes into
-    /// `tls`.
+    /// Gets the value of the `Authorization` header: reads the token file or runs the plugin. A plugin's
+    /// client certificate is put into `tls`.
     ///
     /// # Errors
-    /// A token file that cannot be read or is empty, or a plugin that gave no credential.
+    /// A token file that cannot be read or is empty, or a plugin that failed.
     pub(super) fn header(
         &self,
         tls: &mut Tls,
@@ -137,7 +137,7 @@ impl User {
         }
     }
 
-    /// The headers that say as whom to act.
+    /// The impersonation headers (name, value).
     pub(super) fn impersonation(&self) -> anyhow::Result<Vec<(String, String)>> {
         let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let mut headers = Vec::new();
@@ -154,17 +154,17 @@ impl User {
             Some(name) => headers.insert(0, ("Impersonate-User".to_owned(), name)),
             None if headers.is_empty() => {}
             None => bail!(
-                "the kubeconfig's user has `as-uid`, `as-groups` or `as-user-extra` without `as`: whom to \
-             act as is not said"
+                "the kubeconfig's user has `as-uid`, `as-groups` or `as-user-extra` without `as`, \
+             the user to impersonate"
             ),
         }
         Ok(headers)
     }
 
-    /// The certificate to show.
+    /// The client certificate.
     ///
     /// # Errors
-    /// What cannot be read, and one half without the other.
+    /// A file that cannot be read, or one of certificate and key without the other.
     pub(super) fn identity(&self) -> anyhow::Result<Option<Identity>> {
         let certificate = inline_or_file(
             self.client_certificate_data.as_ref(),
@@ -184,11 +184,11 @@ impl User {
         }
     }
 
-    /// Who the user is, but for a client certificate. `folder` is the kubeconfig's, `cluster` what a plugin is
-    /// told of it.
+    /// How the user authenticates, client certificates apart. `folder` is the kubeconfig's, `cluster` what a
+    /// plugin is told about the cluster.
     ///
     /// # Errors
-    /// Two credentials of which only one can be meant, or one that is not supported.
+    /// Conflicting credentials, or one that is not supported.
     pub(super) fn auth(self, folder: &Path, cluster: Value) -> anyhow::Result<Auth> {
         let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
         if let Some(AuthProvider { name }) = self.auth_provider {
@@ -209,7 +209,7 @@ impl User {
         if name.is_some() && (token.is_some() || token_file.is_some()) {
             bail!("the kubeconfig's user has a token and a user name: remove one of them");
         }
-        // As client-go has it: a token or a password keeps the plugin from being run.
+        // As in client-go, a token or a password wins over the plugin.
         if let Some(path) = token_file {
             let fallback = token;
             return Ok(Auth::TokenFile { path, fallback });
@@ -227,7 +227,7 @@ impl User {
     }
 }
 
-/// Resolves a path that is relative to the kubeconfig's folder. An empty one is none.
+/// Resolves a path relative to the kubeconfig's folder. An empty path counts as absent.
 pub(super) fn resolve(path: &mut Option<PathBuf>, folder: &Path) {
     *path = path
         .take()
@@ -235,15 +235,15 @@ pub(super) fn resolve(path: &mut Option<PathBuf>, folder: &Path) {
         .map(|path| folder.join(path));
 }
 
-/// What a kubeconfig holds as base64 in `WHAT-data`, or names as a file: the first wins.
+/// Decodes the base64 of `WHAT-data`, else reads the file that `WHAT` names.
 pub(super) fn inline_or_file(
     data: Option<&String>,
     path: Option<&PathBuf>,
     what: &str,
 ) -> anyhow::Result<Option<Vec<u8>>> {
     if let Some(data) = data.filter(|data| !data.is_empty()) {
-        let packed = data.split_whitespace().collect::<String>();
-        let bytes = BASE64_STANDARD.decode(packed);
+        let joined = data.split_whitespace().collect::<String>();
+        let bytes = BASE64_STANDARD.decode(joined);
         return bytes
             .map(Some)
             .map_err(|_| anyhow!("`{what}-data` of the kubeconfig is not base64"));

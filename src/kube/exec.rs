@@ -1,4 +1,4 @@
-//! Credential plugins: programs that a kubeconfig names, and that say who we are.
+//! Exec plugins: programs named by a kubeconfig that print a token or a client certificate.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt as _;
@@ -20,34 +20,35 @@ use crate::net::tls::Identity;
 use crate::text::{self, escaped};
 use crate::waiting::in_background;
 
-/// The process group of the plugin that runs; 0 when none does.
+/// The process group of the running plugin; 0 if none runs.
 static RUNNING: AtomicU32 = AtomicU32::new(0);
 
-/// Ends the plugin that runs, if one does, and what it has started: for a run that ends by a signal.
-pub(crate) fn end_plugin() {
+/// Kills the running plugin, if any, with its process group.
+pub(crate) fn kill_plugin() {
     let group = i32::try_from(RUNNING.load(Ordering::SeqCst)).ok();
     if let Some(group) = group.and_then(Pid::from_raw) {
-        // It may have ended in this moment: then there is nothing to end.
+        // The group may have exited by now.
         let _ = kill_process_group(group, Signal::KILL);
     }
 }
 
-/// A plugin, ready to be run.
+/// A plugin with a valid configuration.
 pub(super) struct Exec {
     config: ExecConfig,
     command: PathBuf,
-    /// What `KUBERNETES_EXEC_INFO` holds.
+    /// The value of `KUBERNETES_EXEC_INFO`.
     info: String,
 }
 
-/// What a plugin answered.
+/// What a plugin printed: a token, a client certificate, or both.
 pub(super) struct Credential {
     pub(super) token: Option<String>,
     pub(super) identity: Option<Identity>,
 }
 
 impl Exec {
-    /// Checks what the kubeconfig says of the plugin. `folder` is the kubeconfig's.
+    /// Validates a plugin's configuration. `folder` is the kubeconfig's, `cluster` becomes `spec.cluster` if
+    /// the plugin wants it.
     pub(super) fn new(config: ExecConfig, folder: &Path, cluster: Value) -> anyhow::Result<Self> {
         let known = [
             "client.authentication.k8s.io/v1",
@@ -67,11 +68,11 @@ impl Exec {
         }
         if config.interactive_mode.as_deref() == Some("Always") {
             bail!(
-                "exec plugin `{}` wants to ask a person: there is none",
+                "exec plugin `{}` asks for input (`interactiveMode: Always`), and there is nobody to answer",
                 config.command
             );
         }
-        // A bare name is looked up in `PATH`; what has a folder in it is relative to the kubeconfig.
+        // A bare name is looked up in `PATH`; a path is relative to the kubeconfig.
         let command = if config.command.contains('/') {
             folder.join(&config.command)
         } else {
@@ -97,7 +98,7 @@ impl Exec {
         })
     }
 
-    /// Runs the plugin, within one attempt's time.
+    /// Runs the plugin within one attempt's time.
     pub(super) fn run(&self, deadline: Deadline) -> anyhow::Result<Credential> {
         let name = &self.config.command;
         let hint = match self.config.install_hint.as_deref().map(str::trim) {
@@ -112,13 +113,13 @@ impl Exec {
     }
 
     fn output(&self, deadline: Deadline) -> anyhow::Result<Vec<u8>> {
-        /// What its output gets at least, when it has ended at the last moment.
+        /// The least time for reading the output of a plugin that exited just in time.
         const GRACE: Duration = Duration::from_millis(5);
         let time = deadline.attempt()?;
         let until = Instant::now() + time;
         let variables = self.config.env.iter().flatten();
         let mut command = Command::new(&self.command);
-        // Our own passwords are none of the plugin's business.
+        // The plugin must not inherit our passwords.
         let ours = std::env::vars_os().map(|(name, _)| name);
         for name in ours.filter(|name| {
             let name = name.to_string_lossy();
@@ -141,9 +142,9 @@ impl Exec {
         let err = drain(child.stderr.take());
         let status = in_background(move || child.wait()).recv_timeout(time);
         if status.is_err() {
-            end_plugin();
+            kill_plugin();
         }
-        // What it leaves behind on purpose, such as an agent, lives on.
+        // Children that it leaves behind, such as an agent, are not killed.
         RUNNING.store(0, Ordering::SeqCst);
         let Ok(status) = status else {
             bail!("it did not end within {}", humantime::format_duration(time));
@@ -154,7 +155,7 @@ impl Exec {
             let err = String::from_utf8_lossy(&err);
             bail!("it ended with {status}: {}", escaped(err.trim()));
         }
-        // A child of the plugin may hold the pipe open: what it writes is not waited for.
+        // A child of the plugin may hold the pipe open: do not wait for it.
         let left = until.saturating_duration_since(Instant::now());
         out.recv_timeout(left.max(GRACE))
             .map_err(|_| anyhow!("its output did not end"))
@@ -178,9 +179,9 @@ impl Exec {
             client_certificate_data: Option<String>,
             client_key_data: Option<String>,
         }
-        // The message of the parser may quote what it read: a token.
+        // Parsers' errors are dropped: they may quote a token.
         let text = text::decoded(answer).context("its output is neither UTF-8 nor UTF-16")?;
-        // As client-go's decoder has it: JSON if it looks like that, YAML otherwise.
+        // As in client-go: JSON if it looks like JSON, YAML otherwise.
         let answer = if text.trim_start().starts_with('{') {
             serde_json::from_str(&text).ok()
         } else {
@@ -191,7 +192,7 @@ impl Exec {
             api_version,
             status,
         } = answer.context("its output is not an ExecCredential")?;
-        // A missing kind is the wanted one, for client-go, too.
+        // As in client-go, the kind may be missing.
         if !["", "ExecCredential"].contains(&&*kind) || api_version != self.config.api_version {
             bail!(
                 "its output is a `{}` of `{}`, not an `ExecCredential` of `{}`",
@@ -229,7 +230,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     in_background(|| {
         let mut text = Vec::new();
         if let Some(pipe) = pipe {
-            // What was read before an error is still the best there is to show.
+            // On an error, show what was read before it.
             let _ = pipe.take(LIMIT).read_to_end(&mut text);
         }
         text

@@ -1,4 +1,4 @@
-//! Pods from a file: what `kubectl get pods -o json` prints.
+//! Pods from a file or stdin, as `kubectl get pods -o json` prints them.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -22,19 +22,19 @@ pub struct Pods<T> {
     pub complete: bool,
 }
 
-/// Reads a `List`, a `PodList` or one `Pod`, all of it. `source` is a path.
+/// Reads a `List`, a `PodList` or one `Pod` from the path `source`, and passes each pod to `map`.
 ///
 /// # Errors
-/// When it cannot be read, is empty, is something else, or is only a part of a list.
+/// When it cannot be read, is empty or of another kind, or is an incomplete list.
 pub fn read<T>(source: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Pods<T>> {
     let text = fs::read(source).with_context(|| format!("failed to read `{source}`"))?;
     decode(source, &text, map)
 }
 
-/// Reads stdin to its end, within the run's time. It can be read once only.
+/// Reads all of stdin within the run's time. The second call gets nothing.
 ///
 /// # Errors
-/// When it cannot be read, or does not end in time.
+/// When stdin cannot be read, or does not end in time.
 pub(super) fn stdin(deadline: Deadline) -> anyhow::Result<Vec<u8>> {
     let bytes = in_background(|| {
         let mut bytes = Vec::new();
@@ -42,7 +42,7 @@ pub(super) fn stdin(deadline: Deadline) -> anyhow::Result<Vec<u8>> {
     });
     match bytes.recv_timeout(deadline.remaining()?) {
         Ok(read) => read.context("failed to read stdin"),
-        Err(_) => Err(anyhow::Error::new(deadline.over()).context("stdin did not end")),
+        Err(_) => Err(anyhow::Error::new(deadline.time_up()).context("stdin did not end")),
     }
 }
 
@@ -108,7 +108,7 @@ fn parse<T>(text: &str, map: &mut dyn FnMut(Pod<'_>) -> T) -> anyhow::Result<Pod
     };
     let pod = |text: &str| {
         let Item { kind } = serde_json::from_str(text)?;
-        // The items of a `PodList` need not say what they are.
+        // The items of a `PodList` need no kind.
         if kind != "Pod" && !(kind.is_empty() && head.kind == "PodList") {
             bail!("its list has a `{kind}` in it");
         }

@@ -1,5 +1,5 @@
-//! How the API server is found and who we are to it: a kubeconfig as `kubectl` reads it, or the service
-//! account of the pod this runs in.
+//! Where the API server is and the credentials for it: from a kubeconfig as `kubectl` reads it, or from the
+//! pod's service account.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -21,16 +21,16 @@ use crate::text;
 /// Where a service account is mounted.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// What decides where the API server is: arguments and environment, as values.
+/// What determines the API server: arguments and environment, as values.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The kubeconfig files to merge: the one of `--kubeconfig`, else those of `KUBECONFIG`.
     pub kubeconfig: Vec<PathBuf>,
-    /// Whether each of them must exist: it was named on the command line.
+    /// Whether they must exist: `--kubeconfig` was given.
     pub explicit: bool,
     /// The context to use instead of the current one.
     pub context: Option<String>,
-    /// Where `.kube/config` is looked for.
+    /// The home directory, for `.kube/config`.
     pub home: Option<PathBuf>,
     /// The API server's host and port as seen from a pod.
     pub service: Option<(String, String)>,
@@ -89,21 +89,21 @@ pub(super) struct Access {
     /// The name its certificate must have, if it is not the URL's host.
     pub(super) server_name: Option<String>,
     pub(super) proxy: Option<String>,
-    /// The namespace that is meant when none is named.
+    /// The default namespace.
     pub(super) namespace: String,
     pub(super) auth: Auth,
-    /// Headers that say as whom to act.
+    /// Impersonation headers (name, value).
     pub(super) impersonate: Vec<(String, String)>,
-    /// Whether to ask for compressed answers: the way may be long.
+    /// Whether to request compressed answers, for slow networks.
     pub(super) gzip: bool,
 }
 
-/// Finds out how the API server is reached.
+/// Finds the API server and the credentials for it.
 pub(super) fn access(options: &Options) -> anyhow::Result<Access> {
     let named = !options.kubeconfig.is_empty() || options.context.is_some();
     let home = options.home.as_ref().map(|home| home.join(".kube/config"));
     match &options.service {
-        // Without a mounted token this is no pod with a service account, as for kubectl.
+        // As in kubectl, a pod counts only with a mounted token.
         Some((host, port)) if !named && options.service_account.join("token").is_file() => {
             in_cluster(options, host, port)
         }
@@ -130,7 +130,7 @@ fn in_cluster(options: &Options, host: &str, port: &str) -> anyhow::Result<Acces
             )
         })
     };
-    // Read here to fail early; read again for each start and each refusal.
+    // Only to fail early: `Auth::TokenFile` reads it again.
     read("token")?;
     let ca = read("ca.crt")?;
     let namespace = read("namespace")
@@ -159,7 +159,7 @@ fn in_cluster(options: &Options, host: &str, port: &str) -> anyhow::Result<Acces
             fallback: None,
         },
         impersonate: Vec::new(),
-        // The network is near and the processor is shared.
+        // Within the cluster, CPU is scarcer than bandwidth.
         gzip: false,
     })
 }
@@ -208,9 +208,9 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// What an exec plugin that wants it is told of the cluster; null where nothing is said.
+    /// `spec.cluster` for exec plugins; null where unset.
     fn for_plugins(&self, server: &str, ca: Option<&[u8]>) -> serde_json::Value {
-        /// The extension that is handed on as `config`.
+        /// The extension that is passed on as `config`.
         const EXTENSION: &str = "client.authentication.k8s.io/exec";
         let extensions = self.extensions.iter().flatten();
         serde_json::json!({
@@ -243,8 +243,8 @@ struct Context {
     namespace: Option<String>,
 }
 
-/// Several files merged: of each name the first one that has it counts, as for `kubectl`. What is
-/// relative to a file is resolved against its folder.
+/// Merged kubeconfigs. As in `kubectl`, the first file that defines a name wins, and paths are relative to
+/// their file's folder.
 #[derive(Default)]
 struct Merged {
     current_context: Option<String>,
@@ -275,7 +275,7 @@ impl Merged {
             };
             found = true;
             let config = yaml(&text).map_err(|error| {
-                // Its own message quotes the text around the mistake: that may be a token.
+                // Without the parser's message: it quotes the text around the error, which may be a token.
                 let place = error.location().map_or(String::new(), |place| {
                     format!(" at line {}, column {}", place.line(), place.column())
                 });
@@ -334,7 +334,7 @@ impl Merged {
     }
 }
 
-/// Refuses a name that one file gives twice: which of the two is meant?
+/// Refuses a name that one file defines twice: it would be ambiguous.
 fn unique<'n>(kind: &str, names: impl Iterator<Item = &'n String>) -> anyhow::Result<()> {
     let mut seen = BTreeSet::new();
     for name in names {
@@ -345,8 +345,8 @@ fn unique<'n>(kind: &str, names: impl Iterator<Item = &'n String>) -> anyhow::Re
     Ok(())
 }
 
-/// The URL of a server with its scheme in lower case. Without a scheme it is `https` if anything says TLS,
-/// else `http`, as for kubectl.
+/// The URL of a server with its scheme in lower case. As in kubectl, the default scheme is `https` if there
+/// are TLS settings, else `http`.
 fn with_scheme(server: &str, tls: bool) -> String {
     match server.split_once("://") {
         Some((scheme, rest)) => format!("{}://{rest}", scheme.to_ascii_lowercase()),
@@ -419,7 +419,7 @@ fn kubeconfig(options: &Options, paths: &[PathBuf]) -> anyhow::Result<Access> {
         .clone()
         .filter(|name| !name.is_empty());
     let impersonate = user.impersonation()?;
-    // No credential goes over plain HTTP: anybody on the way could read it.
+    // Credentials are never sent over plain HTTP: anybody could read them.
     let auth = if server.starts_with("https://") {
         user.auth(&folder, cluster.for_plugins(&server, ca.as_deref()))?
     } else {

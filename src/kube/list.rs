@@ -1,4 +1,4 @@
-//! Lists pods: complete, or an error.
+//! Lists pods from an API server: a complete list, or an error.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -25,38 +25,38 @@ const PAGE: usize = 500;
 /// The largest page that is read, in bytes after decompression: 500 pods of half a megabyte.
 const LARGEST: u64 = 256 << 20;
 
-/// How often a list is started over because its continue token has expired.
+/// The limit of restarts of a list whose continue token has expired.
 const RESTARTS: usize = 3;
 
-/// Leaves out pods that have ended: their addresses may be others' by now.
+/// Excludes completed pods: their addresses may have been reused.
 const NOT_COMPLETED: &str = "status.phase!=Failed,status.phase!=Succeeded";
 
-/// A Kubernetes API server.
+/// A client of one Kubernetes API server.
 pub struct Api {
     access: Access,
     agent: Agent,
     /// The value of the header `Authorization`.
     authorization: Option<String>,
     deadline: Deadline,
-    /// What is read of a page goes here: new memory for each would cost more than decoding it.
+    /// Reused for each page: allocating it anew would cost more than decoding.
     buffer: Vec<u8>,
 }
 
-/// Which pods are listed.
+/// Which pods to list.
 #[derive(Debug, Clone, Copy)]
 pub struct Selection<'s> {
-    /// Of this namespace; `None` is all of the cluster.
+    /// Their namespace; `None` means all namespaces.
     pub namespace: Option<&'s str>,
     /// Label selector.
     pub labels: Option<&'s str>,
-    /// Field selector; the one that leaves completed pods out is always added.
+    /// Field selector; one that excludes completed pods is always added.
     pub fields: Option<&'s str>,
 }
 
-/// Why there is no list.
+/// Why listing failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The server understood who asks, and refused: its words.
+    /// The server answered 403, with this message.
     #[error("{0}")]
     Refused(String),
     /// Anything else.
@@ -65,7 +65,7 @@ pub enum Error {
 }
 
 impl Api {
-    /// Finds the API server, and who we are to it. Nothing is asked of it yet.
+    /// Finds the API server and the credentials for it; an exec plugin is run. Sends no request yet.
     ///
     /// # Errors
     /// A kubeconfig or service account that cannot be used, and why.
@@ -113,17 +113,17 @@ impl Api {
         &self.access.server
     }
 
-    /// The namespace that is meant when none is named: the context's or the service account's.
+    /// The default namespace: the context's or the service account's.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.access.namespace
     }
 
-    /// Lists pods, completely. `map` turns each into what the caller keeps: a page is dropped before
-    /// the next is asked for. A list that has to start over throws away what was mapped.
+    /// Lists all pods of a selection. `map` turns each into what the caller keeps: only one page is in
+    /// memory. A list that starts over (410) discards its results and maps its pods again.
     ///
     /// # Errors
-    /// [`Error`]: whatever kept the list from being complete.
+    /// [`Error`] whenever the list is not complete.
     pub fn list<T>(
         &mut self,
         selection: &Selection,
@@ -132,12 +132,12 @@ impl Api {
         let first = self.url(selection);
         let mut restarts = 0;
         'list: loop {
-            let mut kept = Vec::new();
+            let mut pods = Vec::new();
             let mut version = None::<String>;
             let mut url = first.clone();
             loop {
-                let wrong =
-                    |why: String| anyhow!("GET {url} answered a list that is not whole: {why}");
+                let incomplete =
+                    |why: String| anyhow!("GET {url} answered an incomplete list: {why}");
                 let answer = self.page(&url, &mut |pod| {
                     if selection
                         .namespace
@@ -149,7 +149,7 @@ impl Api {
                             escaped(&pod.name)
                         );
                     }
-                    kept.push(map(pod));
+                    pods.push(map(pod));
                     Ok(())
                 })?;
                 let Page {
@@ -168,14 +168,14 @@ impl Api {
                 };
                 let version = version.get_or_insert_with(|| resource_version.clone());
                 if *version != resource_version {
-                    return Err(wrong(format!(
+                    return Err(incomplete(format!(
                         "its pages are of resourceVersion {version} and {}",
                         escaped(&resource_version)
                     ))
                     .into());
                 }
                 if next.is_empty() {
-                    return Ok(kept);
+                    return Ok(pods);
                 }
                 let next = utf8_percent_encode(&next, http::COMPONENT);
                 url = format!("{first}&continue={next}");
@@ -202,14 +202,14 @@ impl Api {
         url
     }
 
-    /// Asks for one page, again where that may help: never once pods of it were handed over.
+    /// Requests one page, and retries where that may help; never once pods of the page were passed to `each`.
     fn page(&mut self, url: &str, each: &mut Each) -> Result<Answer, Error> {
-        /// The first pause before a request is sent again; it doubles up to the longest.
+        /// The first pause before a retry; it doubles up to `LONGEST`.
         const PAUSE: Duration = Duration::from_millis(100);
         const LONGEST: Duration = Duration::from_secs(2);
         let mut pause = PAUSE;
         let mut renewed = false;
-        let mut asked_again = false;
+        let mut retried_403 = false;
         loop {
             let time = self.deadline.attempt().map_err(anyhow::Error::from)?;
             let shown = redacted(url);
@@ -218,7 +218,7 @@ impl Api {
                     let page = page.with_context(|| format!("GET {shown} answered 200"))?;
                     return Ok(Answer::Page(page));
                 }
-                Ok(Reply::No {
+                Ok(Reply::Status {
                     status,
                     retry_after,
                     location,
@@ -234,18 +234,18 @@ impl Api {
                         }
                         401 => {
                             return Err(anyhow!(
-                                "{message}: is the token or certificate still good?"
+                                "{message}: is the token or certificate still valid?"
                             )
                             .into());
                         }
-                        // A server that has just started refuses a good token for a moment.
-                        403 if !asked_again => {
-                            asked_again = true;
+                        // A server that has just started may refuse a valid token at first.
+                        403 if !retried_403 => {
+                            retried_403 = true;
                             (message, Some(Duration::from_secs(1)))
                         }
                         403 => return Err(Error::Refused(message)),
                         429 | 500 | 502 | 503 | 504 => {
-                            // `Retry-After: 0` still waits a little.
+                            // `Retry-After: 0` still waits for the back-off.
                             (message, retry_after.map(|after| after.max(pause)))
                         }
                         300..400 => {
@@ -263,16 +263,16 @@ impl Api {
                         _ => return Err(anyhow!(message).into()),
                     }
                 }
-                Err(Trouble { passing, text }) => {
+                Err(Failure { retryable, text }) => {
                     let message = format!("GET {shown} failed: {text}");
-                    if !passing {
+                    if !retryable {
                         return Err(anyhow!(message).into());
                     }
                     (message, None)
                 }
             };
-            debug!("{why}: asking again");
-            let refused = asked_again && why.contains(" answered 403: ");
+            debug!("{why}: retrying");
+            let refused = retried_403 && why.contains(" answered 403: ");
             let paused = match wait {
                 Some(wait) => self.deadline.pause(wait),
                 None => self.deadline.back_off(pause),
@@ -288,15 +288,15 @@ impl Api {
         }
     }
 
-    fn get(&mut self, url: &str, time: Duration, each: &mut Each) -> Result<Reply, Trouble> {
+    fn get(&mut self, url: &str, time: Duration, each: &mut Each) -> Result<Reply, Failure> {
         debug!("GET {}", redacted(url));
-        let trouble = |error: &ureq::Error| Trouble {
-            passing: http::is_refused(error) || http::was_closed(error),
+        let failure = |error: &ureq::Error| Failure {
+            retryable: http::is_refused(error) || http::was_closed(error),
             text: http::problem(error, time),
         };
-        let mut handed_over = false;
+        let mut passed_on = false;
         let mut each = |pod: Pod<'_>| {
-            handed_over = true;
+            passed_on = true;
             each(pod)
         };
         let mut request = self
@@ -315,7 +315,7 @@ impl Api {
         for (name, value) in &self.access.impersonate {
             request = request.header(name, value);
         }
-        let mut response = request.call().map_err(|error| trouble(&error))?;
+        let mut response = request.call().map_err(|error| failure(&error))?;
         let header = |name: &str| {
             response
                 .headers()
@@ -333,10 +333,13 @@ impl Api {
                 Ok(page) => Ok(Reply::Page(Ok(page))),
                 Err(error) => match error.downcast::<io::Error>() {
                     Ok(error) => {
-                        let trouble = trouble(&error.into());
-                        // What was handed over cannot be taken back.
-                        let passing = trouble.passing && !handed_over;
-                        Err(Trouble { passing, ..trouble })
+                        let failure = failure(&error.into());
+                        // Pods that were passed on cannot be taken back.
+                        let retryable = failure.retryable && !passed_on;
+                        Err(Failure {
+                            retryable,
+                            ..failure
+                        })
                     }
                     Err(error) => Ok(Reply::Page(Err(error))),
                 },
@@ -344,9 +347,9 @@ impl Api {
         }
         let mut text = Vec::new();
         body.read_to_end(&mut text)
-            .map_err(|error| trouble(&error.into()))?;
+            .map_err(|error| failure(&error.into()))?;
         trace!("{status}, {kind}, {} bytes", text.len());
-        Ok(Reply::No {
+        Ok(Reply::Status {
             status,
             retry_after: retry_after.map(Duration::from_secs),
             location,
@@ -354,12 +357,12 @@ impl Api {
         })
     }
 
-    /// Finds out anew who we are. `false` where that cannot change.
+    /// Renews the credentials. `false` if they are static.
     fn renew(&mut self) -> anyhow::Result<bool> {
         if !matches!(self.access.auth, Auth::TokenFile { .. } | Auth::Exec(_)) {
             return Ok(false);
         }
-        debug!("the server does not know us: reading the credentials again");
+        debug!("reading the credentials again");
         let exec = matches!(self.access.auth, Auth::Exec(_));
         self.authorization = self
             .access
@@ -372,18 +375,19 @@ impl Api {
     }
 }
 
-/// What a request for a page led to.
+/// The outcome of requesting a page.
 enum Answer {
     Page(Page),
-    /// The continue token is too old. The one that comes with this would lead to an inconsistent rest.
+    /// Status 410: the continue token has expired. The fresh one in the answer would continue an inconsistent
+    /// list, so it is ignored.
     Expired(String),
 }
 
 enum Reply {
-    /// Status 200, and what its body is.
+    /// Status 200, and its decoded body.
     Page(anyhow::Result<Page>),
     /// Any other status.
-    No {
+    Status {
         status: u16,
         retry_after: Option<Duration>,
         location: Option<String>,
@@ -391,9 +395,10 @@ enum Reply {
     },
 }
 
-struct Trouble {
-    /// Nobody listens there, or the connection was closed: it may be starting again.
-    passing: bool,
+/// A request without a complete answer.
+struct Failure {
+    /// Whether a retry may help: the connection was refused or closed, as by a server that restarts.
+    retryable: bool,
     text: String,
 }
 
@@ -407,7 +412,7 @@ fn decode(
         "application/vnd.kubernetes.protobuf" => protobuf::page(body, buffer, each),
         "application/json" => json::page(body, buffer, each),
         other => bail!(
-            "and `{}`, not pods: is this the API server?",
+            "with `{}`, not pods: is this the API server?",
             escaped(other)
         ),
     }
@@ -416,7 +421,10 @@ fn decode(
 fn agent(access: &Access) -> anyhow::Result<Agent> {
     let secure = access.server.starts_with("https://");
     if !secure && !access.server.starts_with("http://") {
-        bail!("`{}` is no URL of an API server", redacted(&access.server));
+        bail!(
+            "`{}` is not the URL of an API server",
+            redacted(&access.server)
+        );
     }
     let tls = if secure {
         Some(access.tls.client(&["http/1.1"])?)
@@ -426,7 +434,7 @@ fn agent(access: &Access) -> anyhow::Result<Agent> {
     let server_name = match &access.server_name {
         Some(name) => Some(
             ServerName::try_from(name.clone())
-                .map_err(|_| anyhow!("`{}` can be no name in a certificate", escaped(name)))?,
+                .map_err(|_| anyhow!("`{}` is not a valid server name", escaped(name)))?,
         ),
         None => None,
     };

@@ -9,7 +9,7 @@ mod pods;
 mod proxy;
 mod wire;
 
-pub(crate) use exec::end_plugin;
+pub(crate) use exec::kill_plugin;
 pub use kubeconfig::Options;
 pub use list::{Api, Selection};
 pub use pods::NamespacesMix;
@@ -19,24 +19,21 @@ use std::path::Path;
 
 use crate::model::Pod;
 
-/// One page in JSON to its pods: what benchmarks and fuzz targets of the decoder call.
+/// Decodes a page of pods in JSON: for benchmarks and fuzz targets.
 ///
 /// # Errors
-/// What is no whole page of pods.
+/// When it is not a complete page of pods.
 #[doc(hidden)]
 pub fn pods_from_json(page: &[u8]) -> anyhow::Result<Vec<Pod<'static>>> {
     collected(page, wire::json::page)
 }
 
-/// The same in protobuf.
+/// Decodes a page of pods in protobuf: for benchmarks and fuzz targets.
 ///
 /// # Errors
-/// What is no whole page of pods.
+/// When it is not a complete page of pods.
 #[doc(hidden)]
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "what calls it has the page anyway"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "callers own the page anyway")]
 pub fn pods_from_protobuf(page: Vec<u8>) -> anyhow::Result<Vec<Pod<'static>>> {
     collected(&page, wire::protobuf::page)
 }
@@ -50,10 +47,10 @@ fn collected(mut page: &[u8], decode: wire::Decode) -> anyhow::Result<Vec<Pod<'s
     Ok(pods)
 }
 
-/// A kubeconfig, read and understood as far as it can be without asking anybody: for fuzz targets.
+/// Parses and validates a kubeconfig, without network: for fuzz targets.
 ///
 /// # Errors
-/// What is no kubeconfig.
+/// When it is not a valid kubeconfig.
 #[doc(hidden)]
 pub fn check_kubeconfig(path: &Path) -> anyhow::Result<()> {
     let options = Options {
@@ -64,11 +61,11 @@ pub fn check_kubeconfig(path: &Path) -> anyhow::Result<()> {
     kubeconfig::access(&options).map(drop)
 }
 
-/// Reads the first document of a YAML text as Go's tools do: of equal keys the last one counts, and what
-/// follows the document is not looked at. `None` if there is none.
+/// Parses the first document of a YAML text as Go's tools do: the last of equal keys wins, and later
+/// documents are ignored. `None` if there is no document.
 ///
 /// # Errors
-/// What the parser says. It may quote the text.
+/// The parser's, which may quote the text.
 fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<Option<T>, serde_saphyr::Error> {
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,

@@ -1,4 +1,4 @@
-//! The pods of a run: where they are listed, and how they become servers.
+//! The pods of a run: listed from an API server or a file, and mapped to servers.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -15,20 +15,20 @@ use crate::reconcile::template::Template;
 use crate::text::redacted;
 use crate::waiting::waiting;
 
-/// Where pods come from.
+/// A source of pods.
 pub enum Source {
     /// An API server.
     Api {
-        /// How it is found and spoken to.
+        /// Where it is, and the credentials for it.
         options: Box<Options>,
-        /// Which namespaces are listed.
+        /// The namespaces to list.
         namespaces: Namespaces,
         /// The label selector.
         labels: Option<String>,
         /// The field selector.
         fields: Option<String>,
     },
-    /// What `kubectl get pods -o json` wrote to this file; `-` is stdin.
+    /// The path of a file with the output of `kubectl get pods -o json`; `-` is stdin.
     File(String),
 }
 
@@ -58,13 +58,13 @@ pub enum Namespaces {
     All,
 }
 
-/// Several namespaces share one template that would mix their ids: a usage error found late, because
-/// only the pods of a file say of which namespaces they are.
+/// The backend template could mix the ids of several namespaces: a usage error found late, because only the
+/// pods of a file tell their namespaces.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NamespacesMix(String);
 
-/// What is wrong with a backend template when pods of several namespaces are listed.
+/// The message for a backend template that could mix several namespaces.
 #[must_use]
 pub(crate) fn namespaces_mix(template: &Template) -> String {
     format!(
@@ -73,16 +73,15 @@ pub(crate) fn namespaces_mix(template: &Template) -> String {
     )
 }
 
-/// Where pods are listed, and how they become servers.
+/// A source of pods, and their mapping to servers.
 pub(crate) struct Pods<'c> {
-    from: From<'c>,
+    origin: Origin<'c>,
     mapping: &'c Mapping,
 }
 
-enum From<'c> {
+enum Origin<'c> {
     File(&'c str),
-    /// What stdin held: read before the store is listed, so that nobody waits for its lock meanwhile, and kept
-    /// for planning anew.
+    /// The content of stdin: read before the store is locked, and kept for planning again.
     Stdin(Vec<u8>),
     Api {
         api: Box<Api>,
@@ -93,7 +92,7 @@ enum From<'c> {
 }
 
 impl<'c> Pods<'c> {
-    /// Opens the way to the pods. Nothing is asked yet.
+    /// Opens the source of the pods. Sends no request yet; reads stdin.
     ///
     /// # Errors
     /// A kubeconfig or service account that cannot be used.
@@ -102,12 +101,12 @@ impl<'c> Pods<'c> {
         mapping: &'c Mapping,
         deadline: Deadline,
     ) -> anyhow::Result<Self> {
-        let from = match source {
+        let origin = match source {
             Source::File(path) if path == "-" => {
                 let text = waiting(&"the pods on stdin", || file::stdin(deadline));
-                From::Stdin(text.context("failed to read the pods")?)
+                Origin::Stdin(text.context("failed to read the pods")?)
             }
-            Source::File(path) => From::File(path),
+            Source::File(path) => Origin::File(path),
             Source::Api {
                 options,
                 namespaces,
@@ -120,7 +119,7 @@ impl<'c> Pods<'c> {
                     Namespaces::Named(names) => names.iter().cloned().map(Some).collect(),
                     Namespaces::All => vec![None],
                 };
-                From::Api {
+                Origin::Api {
                     api,
                     namespaces,
                     labels: labels.as_deref(),
@@ -128,38 +127,38 @@ impl<'c> Pods<'c> {
                 }
             }
         };
-        Ok(Self { from, mapping })
+        Ok(Self { origin, mapping })
     }
 
-    /// Where the pods are listed, in words.
+    /// The source of the pods, for messages.
     pub(crate) fn place(&self) -> String {
-        match &self.from {
-            From::File(path) => format!("the pods in `{path}`"),
-            From::Stdin(_) => "the pods on stdin".to_owned(),
-            From::Api { api, .. } => format!("the pods of {}", redacted(api.server())),
+        match &self.origin {
+            Origin::File(path) => format!("the pods in `{path}`"),
+            Origin::Stdin(_) => "the pods on stdin".to_owned(),
+            Origin::Api { api, .. } => format!("the pods of {}", redacted(api.server())),
         }
     }
 
-    /// The cluster's own name, for the scope.
+    /// The cluster's fingerprint for the scope; `file` for pods from a file.
     #[must_use]
     pub(crate) fn cluster(&self) -> String {
-        match &self.from {
-            From::File(_) | From::Stdin(_) => "file".to_owned(),
-            From::Api { api, .. } => api.cluster(),
+        match &self.origin {
+            Origin::File(_) | Origin::Stdin(_) => "file".to_owned(),
+            Origin::Api { api, .. } => api.cluster(),
         }
     }
 
-    /// Lists all pods, completely. `look` sees each before it is reduced to what a plan needs.
+    /// Lists and maps all pods. `look` sees each pod before it is mapped.
     ///
     /// # Errors
-    /// A list that failed, or was not whole; [`NamespacesMix`].
+    /// A failed or incomplete list; [`NamespacesMix`].
     pub(crate) fn list(&mut self, look: &mut dyn FnMut(&Pod<'_>)) -> anyhow::Result<Lists> {
         let mut namespace = Rc::<str>::default();
         let mut backend = None::<BackendId>;
         let mut map = |pod: Pod<'_>| {
             look(&pod);
             let mut seen = self.mapping.map(&pod);
-            // Pods come in order: what they have in common is kept once.
+            // Pods arrive sorted: neighbours share equal names.
             share(&mut namespace, &mut seen.name.namespace);
             for want in &mut seen.wants {
                 share(
@@ -170,10 +169,10 @@ impl<'c> Pods<'c> {
             seen
         };
         let mut lists = Lists::default();
-        let read = match &mut self.from {
-            From::File(path) => file::read(path, &mut map),
-            From::Stdin(text) => file::decode("stdin", text, &mut map),
-            From::Api {
+        let read = match &mut self.origin {
+            Origin::File(path) => file::read(path, &mut map),
+            Origin::Stdin(text) => file::decode("stdin", text, &mut map),
+            Origin::Api {
                 api,
                 namespaces,
                 labels,
@@ -212,17 +211,17 @@ impl<'c> Pods<'c> {
         Ok(lists)
     }
 
-    /// Lists these namespaces once more without selectors, to prove who is gone. A list that the
-    /// server refuses proves nothing, and says why.
+    /// Lists these namespaces again without selectors, to prove which pods are gone. A list that the server
+    /// refuses is stored as its reason: it proves nothing.
     ///
     /// # Errors
-    /// A list that failed otherwise, or was not whole.
+    /// A list that failed otherwise, or is incomplete.
     pub(crate) fn list_again(
         &mut self,
         namespaces: &BTreeSet<String>,
         lists: &mut Lists,
     ) -> anyhow::Result<()> {
-        let From::Api { api, .. } = &mut self.from else {
+        let Origin::Api { api, .. } = &mut self.origin else {
             return Ok(());
         };
         for namespace in namespaces {
@@ -244,7 +243,7 @@ impl<'c> Pods<'c> {
     }
 }
 
-/// Makes one of two values that are the same, as a copy costs nothing; else keeps the new one for the next.
+/// Replaces `new` by a clone of an equal `last`, which only counts a reference; else remembers it as `last`.
 fn share<T: Clone + PartialEq>(last: &mut T, new: &mut T) {
     if new == last {
         new.clone_from(last);

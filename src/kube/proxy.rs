@@ -1,4 +1,4 @@
-//! The proxy on the way to the API server, chosen as Go's `golang.org/x/net/http/httpproxy` chooses it.
+//! The proxy for the API server, chosen as Go's `golang.org/x/net/http/httpproxy` does.
 
 use std::net::IpAddr;
 
@@ -31,7 +31,7 @@ pub(super) fn of(server: &str, options: &Options) -> anyhow::Result<Option<Strin
 /// Reads a proxy's URL. Without a scheme it is `http`.
 ///
 /// # Errors
-/// When it is not the URL of a proxy that can be used.
+/// When it is not the URL of a supported proxy.
 pub(super) fn parse(url: &str) -> anyhow::Result<ureq::Proxy> {
     let scheme = url
         .split_once("://")
@@ -45,16 +45,17 @@ pub(super) fn parse(url: &str) -> anyhow::Result<ureq::Proxy> {
             redacted(url)
         );
     }
-    // As in Go, the proxy looks the name of the server up: for ureq that is another scheme.
-    let asked = match scheme.as_deref() {
+    // As in Go, the proxy resolves the server's name: ureq calls that `socks5h`.
+    let url_for_ureq = match scheme.as_deref() {
         Some("socks5") => format!("socks5h{}", &url["socks5".len()..]),
         _ => url.to_owned(),
     };
-    ureq::Proxy::new(&asked).map_err(|_| anyhow!("`{}` is not the URL of a proxy", redacted(url)))
+    ureq::Proxy::new(&url_for_ureq)
+        .map_err(|_| anyhow!("`{}` is not the URL of a proxy", redacted(url)))
 }
 
-/// Whether `NO_PROXY` names a host: itself, a domain above it, or a network that it is in. This machine needs
-/// no proxy.
+/// Whether `NO_PROXY` names a host: itself, a domain above it, or a network that it is in. Loopback always
+/// bypasses the proxy.
 fn bypasses(host: &str, port: u16, no_proxy: &str) -> bool {
     let host = host.to_ascii_lowercase();
     let ip = host.parse::<IpAddr>().ok();
@@ -78,7 +79,7 @@ fn bypasses(host: &str, port: u16, no_proxy: &str) -> bool {
         if let Ok(named) = name.parse::<IpAddr>() {
             return ip == Some(named);
         }
-        // `.example.com` and `*.example.com` are the hosts below it, `example.com` is itself, too.
+        // `.example.com` and `*.example.com` match subdomains; `example.com` matches itself, too.
         let name = name
             .strip_prefix('*')
             .filter(|name| name.starts_with('.'))
@@ -95,8 +96,8 @@ fn bypasses(host: &str, port: u16, no_proxy: &str) -> bool {
     })
 }
 
-/// An entry of `NO_PROXY` without its port, and that port if there is one. An IPv6 address with a port stands
-/// in brackets.
+/// An entry of `NO_PROXY` without its port, and that port if there is one. An IPv6 address with a port is in
+/// brackets.
 fn split_port(entry: &str) -> (&str, Option<&str>) {
     let (name, port) = match entry.rsplit_once(':') {
         Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),

@@ -1,8 +1,8 @@
-//! Every wait of a run has an end: each attempt's, and the whole run's.
+//! Deadlines: one for the whole run, and a time limit for each attempt at a request.
 
 use std::time::{Duration, Instant};
 
-/// The end of a run, and how long one attempt at a request may take before it.
+/// The deadline of a run, and the time limit of one attempt at a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     end: Instant,
@@ -19,7 +19,7 @@ impl Deadline {
     /// A run that starts now and may take `run`, each attempt at a request `request`.
     #[must_use]
     pub fn start(run: Duration, request: Duration) -> Self {
-        /// More than this is for ever. The clock's own range ends somewhere beyond it.
+        /// A year stands for no limit: `Instant` overflows somewhere beyond it.
         const LONGEST: Duration = Duration::from_hours(365 * 24);
         Self {
             end: Instant::now() + run.min(LONGEST),
@@ -28,7 +28,7 @@ impl Deadline {
         }
     }
 
-    /// How long the next attempt at a request may take: never zero.
+    /// The time limit of the next attempt at a request: never zero.
     ///
     /// # Errors
     /// [`TimeUp`] when the run has no time left.
@@ -36,10 +36,10 @@ impl Deadline {
         Ok(self.remaining()?.min(self.request))
     }
 
-    /// What is left of the run: never zero.
+    /// The time that is left of the run: never zero.
     ///
     /// # Errors
-    /// [`TimeUp`] when nothing is.
+    /// [`TimeUp`] when none is left.
     pub fn remaining(&self) -> Result<Duration, TimeUp> {
         let left = self.end.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -49,14 +49,14 @@ impl Deadline {
         }
     }
 
-    /// The error for a wait that lasted until the run's end.
+    /// The error for a wait that lasted until the deadline.
     #[must_use]
-    pub fn over(&self) -> TimeUp {
+    pub fn time_up(&self) -> TimeUp {
         TimeUp(self.run)
     }
 
-    /// Sleeps for `pause`, or not at all when the run would be over before its end: for a pause that
-    /// another one asked for.
+    /// Sleeps for `pause` if the run has more time than that, else not at all: for pauses that a server asked
+    /// for (`Retry-After`).
     ///
     /// # Errors
     /// [`TimeUp`] when less than `pause` is left of the run.
@@ -68,12 +68,18 @@ impl Deadline {
         Ok(())
     }
 
-    /// Sleeps for `pause`, or for what is left of the run.
+    /// Sleeps for `pause`, or until the deadline if that is sooner.
     ///
     /// # Errors
-    /// [`TimeUp`] when the run is over then.
+    /// [`TimeUp`] when the deadline has passed then.
     pub fn back_off(&self, pause: Duration) -> Result<(), TimeUp> {
         std::thread::sleep(pause.min(self.remaining()?));
         self.remaining().map(drop)
     }
+}
+
+/// Displays a duration in whole milliseconds: `1s 500ms`.
+pub(crate) fn rounded(time: Duration) -> humantime::FormattedDuration {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    humantime::format_duration(Duration::from_millis(millis))
 }

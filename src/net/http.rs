@@ -1,5 +1,5 @@
-//! One way of speaking HTTP, for the Kubernetes API and for etcd v2: no redirects, no proxy that was
-//! not asked for, our own TLS, and errors in words.
+//! The HTTP client for the Kubernetes API, etcd v2 and the Pushgateway: no redirects, no proxy unless given,
+//! our own TLS, and error messages for people.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,38 +22,39 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error, Proxy, ProxyProtocol, Timeout};
 
+use crate::net::deadline::rounded;
 use crate::net::tls::{self, Client, SetBy, Tls};
 use crate::text::escaped;
 
-/// What is encoded in a query, a form or a header's name: all but RFC 3986's unreserved characters.
+/// The characters to encode in a query, a form or a header's name: all but RFC 3986's unreserved ones.
 pub(crate) const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// What is encoded in a path.
+/// The characters to encode in a path.
 pub(crate) const PATH: &AsciiSet = &COMPONENT.remove(b'/').remove(b':');
 
-/// What an agent needs to know of the server.
+/// Settings of an agent, which talks to one server.
 pub struct Options {
-    /// For `https`: how it is trusted.
+    /// TLS settings; required for `https`.
     pub tls: Option<Client>,
-    /// The name its certificate must have; without one, the host of the URL.
+    /// The name that the server's certificate must have; by default the URL's host.
     pub server_name: Option<ServerName<'static>>,
-    /// The proxy on the way.
+    /// The proxy to use.
     pub proxy: Option<Proxy>,
-    /// PEM certificates that a proxy spoken to over TLS may be signed by, beside the system's: kubectl trusts the
-    /// cluster's CA there.
+    /// PEM CA certificates to trust for an `https` proxy, beside the system's: kubectl trusts the cluster's
+    /// CA for it.
     pub proxy_ca: Option<Vec<u8>>,
     /// Whether to ask for compressed answers.
     pub gzip: bool,
 }
 
-/// Makes an agent. Statuses are no errors, redirects are not followed.
+/// Makes an agent. An error status is an answer, not an `Err`; redirects are not followed.
 ///
 /// # Errors
-/// When the proxy is spoken to over TLS, and the system has no CA certificates to trust.
+/// When the proxy is an `https` one and there are no CA certificates to trust.
 pub fn agent(options: Options) -> anyhow::Result<Agent> {
     let Options {
         tls,
@@ -62,8 +63,8 @@ pub fn agent(options: Options) -> anyhow::Result<Agent> {
         proxy_ca,
         gzip,
     } = options;
-    let through = match (&proxy, &tls) {
-        (Some(proxy), None) if speaks_http(proxy) => Some(Through::new(proxy)),
+    let forward = match (&proxy, &tls) {
+        (Some(proxy), None) if speaks_http(proxy) => Some(ForwardProxy::new(proxy)),
         _ => None,
     };
     let proxy_tls = match &proxy {
@@ -81,7 +82,7 @@ pub fn agent(options: Options) -> anyhow::Result<Agent> {
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .proxy(proxy.filter(|_| through.is_none()))
+        .proxy(proxy.filter(|_| forward.is_none()))
         .user_agent(concat!("vulcanized/", env!("CARGO_PKG_VERSION")))
         .accept_encoding(if gzip { "gzip" } else { "identity" })
         .build();
@@ -93,30 +94,30 @@ pub fn agent(options: Options) -> anyhow::Result<Agent> {
             client: tls,
             server_name,
             proxy_client: proxy_tls,
-            through: through.clone(),
+            forward: forward.clone(),
         })
-        .chain(ThroughConnector(through.clone()));
-    let addresses = Addresses {
+        .chain(ForwardConnector(forward.clone()));
+    let hosts = HostResolver {
         resolver: DefaultResolver::default(),
-        through,
+        forward,
     };
-    Ok(Agent::with_parts(config, connector, addresses))
+    Ok(Agent::with_parts(config, connector, hosts))
 }
 
 fn speaks_http(proxy: &Proxy) -> bool {
     matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https)
 }
 
-/// An HTTP proxy for a server that speaks plain HTTP: it is asked for the server's whole URL. (A server that
-/// speaks TLS is reached through a tunnel, which is ureq's own.)
+/// An HTTP proxy for an `http` server: requests to it carry the absolute URL. (An `https` server is reached
+/// through a CONNECT tunnel, which ureq makes.)
 #[derive(Debug, Clone)]
-struct Through {
+struct ForwardProxy {
     proxy: Uri,
     /// `Basic …`
     authorization: Option<String>,
 }
 
-impl Through {
+impl ForwardProxy {
     fn new(proxy: &Proxy) -> Self {
         let authorization = proxy
             .username()
@@ -137,21 +138,22 @@ pub(crate) fn basic(user: &str, password: &str) -> String {
     )
 }
 
-/// Looks names up. Skips ureq's lookup thread for IP addresses.
+/// Resolves the host to connect to: the forward proxy's if there is one. Skips ureq's lookup thread for IP
+/// addresses.
 #[derive(Debug)]
-struct Addresses {
+struct HostResolver {
     resolver: DefaultResolver,
-    through: Option<Through>,
+    forward: Option<ForwardProxy>,
 }
 
-impl Resolver for Addresses {
+impl Resolver for HostResolver {
     fn resolve(
         &self,
         uri: &Uri,
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
-        let uri = self.through.as_ref().map_or(uri, |through| &through.proxy);
+        let uri = self.forward.as_ref().map_or(uri, |forward| &forward.proxy);
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let after = match host.parse::<IpAddr>() {
             Ok(_) => time::Duration::NotHappening,
@@ -162,24 +164,20 @@ impl Resolver for Addresses {
     }
 }
 
-/// What went wrong with a request that took up to `time`, in words.
+/// Describes a failed request that had `time` to complete.
 #[must_use]
 pub(crate) fn problem(error: &Error, time: Duration) -> String {
     let text = match error {
         Error::Timeout(Timeout::Connect) => "no connection in time".to_owned(),
         Error::Timeout(_) => {
-            let time = Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-            format!(
-                "no whole answer within {}",
-                humantime::format_duration(time)
-            )
+            format!("no complete answer within {}", rounded(time))
         }
-        // Its kind says less than its text.
+        // Its text says more than its kind.
         Error::Io(error) if is_explained(error) => error.to_string(),
         error if is_unknown_name(error) => format!("its name cannot be resolved: {error}"),
         error if is_refused(error) => "connection refused".to_owned(),
         Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "the connection was closed before the answer was whole".to_owned()
+            "the connection was closed before the answer was complete".to_owned()
         }
         error if was_closed(error) => "the connection was reset".to_owned(),
         Error::Io(error) => error.to_string(),
@@ -188,13 +186,13 @@ pub(crate) fn problem(error: &Error, time: Duration) -> String {
     escaped(&text).into_owned()
 }
 
-/// Wraps a connection in TLS, with the name that the certificate must have chosen by us.
+/// Wraps a connection in TLS and checks the certificate's name.
 struct TlsConnector {
     client: Option<Client>,
     server_name: Option<ServerName<'static>>,
-    /// For a proxy that is itself reached over TLS.
+    /// For an `https` proxy.
     proxy_client: Option<Client>,
-    through: Option<Through>,
+    forward: Option<ForwardProxy>,
 }
 
 impl fmt::Debug for TlsConnector {
@@ -214,14 +212,14 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let Some(transport) = chained else {
             return Ok(None);
         };
-        // ureq connects to a proxy by the same chain, with a configuration that has no proxy.
+        // ureq connects to a proxy through the same chain, with a configuration without a proxy.
         let to_proxy = self.proxy_client.is_some() && details.config.proxy().is_none();
         if transport.is_tls() || !to_proxy && !details.needs_tls() {
             return Ok(Some(Either::A(transport)));
         }
-        let (client, uri) = match (&self.proxy_client, &self.through) {
+        let (client, uri) = match (&self.proxy_client, &self.forward) {
             (Some(client), None) if to_proxy => (Some(client), details.uri),
-            (Some(client), Some(through)) => (Some(client), &through.proxy),
+            (Some(client), Some(forward)) => (Some(client), &forward.proxy),
             _ => (self.client.as_ref(), details.uri),
         };
         let client = client
@@ -236,7 +234,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
                     .trim_end_matches(']')
                     .to_owned();
                 ServerName::try_from(host)
-                    .map_err(|_| Error::Tls("its host can be no name in a certificate"))?
+                    .map_err(|_| Error::Tls("its host is not a valid server name"))?
             }
         };
         let mut conn =
@@ -244,7 +242,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let mut sock = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
         sock.set_timeout(details.timeout);
         if let Err(error) = conn.complete_io(&mut sock) {
-            return Err(client.lost(error));
+            return Err(client.explained(error));
         }
         let buffers = LazyBuffers::new(
             details.config.input_buffer_size(),
@@ -271,8 +269,8 @@ impl fmt::Debug for TlsTransport {
 }
 
 impl Client {
-    /// An error of a connection over TLS, with what it may mean. Its kind stays.
-    fn lost(&self, error: io::Error) -> Error {
+    /// Adds what an error of a TLS connection may mean. Keeps its kind.
+    fn explained(&self, error: io::Error) -> Error {
         if is_tls(&error) || tls::was_closed(&error) {
             Error::Io(io::Error::new(
                 error.kind(),
@@ -292,14 +290,15 @@ impl Transport for TlsTransport {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         self.stream.get_mut().set_timeout(timeout);
         let output = canonical(&self.buffers.output()[..amount]);
-        io::Write::write_all(&mut self.stream, &output).map_err(|error| self.client.lost(error))
+        io::Write::write_all(&mut self.stream, &output)
+            .map_err(|error| self.client.explained(error))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.stream.get_mut().set_timeout(timeout);
         let input = self.buffers.input_append_buf();
-        let amount =
-            io::Read::read(&mut self.stream, input).map_err(|error| self.client.lost(error))?;
+        let amount = io::Read::read(&mut self.stream, input)
+            .map_err(|error| self.client.explained(error))?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }
@@ -313,12 +312,12 @@ impl Transport for TlsTransport {
     }
 }
 
-/// Asks a proxy for whole URLs.
+/// Makes requests to a forward proxy carry absolute URLs.
 #[derive(Debug)]
-struct ThroughConnector(Option<Through>);
+struct ForwardConnector(Option<ForwardProxy>);
 
-impl<In: Transport> Connector<In> for ThroughConnector {
-    type Out = Either<In, ThroughTransport>;
+impl<In: Transport> Connector<In> for ForwardConnector {
+    type Out = Either<In, ForwardTransport>;
 
     fn connect(
         &self,
@@ -328,7 +327,7 @@ impl<In: Transport> Connector<In> for ThroughConnector {
         let Some(transport) = chained else {
             return Ok(None);
         };
-        let Some(through) = &self.0 else {
+        let Some(forward) = &self.0 else {
             return Ok(Some(Either::A(transport)));
         };
         let buffers = LazyBuffers::new(
@@ -341,29 +340,29 @@ impl<In: Transport> Connector<In> for ThroughConnector {
             .map_or("", http::uri::Authority::as_str);
         let origin = format!("http://{authority}");
         let stream = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
-        Ok(Some(Either::B(ThroughTransport {
+        Ok(Some(Either::B(ForwardTransport {
             buffers,
             stream,
             origin,
-            authorization: through.authorization.clone(),
+            authorization: forward.authorization.clone(),
         })))
     }
 }
 
-struct ThroughTransport {
+struct ForwardTransport {
     buffers: LazyBuffers,
     stream: TransportAdapter,
     origin: String,
     authorization: Option<String>,
 }
 
-impl fmt::Debug for ThroughTransport {
+impl fmt::Debug for ForwardTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ThroughTransport")
+        f.write_str("ForwardTransport")
     }
 }
 
-impl Transport for ThroughTransport {
+impl Transport for ForwardTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
@@ -371,7 +370,7 @@ impl Transport for ThroughTransport {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         self.stream.set_timeout(timeout);
         let mut output = &self.buffers.output()[..amount];
-        // ureq writes a request's head at once. Its line begins with the method and the path.
+        // ureq writes a request's head in one call. It starts with the method and the path.
         if let Some(rest) = output.strip_prefix(b"GET /") {
             let line = rest
                 .windows(2)
@@ -401,8 +400,8 @@ impl Transport for ThroughTransport {
     }
 }
 
-/// The head of a GET request with the names of its headers as Go spells them (`Impersonate-User`). Names have
-/// no case, but some gateways in front of API servers look for that spelling. Anything else stays as it is.
+/// Spells the header names of a GET request as Go does (`Impersonate-User`): some gateways in front of API
+/// servers compare them by case. Any other output is returned unchanged.
 fn canonical(output: &[u8]) -> Cow<'_, [u8]> {
     if !output.starts_with(b"GET ") {
         return Cow::Borrowed(output);
@@ -423,7 +422,7 @@ fn canonical(output: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(head)
 }
 
-/// Whether a name has no address. The standard library has no kind for that.
+/// Whether a host name cannot be resolved. The standard library has no error kind for that.
 fn is_unknown_name(error: &Error) -> bool {
     match error {
         Error::HostNotFound => true,
@@ -432,7 +431,7 @@ fn is_unknown_name(error: &Error) -> bool {
     }
 }
 
-/// An error of a connection, in words already.
+/// The text of [`Client::explain`], as the cause of an I/O error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Explained(String);
@@ -452,13 +451,13 @@ pub(crate) fn never_sent(error: &Error) -> bool {
     is_refused(error) || is_unknown_name(error) || matches!(error, Error::Timeout(Timeout::Connect))
 }
 
-/// Whether nobody listens there, now.
+/// Whether the connection was refused.
 #[must_use]
 pub(crate) fn is_refused(error: &Error) -> bool {
     matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Whether the other side closed the connection, in the middle of something.
+/// Whether the peer closed or reset the connection.
 #[must_use]
 pub(crate) fn was_closed(error: &Error) -> bool {
     matches!(error, Error::Io(error) if tls::was_closed(error))

@@ -1,4 +1,4 @@
-//! Connections: HTTP, TLS, and the deadline that every wait obeys.
+//! Connections: HTTP, TLS, and the deadline of every wait.
 
 pub(crate) mod deadline;
 pub(crate) mod http;

@@ -1,5 +1,5 @@
-//! Certificates and keys in PEM files. What a block holds counts, not its label, and a broken block costs
-//! only itself: Go's tools read such files, so kubectl and etcdctl do.
+//! Certificates and keys in PEM files. Read as leniently as Go does for kubectl and etcdctl: keys by their
+//! content, not their label, and broken blocks are skipped.
 
 use std::sync::Arc;
 
@@ -19,13 +19,13 @@ use super::tls::Identity;
 
 /// One block of a PEM text.
 struct Block<'t> {
-    /// What it says it is: `CERTIFICATE`.
+    /// The text after `BEGIN`: `CERTIFICATE`.
     label: &'t str,
     /// Headers and base64.
     body: &'t str,
 }
 
-/// The blocks of a text. What stands between them, and a block without an end, is left out.
+/// The blocks of a text. Skips text between them and a block without an end.
 fn blocks(pem: &str) -> impl Iterator<Item = Block<'_>> {
     pem.split("-----BEGIN ").skip(1).filter_map(|text| {
         let (label, rest) = text.split_once("-----")?;
@@ -43,7 +43,7 @@ impl Block<'_> {
         self.label.starts_with("ENCRYPTED") || self.body.contains("Proc-Type: 4,ENCRYPTED")
     }
 
-    /// Its bytes; `None` where it is not base64.
+    /// The decoded body; `None` if it is not base64.
     fn der(&self) -> Option<Vec<u8>> {
         let lines = self.body.lines().filter(|line| !line.contains(':'));
         let text = lines.flat_map(str::split_whitespace).collect::<String>();
@@ -51,10 +51,10 @@ impl Block<'_> {
     }
 }
 
-/// Reads the certificates of a PEM text, at least one. Blocks that hold no certificate are skipped.
+/// Reads the certificates of a PEM text: at least one. Skips blocks that do not parse as one.
 ///
 /// # Errors
-/// When no block of the text holds a certificate.
+/// When the text contains no certificate that can be read.
 pub(crate) fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let text = String::from_utf8_lossy(pem);
     let mut found = Vec::new();
@@ -75,8 +75,8 @@ pub(crate) fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'sta
     Ok(found)
 }
 
-/// Whether these bytes are a certificate. Version 1 is one, too: Kubernetes distributions make such client
-/// certificates.
+/// Whether these bytes parse as a certificate. X.509 version 1 counts: some Kubernetes distributions issue
+/// such client certificates.
 fn is_certificate(der: &CertificateDer<'_>) -> bool {
     match ParsedCertificate::try_from(der) {
         Ok(_) => true,
@@ -85,15 +85,15 @@ fn is_certificate(der: &CertificateDer<'_>) -> bool {
 }
 
 fn is_version_1(error: &Error) -> bool {
-    // rustls has no kind of its own for it.
+    // rustls has no error variant for it.
     matches!(error, Error::InvalidCertificate(CertificateError::Other(other))
         if other.to_string().contains("UnsupportedCertVersion"))
 }
 
-/// A client certificate and its key.
+/// Parses a client certificate and its key, and checks that they match.
 ///
 /// # Errors
-/// Which of the two could not be read and why, or that they do not belong together.
+/// The one that cannot be read and why, or that they do not match.
 pub(crate) fn certified(
     identity: &Identity,
     provider: &CryptoProvider,
@@ -103,7 +103,7 @@ pub(crate) fn certified(
     let key = private_key(key, provider).context("failed to read the client key")?;
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
-        // rustls cannot look into version 1. The server can, and says whether the key fits.
+        // rustls cannot parse version 1: the server finds out whether the key matches.
         Err(error) if is_version_1(&error) => Ok(certified),
         Err(Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
             bail!("the client key is not the key of the client certificate")

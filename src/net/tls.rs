@@ -1,5 +1,5 @@
 //! One TLS stack (rustls on AWS-LC) for both sides, Kubernetes and etcd. It accepts what Go's crypto/tls
-//! accepts, as far as that is wise: `docs/security.md` lists the differences.
+//! accepts, as far as that is safe: `docs/security.md` lists the differences.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -22,16 +22,16 @@ use rustls::{
 
 use super::pem;
 
-/// How a server is trusted and what it is shown.
+/// TLS settings for one server: trust and client certificate.
 #[derive(Default)]
 pub struct Tls {
-    /// PEM certificates to trust; without them, the system's.
+    /// PEM CA certificates to trust; without them, the system's.
     pub ca: Option<Vec<u8>>,
-    /// PEM certificate chain and private key to show.
+    /// The client certificate.
     pub identity: Option<Identity>,
-    /// Trust whatever the server shows.
+    /// Accept any server certificate.
     pub insecure: bool,
-    /// Where people set the two.
+    /// Where CA and client certificate are configured.
     pub set_by: SetBy,
 }
 
@@ -43,7 +43,7 @@ pub struct Identity {
     pub key: Vec<u8>,
 }
 
-/// Where people set CA and client certificate: messages name it.
+/// Where CA and client certificate are configured: error messages name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SetBy {
     /// `--cacert`, `--cert` and `--key`.
@@ -53,7 +53,7 @@ pub enum SetBy {
     Kubeconfig,
     /// The pod's service account.
     ServiceAccount,
-    /// The system. Certificates given as `ca` are trusted beside those.
+    /// The system. Certificates in `ca` are trusted beside the system's.
     System,
 }
 
@@ -81,9 +81,9 @@ impl SetBy {
 /// The client side of connections to one server.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// What rustls needs.
+    /// rustls's configuration.
     pub(crate) config: Arc<ClientConfig>,
-    shown: Arc<Shown>,
+    offered: Arc<ClientIdentity>,
     set_by: SetBy,
 }
 
@@ -91,7 +91,7 @@ impl Tls {
     /// Builds the client side of a connection, speaking one of the ALPN `protocols`.
     ///
     /// # Errors
-    /// Says which certificate or key could not be read.
+    /// A certificate or key that cannot be read, or no CA to trust.
     pub fn client(&self, protocols: &[&str]) -> anyhow::Result<Client> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -99,7 +99,7 @@ impl Tls {
             .dangerous();
         let builder = if self.insecure {
             let algorithms = provider.signature_verification_algorithms;
-            builder.with_custom_certificate_verifier(Arc::new(AnyServer(algorithms)))
+            builder.with_custom_certificate_verifier(Arc::new(AcceptAnyVerifier(algorithms)))
         } else {
             builder.with_custom_certificate_verifier(Arc::new(self.verifier(&provider)?))
         };
@@ -107,23 +107,23 @@ impl Tls {
             Some(identity) => Some(Arc::new(pem::certified(identity, &provider)?)),
             None => None,
         };
-        let shown = Arc::new(Shown {
+        let offered = Arc::new(ClientIdentity {
             identity,
-            asked: AtomicBool::new(false),
+            requested: AtomicBool::new(false),
         });
-        let mut config = builder.with_client_cert_resolver(Arc::<Shown>::clone(&shown));
+        let mut config = builder.with_client_cert_resolver(Arc::<ClientIdentity>::clone(&offered));
         config.alpn_protocols = protocols
             .iter()
             .map(|name| name.as_bytes().to_vec())
             .collect();
         Ok(Client {
             config: Arc::new(config),
-            shown,
+            offered,
             set_by: self.set_by,
         })
     }
 
-    fn verifier(&self, provider: &Arc<CryptoProvider>) -> anyhow::Result<TrustedServer> {
+    fn verifier(&self, provider: &Arc<CryptoProvider>) -> anyhow::Result<TrustVerifier> {
         let mut roots = RootCertStore::empty();
         let mut pinned = Vec::new();
         if let Some(ca) = &self.ca {
@@ -144,44 +144,44 @@ impl Tls {
         }
         let webpki =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-        Ok(TrustedServer {
+        Ok(TrustVerifier {
             webpki: webpki.build()?,
             pinned,
         })
     }
 }
 
-/// What is shown to a server that asks for a client certificate, and whether one asked.
+/// The client certificate, and whether the server has requested one.
 #[derive(Debug)]
-struct Shown {
+struct ClientIdentity {
     identity: Option<Arc<CertifiedKey>>,
-    asked: AtomicBool,
+    requested: AtomicBool,
 }
 
-impl ResolvesClientCert for Shown {
+impl ResolvesClientCert for ClientIdentity {
     fn resolve(
         &self,
         _root_hint_subjects: &[&[u8]],
         _schemes: &[SignatureScheme],
     ) -> Option<Arc<CertifiedKey>> {
-        self.asked.store(true, Ordering::Relaxed);
+        self.requested.store(true, Ordering::Relaxed);
         self.identity.clone()
     }
 
     fn has_certs(&self) -> bool {
-        // The question is of interest even where there is no answer.
+        // `resolve` must be called even without a certificate: it notes the request.
         true
     }
 }
 
-/// Takes a certificate that a trusted CA signed, or that is itself one of the trusted ones.
+/// Accepts a certificate that a trusted CA signed, or that is itself among the trusted ones.
 #[derive(Debug)]
-struct TrustedServer {
+struct TrustVerifier {
     webpki: Arc<WebPkiServerVerifier>,
     pinned: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for TrustedServer {
+impl ServerCertVerifier for TrustVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -198,9 +198,9 @@ impl ServerCertVerifier for TrustedServer {
             now,
         );
         match verified {
-            // webpki checks a certificate's validity before either of these: only who signed it is open.
+            // webpki checks the validity period before the signature: only the issuer is in question.
             Err(Error::InvalidCertificate(problem))
-                if is_about_the_signer(&problem) && self.pinned.contains(end_entity) =>
+                if is_issuer_problem(&problem) && self.pinned.contains(end_entity) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
@@ -232,21 +232,21 @@ impl ServerCertVerifier for TrustedServer {
     }
 }
 
-/// Whether a certificate was refused for who signed it, and for nothing else.
-fn is_about_the_signer(problem: &CertificateError) -> bool {
+/// Whether a certificate was rejected only because of its issuer.
+fn is_issuer_problem(problem: &CertificateError) -> bool {
     match problem {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => true,
-        // A self-signed certificate that says `CA:TRUE`.
+        // A self-signed certificate with `CA:TRUE`.
         CertificateError::Other(other) => other.to_string().contains("CaUsedAsEndEntity"),
         _ => false,
     }
 }
 
-/// Takes any certificate; signatures of the handshake are checked all the same.
+/// Accepts any certificate. Still checks the handshake's signatures.
 #[derive(Debug)]
-struct AnyServer(WebPkiSupportedAlgorithms);
+struct AcceptAnyVerifier(WebPkiSupportedAlgorithms);
 
-impl ServerCertVerifier for AnyServer {
+impl ServerCertVerifier for AcceptAnyVerifier {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,
@@ -282,7 +282,7 @@ impl ServerCertVerifier for AnyServer {
 }
 
 impl Client {
-    /// What went wrong on a connection over TLS, and the way out, in words.
+    /// Describes an error of a TLS connection, and how to fix it.
     pub(crate) fn explain(&self, error: &io::Error) -> String {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
         match inner {
@@ -292,7 +292,7 @@ impl Client {
             }
             Some(Error::AlertReceived(alert)) => self.alert(*alert),
             Some(Error::PeerIncompatible(_)) => {
-                "no TLS version or algorithm in common: TLS 1.2 and 1.3 are spoken".to_owned()
+                "no TLS version or algorithm in common: TLS 1.2 and 1.3 are supported".to_owned()
             }
             Some(error) => format!("TLS failed: {error}"),
             None if was_closed(error) => self.closed(),
@@ -302,7 +302,7 @@ impl Client {
 
     fn certificate_problem(&self, problem: &CertificateError) -> String {
         match problem {
-            // Another CA of the same name shows as a bad signature.
+            // A CA of the same name with another key fails as a bad signature.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
                 "its certificate is signed by a CA that is not trusted: {}",
                 self.set_by.ca()
@@ -326,11 +326,11 @@ impl Client {
         }
     }
 
-    /// What an alert of the server means depends on whether it asked for a client certificate.
+    /// Describes an alert. Its meaning depends on whether the server has requested a client certificate.
     fn alert(&self, alert: AlertDescription) -> String {
-        let asked = self.shown.asked.load(Ordering::Relaxed);
-        let name = Name(alert);
-        match (asked, &self.shown.identity) {
+        let requested = self.offered.requested.load(Ordering::Relaxed);
+        let name = AlertName(alert);
+        match (requested, &self.offered.identity) {
             (true, None) => format!(
                 "it wants a client certificate ({name}): {}",
                 self.set_by.identity()
@@ -354,10 +354,10 @@ impl Client {
         }
     }
 
-    /// What it means that a server closed the connection in the handshake or right after it.
+    /// Describes a connection that the server closed during the handshake or right after it.
     fn closed(&self) -> String {
-        let asked = self.shown.asked.load(Ordering::Relaxed);
-        match (asked, &self.shown.identity) {
+        let requested = self.offered.requested.load(Ordering::Relaxed);
+        match (requested, &self.offered.identity) {
             (true, None) => format!(
                 "it closed the connection after it had asked for a client certificate: {}",
                 self.set_by.identity()
@@ -366,14 +366,14 @@ impl Client {
                                 signed by a CA that the server does not trust, have expired, or not be for \
                                 clients"
                 .to_owned(),
-            (false, _) => "it closed the connection during the TLS handshake, as servers do that are \
-                           restarting, or that do not speak TLS (then use `http://`)"
+            (false, _) => "it closed the connection during the TLS handshake: it may be restarting, or not \
+                           speak TLS (then use `http://`)"
                 .to_owned(),
         }
     }
 }
 
-/// Whether the other side ended a connection.
+/// Whether the peer closed or reset the connection.
 pub(crate) fn was_closed(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -384,10 +384,10 @@ pub(crate) fn was_closed(error: &io::Error) -> bool {
     )
 }
 
-/// An alert as the RFC spells it: `certificate_required`.
-struct Name(AlertDescription);
+/// Displays an alert as RFC 8446 spells it: `certificate_required`.
+struct AlertName(AlertDescription);
 
-impl fmt::Display for Name {
+impl fmt::Display for AlertName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = format!("{:?}", self.0);
         let mut last_was_lower = false;

@@ -1,4 +1,4 @@
-//! Connections to an endpoint of etcd, over plain TCP or TLS, that remember what answered there.
+//! Connections to an endpoint of etcd, over TCP or TLS, that record what answered there.
 
 use std::error::Error;
 use std::io;
@@ -15,39 +15,40 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::endpoints::Endpoint;
+use crate::net::deadline::rounded;
 use crate::net::tls::Client;
 
-/// A connection, whatever it runs over.
+/// TCP, or TLS over it.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// A connection to an endpoint, that remembers how the other side began.
+/// A connection to an endpoint, with a record of its peer.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     tls: Option<Client>,
-    seen: Arc<Mutex<Seen>>,
+    peer: Arc<Mutex<Peer>>,
 }
 
-/// How the other side began, and how it ended: what is no etcd can be told by that.
+/// What a peer sent first, and how it closed: tells other servers from etcd.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct Peer {
     /// The first bytes, after TLS.
     first: Vec<u8>,
-    /// It closed the connection.
+    /// Whether it closed the connection.
     closed: bool,
-    /// What TLS said.
+    /// The TLS error, explained.
     problem: Option<String>,
 }
 
-impl Seen {
-    /// What answers there, if it is no etcd.
+impl Peer {
+    /// What answers at the endpoint, if it is not etcd.
     pub(super) fn explain(&self, endpoint: &Endpoint) -> Option<String> {
         const TLS_ALERT: u8 = 0x15;
         if let Some(problem) = &self.problem {
             return Some(problem.clone());
         }
         let text = String::from_utf8_lossy(&self.first);
-        let words = match self.first.first() {
+        let explained = match self.first.first() {
             None if !self.closed => return None,
             None => "it closed the connection without an answer: if it speaks TLS, use `https://`",
             Some(&TLS_ALERT) if !endpoint.tls => "it speaks TLS: use `https://`",
@@ -57,43 +58,43 @@ impl Seen {
             }
             _ => return None,
         };
-        Some(words.to_owned())
+        Some(explained.to_owned())
     }
 }
 
 impl Connection {
-    /// What was seen on it: kept beyond its end.
-    pub(super) fn seen(&self) -> Arc<Mutex<Seen>> {
-        Arc::clone(&self.seen)
+    /// The record of the peer, which outlives the connection.
+    pub(super) fn peer(&self) -> Arc<Mutex<Peer>> {
+        Arc::clone(&self.peer)
     }
 
-    /// Remembers what came, or why nothing more will.
+    /// Records received bytes, or why there will be no more.
     fn note(&self, result: &io::Result<&[u8]>) {
-        /// Enough to know what is spoken.
+        /// In bytes: enough to recognise a protocol.
         const FIRST: usize = 256;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peer = self.peer.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(new) => {
-                seen.closed |= new.is_empty();
-                let room = FIRST.saturating_sub(seen.first.len());
-                seen.first.extend(new.iter().take(room));
+                peer.closed |= new.is_empty();
+                let room = FIRST.saturating_sub(peer.first.len());
+                peer.first.extend(new.iter().take(room));
             }
             Err(error) => {
-                seen.closed = true;
+                peer.closed = true;
                 let is_tls = <dyn Error + Send + Sync>::is::<rustls::Error>;
                 if let (Some(tls), true) = (&self.tls, error.get_ref().is_some_and(is_tls)) {
-                    seen.problem.get_or_insert_with(|| tls.explain(error));
+                    peer.problem.get_or_insert_with(|| tls.explain(error));
                 }
             }
         }
-        if let (Some(tls), true, true) = (&self.tls, seen.closed, seen.first.is_empty()) {
+        if let (Some(tls), true, true) = (&self.tls, peer.closed, peer.first.is_empty()) {
             let closed = io::Error::from(io::ErrorKind::UnexpectedEof);
-            seen.problem.get_or_insert_with(|| tls.explain(&closed));
+            peer.problem.get_or_insert_with(|| tls.explain(&closed));
         }
     }
 
-    /// A write that failed: what the other side said before it closed is still to be read.
-    fn note_last_words(&mut self, context: &mut Context<'_>) {
+    /// After a failed write: records what the peer sent before it closed.
+    fn note_before_close(&mut self, context: &mut Context<'_>) {
         let mut space = [0; 256];
         let mut buffer = ReadBuf::new(&mut space);
         match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
@@ -126,7 +127,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         let result = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
         if result.is_err() {
-            self.note_last_words(context);
+            self.note_before_close(context);
         }
         Poll::Ready(result)
     }
@@ -134,7 +135,7 @@ impl AsyncWrite for Connection {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = ready!(Pin::new(&mut self.stream).poll_flush(context));
         if result.is_err() {
-            self.note_last_words(context);
+            self.note_before_close(context);
         }
         Poll::Ready(result)
     }
@@ -144,10 +145,11 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Connects to one endpoint within `time`, TLS included. Each address of its name gets a share of it.
+/// Connects to one endpoint within `time`, TLS included. Each address of the host gets an equal share of the
+/// time left.
 ///
 /// # Errors
-/// What did not work: the name, the connection, or TLS.
+/// Name resolution, TCP or TLS failed, or took too long.
 pub(super) async fn dial(
     endpoint: &Endpoint,
     tls: Option<&Client>,
@@ -161,7 +163,7 @@ pub(super) async fn dial(
         .map_err(|_| {
             anyhow!(
                 "failed to resolve `{host}`: no answer within {}",
-                words(time)
+                rounded(time)
             )
         })?
         .map_err(|error| anyhow!("failed to resolve `{host}`: {error}"))?
@@ -176,7 +178,7 @@ pub(super) async fn dial(
                 continue;
             }
             Err(_) => {
-                let share = words(share);
+                let share = rounded(share);
                 failure = anyhow!("failed to connect to {address}: no answer within {share}");
                 continue;
             }
@@ -186,10 +188,10 @@ pub(super) async fn dial(
             None => Box::new(tcp),
             Some(client) => {
                 let name = ServerName::try_from(host.clone())
-                    .map_err(|_| anyhow!("`{host}` can be no name in a certificate"))?;
+                    .map_err(|_| anyhow!("`{host}` is not a valid server name"))?;
                 let handshake = TlsConnector::from(Arc::clone(&client.config)).connect(name, tcp);
                 let stream = timeout_at(end, handshake).await.map_err(|_| {
-                    let time = words(time);
+                    let time = rounded(time);
                     anyhow!("the TLS handshake did not end within {time}: is it a TLS port?")
                 })?;
                 Box::new(stream.map_err(|error| anyhow!(client.explain(&error)))?)
@@ -198,14 +200,8 @@ pub(super) async fn dial(
         return Ok(Connection {
             stream,
             tls: tls.cloned(),
-            seen: Arc::default(),
+            peer: Arc::default(),
         });
     }
     Err(failure)
-}
-
-/// A time for the eye, in whole milliseconds.
-pub(super) fn words(time: Duration) -> String {
-    let time = Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    humantime::format_duration(time).to_string()
 }

@@ -1,4 +1,4 @@
-//! The endpoints of etcd, tried one after the other.
+//! Fail-over between the endpoints of an etcd cluster.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,20 +10,20 @@ use crate::net::deadline::Deadline;
 use crate::net::tls::{Client, Tls};
 use crate::text::{escaped, redacted};
 
-/// How long to wait for a cluster that has just lost its leader before all endpoints are asked again:
-/// it finds another within a second or two.
+/// The pause before all endpoints of a cluster without a leader are tried again: an election takes a second
+/// or two.
 const ELECTION: Duration = Duration::from_millis(200);
 
 /// How etcd is reached.
 pub struct Options {
-    /// Endpoints as URLs, in the order in which they are tried. Without a scheme it is `http`, or
-    /// `https` if `tls` says anything (as `etcdctl` has it); without a port 2379.
+    /// Endpoints as URLs, in the order in which they are tried. The default scheme is `http`, or `https` if
+    /// `tls` has a CA or a certificate (as in `etcdctl`); the default port is 2379.
     pub endpoints: Vec<String>,
     /// For `https` endpoints.
     pub tls: Tls,
-    /// Who we are.
+    /// The user to authenticate as.
     pub user: Option<User>,
-    /// How long connecting to an endpoint may take, TLS included; an attempt's time if that is less.
+    /// Time limit for connecting to an endpoint, TLS included; an attempt's if that is less.
     pub dial_timeout: Duration,
 }
 
@@ -42,10 +42,10 @@ impl fmt::Debug for User {
     }
 }
 
-/// One endpoint, taken apart. Prints as its URL, without a user.
+/// A parsed endpoint. Displays as its URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// Whether it is spoken to over TLS.
+    /// Whether to use TLS.
     pub tls: bool,
     /// Name or address, IPv6 without brackets.
     pub host: String,
@@ -54,10 +54,10 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Reads one endpoint, that is spoken to as `scheme` says if it has none.
+    /// Parses an endpoint. `scheme` is the default.
     ///
     /// # Errors
-    /// When it is no `http` or `https` URL with a host.
+    /// When it is not an `http` or `https` URL of just host and port.
     pub(crate) fn parse(text: &str, scheme: &str) -> anyhow::Result<Self> {
         /// etcd's port for clients.
         const PORT: u16 = 2379;
@@ -112,22 +112,22 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// The endpoints of one etcd cluster, of which one is spoken to at a time.
+/// The endpoints of one etcd cluster, one of them current.
 pub(super) struct Endpoints {
     all: Vec<Endpoint>,
     current: usize,
 }
 
 impl Endpoints {
-    /// Checks all endpoints, and builds the TLS side if one of them needs it.
+    /// Parses all endpoints, and sets up TLS if one of them needs it.
     ///
     /// # Errors
-    /// An endpoint that is none, or a certificate that cannot be read.
+    /// An endpoint that is not valid, or a certificate that cannot be read.
     pub(super) fn prepare(
         options: &Options,
         protocols: &[&str],
     ) -> anyhow::Result<(Self, Option<Client>)> {
-        // Who names a CA or a certificate must not send a password in the clear.
+        // With a CA or a certificate, a password must not be sent in the clear.
         let secure = options.tls.ca.is_some() || options.tls.identity.is_some();
         let scheme = if secure { "https" } else { "http" };
         let all = options.endpoints.iter();
@@ -146,26 +146,26 @@ impl Endpoints {
         Ok((Self { all, current: 0 }, tls))
     }
 
-    /// The one that is, or will be, spoken to.
+    /// The endpoint to use.
     pub(super) fn current(&self) -> &Endpoint {
         &self.all[self.current]
     }
 
-    /// Leaves the current endpoint for the next one.
-    pub(super) fn leave(&mut self) {
+    /// Makes the next endpoint the current one.
+    pub(super) fn advance(&mut self) {
         self.current = (self.current + 1) % self.all.len();
     }
 
-    /// How many there are: at least one.
+    /// The number of endpoints: at least one.
     pub(super) fn count(&self) -> usize {
         self.all.len()
     }
 }
 
-/// The attempts at one request, at one endpoint after the other, until one answers.
+/// The attempts at one request, over all endpoints until one answers.
 pub(super) struct Attempts {
     begin: Instant,
-    /// How long a cluster without a leader is asked again.
+    /// How long to retry while the cluster has no leader.
     patience: Duration,
     deadline: Deadline,
     /// The endpoints that did not answer in this round, and why.
@@ -186,17 +186,16 @@ impl Attempts {
         })
     }
 
-    /// The current endpoint belongs to a cluster that has no leader, or just got another: all are asked
-    /// again in a moment.
+    /// Notes that the cluster has no leader, or a new one: all endpoints are tried again after a pause.
     pub(super) fn leaderless(&mut self) {
         self.leaderless = true;
     }
 
-    /// Leaves the current endpoint, which gave no answer, for the next one. Without a reason it was a
-    /// connection of an earlier request that broke: the endpoint will be asked once more.
+    /// Moves on to the next endpoint after a failure. Without a reason a connection of an earlier request
+    /// broke: the endpoint is tried once more.
     ///
     /// # Errors
-    /// When all have been asked: what each of them said, or those that there was time for.
+    /// When all endpoints have failed, or time is up: the failure of each that was tried.
     pub(super) fn next(
         &mut self,
         endpoints: &mut Endpoints,
@@ -206,7 +205,7 @@ impl Attempts {
             debug!("{}: {why}", endpoints.current());
             self.failures.push((endpoints.current().to_string(), why));
         }
-        endpoints.leave();
+        endpoints.advance();
         if self.failures.len() < endpoints.count() && self.deadline.remaining().is_ok() {
             return Ok(());
         }
@@ -221,7 +220,7 @@ impl Attempts {
         Ok(())
     }
 
-    /// The failures in one message; the only endpoint's stands for itself.
+    /// The failures in one message. That of a single endpoint is not prefixed.
     fn all_failed(&self, endpoints: &Endpoints) -> anyhow::Error {
         let list = self
             .failures

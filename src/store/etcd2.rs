@@ -1,4 +1,4 @@
-//! etcd's API version 2, over HTTP: one key at a time, with the three verbs that vulcand watches.
+//! etcd's API version 2 over HTTP: one key at a time, with the three actions that vulcand watches.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::text::{escaped, redacted, shortened};
 /// The largest answer that is read, in bytes.
 const LARGEST: u64 = 256 << 20;
 
-/// etcd's codes in the body of an answer that says no.
+/// Error codes of etcd's API version 2.
 const NOT_FOUND: u32 = 100;
 const NOT_A_FILE: u32 = 102;
 const NO_DIRECTORY: u32 = 104;
@@ -34,23 +34,23 @@ pub struct Etcd2 {
     user: Option<String>,
     deadline: Deadline,
     dial_timeout: Duration,
-    /// Whether one has answered: then it is known to speak HTTP.
+    /// Whether etcd has answered before, so that it is known to speak HTTP.
     answered: Cell<bool>,
-    /// The cluster that was listed, as it names itself in each answer.
+    /// The id of the cluster that was listed (`X-Etcd-Cluster-Id`).
     cluster: RefCell<Option<String>>,
 }
 
-/// What was answered.
+/// An answer of etcd.
 enum Answer {
     /// A node, and the store's index.
     Node(Node, u64),
-    /// An error of etcd's own.
-    No(No),
+    /// One of etcd's errors.
+    Error(EtcdError),
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct No {
+struct EtcdError {
     #[serde(default)]
     error_code: u32,
     #[serde(default)]
@@ -78,19 +78,19 @@ struct Node {
 }
 
 #[derive(Deserialize)]
-struct Whole {
+struct NodeAnswer {
     node: Node,
 }
 
-/// Why there is no answer.
+/// Why a request failed.
 enum Failure {
     /// The request was never sent.
     Unsent(String),
-    /// Whether it was done is not known.
+    /// The answer was lost: a change may have been applied.
     Lost(String),
-    /// The cluster has no leader, or just got another. Whether it was done is not known.
+    /// The cluster has no leader, or a new one: a change may have been applied.
     Leaderless(String),
-    /// It was refused.
+    /// The request was refused, or this is not the server that was listed: not retried.
     Refused(String),
 }
 
@@ -98,7 +98,7 @@ impl Etcd2 {
     /// Checks the options. Connects when first asked for something.
     ///
     /// # Errors
-    /// An endpoint that is none, or a certificate that cannot be read.
+    /// An endpoint that is not valid, or a certificate that cannot be read.
     pub fn open(options: Options, deadline: Deadline) -> anyhow::Result<Self> {
         let (endpoints, tls) = Endpoints::prepare(&options, &["http/1.1"])?;
         let agent = http::agent(http::Options {
@@ -128,7 +128,8 @@ impl Etcd2 {
         self.endpoints.current()
     }
 
-    /// Asks one endpoint. `path` is a key, `query` what follows it, `form` the body of a PUT.
+    /// Sends one request to the current endpoint. `path` is a key, `query` follows it in the URL, `form` is
+    /// the body of a PUT.
     fn ask(
         &self,
         method: &str,
@@ -140,7 +141,7 @@ impl Etcd2 {
             .deadline
             .attempt()
             .map_err(|up| Failure::Unsent(up.to_string()))?;
-        // A slash at the end matters to the patterns of roles.
+        // A trailing slash is kept: patterns of roles match it.
         let path = utf8_percent_encode(path.trim_start_matches('/'), http::PATH);
         let url = format!("{}/v2/keys/{path}{query}", self.endpoint());
         debug!("{method} {url}");
@@ -190,7 +191,7 @@ impl Etcd2 {
                 .clone();
             if cluster != listed {
                 return Err(Failure::Refused(format!(
-                    "{} is of another etcd cluster ({cluster}) than the one that was listed ({listed}): nothing is \
+                    "{} belongs to another etcd cluster ({cluster}) than the one that was listed ({listed}): nothing is \
                      written there; check `--etcd`",
                     self.endpoint()
                 )));
@@ -205,7 +206,7 @@ impl Etcd2 {
             .limit(LARGEST)
             .read_to_vec();
         let body = body.map_err(|error| failure(&error))?;
-        self.judge(
+        self.interpret(
             &format!("{method} {url}"),
             status,
             json,
@@ -214,8 +215,8 @@ impl Etcd2 {
         )
     }
 
-    /// What an answer means. `request` is for messages.
-    fn judge(
+    /// Interprets an answer. `request` is for messages.
+    fn interpret(
         &self,
         request: &str,
         status: u16,
@@ -223,15 +224,15 @@ impl Etcd2 {
         (index, location): (&str, &str),
         body: &[u8],
     ) -> Result<Answer, Failure> {
-        let said = || {
-            let text = String::from_utf8_lossy(body);
-            escaped(&shortened(text.trim(), 300)).into_owned()
+        let text = || {
+            let body = String::from_utf8_lossy(body);
+            escaped(&shortened(body.trim(), 300)).into_owned()
         };
         match status {
             200 | 201 => match serde_json::from_slice(body) {
-                Ok(Whole { node }) => Ok(Answer::Node(node, index.parse().unwrap_or(0))),
+                Ok(NodeAnswer { node }) => Ok(Answer::Node(node, index.parse().unwrap_or(0))),
                 Err(error) => Err(Failure::Lost(format!(
-                    "{request} answered {status} with what is no answer of etcd: {error}"
+                    "{request} answered {status} but not as etcd does: {error}"
                 ))),
             },
             300..400 => Err(Failure::Refused(format!(
@@ -239,24 +240,24 @@ impl Etcd2 {
                 escaped(&redacted(location))
             ))),
             401 | 403 => {
-                let no = serde_json::from_slice::<No>(body).ok();
-                match no {
-                    // A directory where a key is wanted, and the like.
-                    Some(no) if no.error_code > 0 && no.error_code != UNAUTHORIZED => {
-                        return Ok(Answer::No(no));
+                let error = serde_json::from_slice::<EtcdError>(body).ok();
+                match error {
+                    // For example a directory in place of a key.
+                    Some(error) if error.error_code > 0 && error.error_code != UNAUTHORIZED => {
+                        return Ok(Answer::Error(error));
                     }
                     _ => {}
                 }
-                let message = no.map_or_else(said, |no| no.message);
+                let message = error.map_or_else(text, |error| error.message);
                 let message = format!("{request} answered {status}: {}", escaped(&message));
-                Ok(Answer::No(No {
+                Ok(Answer::Error(EtcdError {
                     error_code: UNAUTHORIZED,
                     message,
                     cause: String::new(),
                     index: 0,
                 }))
             }
-            404 if !json && !said().starts_with("404 page not found") => {
+            404 if !json && !text().starts_with("404 page not found") => {
                 Err(Failure::Refused(format!(
                     "a web server answers at {}, not etcd: {request} answered 404",
                     self.endpoint()
@@ -267,25 +268,25 @@ impl Etcd2 {
                  `--etcd-api 3`",
                 self.endpoint()
             ))),
-            400 if said().contains("HTTPS server") => Err(Failure::Refused(format!(
+            400 if text().contains("HTTPS server") => Err(Failure::Refused(format!(
                 "{} speaks TLS: use `https://`",
                 self.endpoint()
             ))),
-            _ => match serde_json::from_slice::<No>(body) {
-                // Raft's own troubles: another member may do better, or this one in a moment.
-                Ok(no) if json && no.error_code >= 300 => Err(Failure::Leaderless(format!(
+            _ => match serde_json::from_slice::<EtcdError>(body) {
+                // Raft errors: another member may succeed, or this one after a pause.
+                Ok(error) if json && error.error_code >= 300 => Err(Failure::Leaderless(format!(
                     "{request} answered {status}: {}: {}",
-                    escaped(&no.message),
-                    escaped(&no.cause)
+                    escaped(&error.message),
+                    escaped(&error.cause)
                 ))),
-                Ok(no) if json && no.error_code > 0 => Ok(Answer::No(no)),
+                Ok(error) if json && error.error_code > 0 => Ok(Answer::Error(error)),
                 _ if status >= 500 => Err(Failure::Lost(format!(
                     "{request} answered {status}: {}",
-                    said()
+                    text()
                 ))),
                 _ => Err(Failure::Refused(format!(
                     "{request} answered {status}: {}",
-                    said()
+                    text()
                 ))),
             },
         }
@@ -305,7 +306,7 @@ impl Etcd2 {
         self.agent.run(request)
     }
 
-    /// Asks one endpoint after the other, until one answers.
+    /// Sends a GET to one endpoint after the other, until one answers.
     fn read(&mut self, path: &str, query: &str) -> anyhow::Result<Answer> {
         let mut attempts = Attempts::start(self.deadline)?;
         loop {
@@ -322,7 +323,7 @@ impl Etcd2 {
         }
     }
 
-    /// Whether a key is as expected, by a quorum's word.
+    /// Whether a key is as expected, by a quorum read.
     fn holds(&mut self, key: &str, expect: Expect) -> Result<bool, ApplyError> {
         let answer = self.read(key, "?quorum=true");
         Ok(match (answer.map_err(ApplyError::Refused)?, expect) {
@@ -335,34 +336,34 @@ impl Etcd2 {
             }
             (Answer::Node(..), Expect::Absent) => false,
             (
-                Answer::No(No {
+                Answer::Error(EtcdError {
                     error_code: NOT_FOUND,
                     ..
                 }),
                 expect,
             ) => expect == Expect::Absent,
-            (Answer::No(no), _) => return Err(self.refused(key, no)),
+            (Answer::Error(error), _) => return Err(self.refused(key, error)),
         })
     }
 
-    /// What a refused change of a key means.
-    fn refused(&self, key: &str, no: No) -> ApplyError {
-        if no.error_code != NO_DIRECTORY {
-            return ApplyError::Refused(self.said(no));
+    /// The error for a change of `key` that etcd refused.
+    fn refused(&self, key: &str, error: EtcdError) -> ApplyError {
+        if error.error_code != NO_DIRECTORY {
+            return ApplyError::Refused(self.described(error));
         }
-        // It is spelled with a slash, whatever our prefix is.
-        let bare = no.cause.trim_start_matches('/');
+        // etcd spells it with a leading slash, whatever the prefix.
+        let bare = error.cause.trim_start_matches('/');
         let slash = if key.starts_with('/') { "/" } else { "" };
         ApplyError::NotADirectory(format!("{slash}{bare}"))
     }
 
-    fn said(&self, no: No) -> anyhow::Error {
-        let No {
+    fn described(&self, error: EtcdError) -> anyhow::Error {
+        let EtcdError {
             error_code,
             message,
             cause,
             index: _,
-        } = no;
+        } = error;
         if error_code == UNAUTHORIZED {
             return match &self.user {
                 Some(user) => anyhow!("{message}: user `{user}`, its password, or its roles"),
@@ -386,7 +387,7 @@ impl Etcd2 {
         let mut attempts = Attempts::start(self.deadline).map_err(ApplyError::Refused)?;
         loop {
             let answer = match op {
-                // What else there is (compareAndSwap, update, recursive deletes) vulcand never sees.
+                // vulcand ignores all other actions: compareAndSwap, update, recursive deletes.
                 Op::Put { key, value } => {
                     let query = if create { "?prevExist=false" } else { "" };
                     let form = format!("value={}", utf8_percent_encode(value, http::COMPONENT));
@@ -396,31 +397,31 @@ impl Etcd2 {
             };
             return match answer {
                 Ok(Answer::Node(..)) => Ok(Applied::Whole),
-                Ok(Answer::No(No {
+                Ok(Answer::Error(EtcdError {
                     error_code: NOT_FOUND | EXISTS,
                     ..
                 })) => Ok(Applied::Outdated),
-                Ok(Answer::No(No {
+                Ok(Answer::Error(EtcdError {
                     error_code: NOT_A_FILE,
                     ..
                 })) => {
                     let (Op::Put { key, .. } | Op::Delete { key }) = op;
                     Err(ApplyError::Directory(key.clone()))
                 }
-                Ok(Answer::No(no)) => {
+                Ok(Answer::Error(error)) => {
                     let (Op::Put { key, .. } | Op::Delete { key }) = op;
-                    Err(self.refused(key, no))
+                    Err(self.refused(key, error))
                 }
                 Err(Failure::Refused(why)) => Err(ApplyError::Refused(anyhow!(why))),
                 Err(Failure::Lost(why) | Failure::Leaderless(why)) => {
-                    self.endpoints.leave();
+                    self.endpoints.advance();
                     Err(ApplyError::Unknown(anyhow!(why)))
                 }
                 Err(Failure::Unsent(why)) => {
                     attempts
                         .next(&mut self.endpoints, Some(why))
                         .map_err(ApplyError::Refused)?;
-                    // Asked first: it may be of another cluster.
+                    // Read first: the next endpoint may be of another cluster.
                     let (Op::Put { key, .. } | Op::Delete { key }) = op;
                     self.read(key, "?quorum=true")
                         .map_err(ApplyError::Refused)?;
@@ -431,8 +432,8 @@ impl Etcd2 {
     }
 }
 
-/// Gathers the keys below a node. A directory with nothing in it is a key that ends with a slash.
-fn gather(node: Node, spelled: &dyn Fn(&str) -> String, entries: &mut Vec<Entry>) {
+/// Collects the keys below a node. An empty directory becomes a key that ends with a slash.
+fn collect_keys(node: Node, spelled: &dyn Fn(&str) -> String, entries: &mut Vec<Entry>) {
     let Node {
         key,
         value,
@@ -449,7 +450,7 @@ fn gather(node: Node, spelled: &dyn Fn(&str) -> String, entries: &mut Vec<Entry>
         });
     } else if dir {
         for node in nodes {
-            gather(node, spelled, entries);
+            collect_keys(node, spelled, entries);
         }
     } else {
         entries.push(Entry {
@@ -481,13 +482,13 @@ impl Store for Etcd2 {
                         revision.get_or_insert(index);
                         let mut entries = Vec::new();
                         for node in root.nodes {
-                            gather(node, &spelled, &mut entries);
+                            collect_keys(node, &spelled, &mut entries);
                         }
                         check_range(prefix, &entries)?;
                         entries.sort_by(|a, b| a.key.cmp(&b.key));
                         Ok(entries)
                     }
-                    Answer::No(No {
+                    Answer::Error(EtcdError {
                         error_code: NOT_FOUND,
                         index,
                         ..
@@ -495,14 +496,14 @@ impl Store for Etcd2 {
                         revision.get_or_insert(index);
                         Ok(Vec::new())
                     }
-                    Answer::No(no) if no.error_code == UNAUTHORIZED => {
-                        Err(Denied(self.said(no).to_string()))
+                    Answer::Error(error) if error.error_code == UNAUTHORIZED => {
+                        Err(Denied(self.described(error).to_string()))
                     }
-                    // Of a range that is only looked at for a warning: no reason to stop.
-                    Answer::No(no) if no.error_code == NO_DIRECTORY => {
-                        Err(Denied(self.refused(prefix, no).to_string()))
+                    // Such ranges are only read for warnings: not a failure.
+                    Answer::Error(error) if error.error_code == NO_DIRECTORY => {
+                        Err(Denied(self.refused(prefix, error).to_string()))
                     }
-                    Answer::No(no) => return Err(self.said(no)),
+                    Answer::Error(error) => return Err(self.described(error)),
                 },
             );
         }
@@ -529,7 +530,7 @@ impl Store for Etcd2 {
     fn limits(&self) -> Limits {
         Limits {
             operations: 1,
-            // Its own key, the definition, and an entry that a loss rests on.
+            // Its own key, the definition, and an entry that a delete depends on.
             guards: 3,
             ranges: false,
             bytes: 1 << 20,

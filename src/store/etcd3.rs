@@ -1,4 +1,4 @@
-//! etcd's API version 3, through etcd-rs: one blocking border around its asynchronous client.
+//! etcd's API version 3: a blocking wrapper around etcd-rs, an asynchronous client.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -15,19 +15,19 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint as Origin, Uri};
 
-use super::connection::{Seen, dial, words};
+use super::connection::{Peer, dial};
 use super::endpoints::{Attempts, Endpoint, Endpoints, Options, User};
 use super::{Applied, ApplyError, Store, check_range};
 use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction, Unchanged};
-use crate::net::deadline::Deadline;
+use crate::net::deadline::{Deadline, rounded};
 use crate::net::tls;
 use crate::text::escaped;
 
-/// Keys asked for at once, at first: halved when they are too large for one answer. More would cost
-/// memory, and save next to no time.
+/// Keys per page, halved when an answer would be too large. Larger pages cost memory and save hardly any
+/// time.
 const PAGE: u64 = 2048;
 
-/// How often a listing starts over because its revision was compacted away meanwhile.
+/// The limit of restarts of a listing whose revision was compacted away.
 const COMPACTIONS: usize = 3;
 
 /// etcd, over its API version 3.
@@ -43,36 +43,35 @@ pub struct Etcd3 {
     client: Option<Client>,
     /// The etcd cluster that was listed; answers of another one are refused.
     cluster: Cell<Option<u64>>,
-    /// Whether the current connection is known to be to that cluster.
+    /// Whether the current connection has been checked to lead to that cluster.
     verified: bool,
     /// The store's revision after the latest applied transaction.
     revision: Option<u64>,
-    /// What the other side of the current connection sent first.
-    seen: Arc<Mutex<Seen>>,
+    /// The record of the current connection's peer.
+    peer: Arc<Mutex<Peer>>,
 }
 
 /// Why a call failed, and what that means for the next step.
 enum Failure {
-    /// This endpoint is of no use now; whether a write was done is not known.
+    /// The endpoint failed; a write may have been applied.
     Endpoint(String),
     /// The connection was gone before anything was sent.
     Unsent(String),
-    /// This endpoint is an etcd that has no leader, or just got another; whether a write was done is
-    /// not known.
+    /// The cluster has no leader, or a new one; a write may have been applied.
     Leaderless(String),
-    /// The token is not valid any more; nothing was done.
+    /// The token is no longer valid; nothing was applied.
     Token,
     /// The answer would be too large.
     TooLarge,
-    /// The revision that pages are read at is gone.
+    /// The revision of a paged listing was compacted away.
     Compacted,
-    /// No permission; nothing was done.
+    /// No permission; nothing was applied.
     Denied(String),
-    /// etcd understood, and said no; nothing was done.
+    /// etcd refused the request; nothing was applied.
     Refused(String),
 }
 
-/// Stands in for a connection that is gone: the channel may not make another behind our back.
+/// Returned in place of a second connection: the channel must not reconnect on its own.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection was lost")]
 struct ConnectionLost;
@@ -81,7 +80,7 @@ impl Etcd3 {
     /// Checks the options. Connects when first asked for something.
     ///
     /// # Errors
-    /// An endpoint that is none, or a certificate that cannot be read.
+    /// An endpoint that is not valid, or a certificate that cannot be read.
     pub fn open(options: Options, deadline: Deadline) -> anyhow::Result<Self> {
         let (endpoints, tls) = Endpoints::prepare(&options, &["h2"])?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -97,11 +96,11 @@ impl Etcd3 {
             cluster: Cell::new(None),
             verified: false,
             revision: None,
-            seen: Arc::default(),
+            peer: Arc::default(),
         })
     }
 
-    /// Runs one call, which ends itself within the time it is given: one attempt's.
+    /// Runs one call, which gets one attempt's time and must keep to it itself.
     fn run<F: Future>(&self, call: impl FnOnce(Duration) -> F) -> Result<F::Output, Failure> {
         let time = self.deadline.attempt();
         let time = time.map_err(|up| Failure::Refused(up.to_string()))?;
@@ -114,7 +113,7 @@ impl Etcd3 {
     fn wait<T>(&self, call: impl Future<Output = T>) -> Result<T, Failure> {
         let timed = |time| async move {
             let answer = tokio::time::timeout(time, call).await;
-            answer.map_err(|_| Failure::Endpoint(format!("no answer within {}", words(time))))
+            answer.map_err(|_| Failure::Endpoint(format!("no answer within {}", rounded(time))))
         };
         self.run(timed)?
     }
@@ -123,30 +122,30 @@ impl Etcd3 {
         self.endpoints.current()
     }
 
-    /// Leaves the current endpoint for the next one.
-    fn leave(&mut self) {
+    /// Drops the connection and moves on to the next endpoint.
+    fn fail_over(&mut self) {
         self.client = None;
-        self.endpoints.leave();
+        self.endpoints.advance();
     }
 
-    /// The client of the current endpoint, connected and known to it.
+    /// The client of the current endpoint, connected and authenticated.
     fn client(&mut self) -> Result<Client, Failure> {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
         let endpoint = self.endpoint().clone();
-        self.seen = Arc::default();
+        self.peer = Arc::default();
         debug!("connecting to {endpoint}");
         let tls = self.tls.as_ref().filter(|_| endpoint.tls);
         let connection = self.run(|time| dial(&endpoint, tls, time.min(self.dial_timeout)))?;
         let connection = connection.map_err(|error| Failure::Unsent(format!("{error:#}")))?;
-        self.seen = connection.seen();
+        self.peer = connection.peer();
         let mut connection = Some(connection);
         let connector = tower::service_fn(move |_: Uri| {
             let connection = connection.take().ok_or(ConnectionLost);
             async move { connection }
         });
-        // The scheme stays `http` here: what is below is done already.
+        // Always `http`: the connector has done TLS already.
         let origin = Origin::from_static("http://etcd");
         let channel = self.wait(origin.connect_with_connector(connector))?;
         let channel = channel.map_err(|error| Failure::Unsent(chain(&error)))?;
@@ -161,7 +160,7 @@ impl Etcd3 {
         Ok(client)
     }
 
-    /// Fetches a token. There is none when etcd's authentication is switched off, as for `etcdctl`.
+    /// Fetches a token; `None` if authentication is disabled in etcd, which `etcdctl` accepts, too.
     fn authenticate(&self, channel: &Channel, user: User) -> Result<Option<String>, Failure> {
         let User { name, password } = user;
         debug!("authenticating as `{name}`");
@@ -183,7 +182,7 @@ impl Etcd3 {
         }
     }
 
-    /// Asks with one endpoint after the other, until one answers.
+    /// Runs `ask` on one endpoint after the other, until one answers.
     fn read<T>(
         &mut self,
         mut ask: impl FnMut(&Self, &Client) -> Result<T, Failure>,
@@ -191,7 +190,7 @@ impl Etcd3 {
         let mut attempts = Attempts::start(self.deadline)?;
         let mut renewed = false;
         loop {
-            // A connection of an earlier call may be dead without any fault of its endpoint's.
+            // A broken connection of an earlier call does not count against its endpoint.
             let fresh = self.client.is_none();
             let answer = match self.client() {
                 Ok(client) => ask(self, &client),
@@ -205,7 +204,7 @@ impl Etcd3 {
                     continue;
                 }
                 Err(Failure::Token) => {
-                    return Err(anyhow!("it does not take its own token"));
+                    return Err(anyhow!("it rejects the token that it has just issued"));
                 }
                 Err(Failure::Refused(why) | Failure::Denied(why)) => {
                     return Err(anyhow!("{}", escaped(&why)));
@@ -248,7 +247,7 @@ impl Etcd3 {
         }
     }
 
-    /// Makes sure before the first write on a connection that it leads to the cluster that was listed.
+    /// Checks before the first write on a connection that it leads to the cluster that was listed.
     fn verify(&mut self, client: &Client, transaction: &Transaction) -> Result<(), Failure> {
         if self.verified {
             return Ok(());
@@ -256,7 +255,7 @@ impl Etcd3 {
         let key = transaction.ops.first().map(|op| match op {
             Op::Put { key, .. } | Op::Delete { key } => key.as_str(),
         });
-        // A key that the run may write is one that it may read.
+        // Reads a key of the transaction: the run may read the keys that it may write.
         let request = RangeRequest::new(KeyRange::key(key.unwrap_or_default())).limit(1);
         let answer = self.wait(client.get(request))?;
         let answer = answer.map_err(|error| failure(&error, "the keys to write"))?;
@@ -266,15 +265,15 @@ impl Etcd3 {
     }
 
     fn forget_token(&mut self) {
-        debug!("the token is not valid any more");
+        debug!("the token is no longer valid");
         self.token = None;
         self.client = None;
     }
 
-    /// Why a call failed: what it is that answers there, if that is no etcd.
+    /// Replaces `why` by what answers at the endpoint, if that is not etcd.
     fn explained(&self, why: String) -> String {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.explain(self.endpoint()).unwrap_or(why)
+        let peer = self.peer.lock().unwrap_or_else(PoisonError::into_inner);
+        peer.explain(self.endpoint()).unwrap_or(why)
     }
 
     fn ranges(&self, client: &Client, prefixes: &[&str]) -> Result<Snapshot, Failure> {
@@ -395,7 +394,7 @@ impl Store for Etcd3 {
         let mut renewed = false;
         let mut unsent = 0;
         loop {
-            // Nothing is sent before a connection stands: until then any endpoint will do.
+            // Nothing is sent before a connection is up: until then any endpoint will do.
             let client = self.read(|_, client| Ok(client.clone()));
             let client = client
                 .with_context(|| format!("failed to write to {}", self.endpoint()))
@@ -415,10 +414,10 @@ impl Store for Etcd3 {
                     }
                     _ => {
                         unsent += 1;
-                        self.leave();
+                        self.fail_over();
                         if unsent > self.endpoints.count() {
                             return Err(ApplyError::Refused(anyhow!(
-                                "failed to write: no endpoint answers any more"
+                                "failed to write: all endpoints stopped answering"
                             )));
                         }
                     }
@@ -427,14 +426,14 @@ impl Store for Etcd3 {
             }
             debug!("writing {} changes, {keys}", transaction.ops.len());
             let answer = self.wait(async {
-                // A connection that died while we were busy elsewhere is noticed before it is used.
+                // Let the connection's task notice a dead connection before it is used.
                 for _ in 0..3 {
                     tokio::task::yield_now().await;
                 }
                 client.txn(request(transaction)).await
             });
             let answer = answer.and_then(|answer| answer.map_err(|error| failure(&error, &keys)));
-            let said =
+            let failed =
                 |why: &str| anyhow!("failed to write to {}: {}", self.endpoint(), escaped(why));
             return match answer {
                 Ok(answer) if answer.succeeded => {
@@ -448,12 +447,12 @@ impl Store for Etcd3 {
                     continue;
                 }
                 Err(Failure::Unsent(why)) => {
-                    let error = said(&why);
+                    let error = failed(&why);
                     unsent += 1;
                     match unsent {
-                        // It was idle, or its endpoint is gone: connecting again tells.
+                        // An idle connection was closed, or the endpoint is down: reconnect to find out.
                         1 => self.client = None,
-                        _ => self.leave(),
+                        _ => self.fail_over(),
                     }
                     if unsent <= self.endpoints.count() {
                         continue;
@@ -461,15 +460,15 @@ impl Store for Etcd3 {
                     Err(ApplyError::Refused(error))
                 }
                 Err(Failure::Endpoint(why) | Failure::Leaderless(why)) => {
-                    let error = said(&why);
-                    self.leave();
+                    let error = failed(&why);
+                    self.fail_over();
                     Err(ApplyError::Unknown(error))
                 }
                 Err(Failure::Refused(why) | Failure::Denied(why)) => {
-                    Err(ApplyError::Refused(said(&why)))
+                    Err(ApplyError::Refused(failed(&why)))
                 }
                 Err(Failure::Token | Failure::TooLarge | Failure::Compacted) => {
-                    Err(ApplyError::Refused(said("it does not take the request")))
+                    Err(ApplyError::Refused(failed("it rejects the request")))
                 }
             };
         }
@@ -495,14 +494,14 @@ impl Store for Etcd3 {
 
 impl Drop for Etcd3 {
     fn drop(&mut self) {
-        // A name that is still being looked up must not hold the end of the run.
+        // Do not wait for a pending name lookup.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// What an error of a call on `keys` means. `Display` of etcd-rs says nothing: the status does.
+/// Classifies an error of a call on `keys` by its status: etcd-rs's `Display` has no details.
 fn failure(error: &Error, keys: &str) -> Failure {
     let Error::Response(status) = error else {
         return Failure::Endpoint(chain(error));
@@ -511,7 +510,7 @@ fn failure(error: &Error, keys: &str) -> Failure {
     let message = message.trim_start_matches("etcdserver: ").to_owned();
     match status.code() {
         Code::Unauthenticated if message.contains("invalid auth token") => Failure::Token,
-        // The users changed since the token was given.
+        // The users have changed since the token was issued.
         Code::InvalidArgument if message.contains("revision of auth store is old") => {
             Failure::Token
         }
@@ -527,7 +526,7 @@ fn failure(error: &Error, keys: &str) -> Failure {
             Failure::Refused(format!("{message}: wrong name or password"))
         }
         Code::Unimplemented => Failure::Refused(format!("it has no etcd v3 API: {message}")),
-        // Those with which etcd says no before it does anything.
+        // Codes that guarantee that nothing was applied.
         code @ (Code::InvalidArgument
         | Code::FailedPrecondition
         | Code::ResourceExhausted
@@ -535,7 +534,7 @@ fn failure(error: &Error, keys: &str) -> Failure {
         | Code::NotFound
         | Code::Unauthenticated) => Failure::Refused(format!("{message} ({code:?})")),
         Code::Unavailable if message != status.message() => Failure::Leaderless(message),
-        // Everything else may have happened on the way there or on the way back.
+        // Any other failure may have happened before or after the write was applied.
         _ => {
             let cause = std::error::Error::source(status).map_or(String::new(), chain);
             let detail = match (message.is_empty(), cause.is_empty()) {
@@ -552,7 +551,7 @@ fn failure(error: &Error, keys: &str) -> Failure {
     }
 }
 
-/// Whether a call failed because its connection was gone before.
+/// Whether a call failed because its connection had been lost before.
 fn is_lost(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source())
         .any(<dyn std::error::Error>::is::<ConnectionLost>)

@@ -1,4 +1,4 @@
-//! The embedded store: one JSON object of keys and values in a file; and dumps of etcd, to look at.
+//! The embedded store: one JSON object of keys and values in a file. Reads dumps of etcd, too.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,18 +21,18 @@ use crate::model::{Entry, Expect, Limits, Op, Snapshot, Transaction};
 use crate::net::deadline::Deadline;
 use crate::text::escaped;
 
-/// A store in a file: `{"key": "value", …}`, keys in order. It is created by the first change, locked
-/// from the first listing to the end of the run (the folder is: the file is replaced, never changed),
-/// and left alone when nothing changes.
+/// A store in a file: `{"key": "value", …}`, keys in order. The first change creates it. It is locked from
+/// the first listing to the end of the run (by a lock on its folder, since each write replaces the file), and
+/// not written when nothing changes.
 ///
-/// What `etcdctl get --prefix … -w json` prints is read too, and never written.
+/// Dumps by `etcdctl get --prefix … -w json` are read, never written.
 pub struct File {
     path: PathBuf,
     read_only: bool,
     deadline: Deadline,
     lock: Option<fs::File>,
-    held: Content,
-    /// The latest revision: counted in this run, since the file has none.
+    content: Content,
+    /// The latest revision: a counter of this run, since the file has none.
     clock: u64,
 }
 
@@ -49,14 +49,14 @@ impl File {
     /// # Errors
     /// When its folder does not exist.
     pub fn open(path: &Path, read_only: bool, deadline: Deadline) -> anyhow::Result<Self> {
-        // A link stays a link: what it points at is locked, read and replaced.
+        // Follows links: their target is locked, read and replaced.
         let path = files::target(path);
         let store = Self {
             path,
             read_only,
             deadline,
             lock: None,
-            held: Content::default(),
+            content: Content::default(),
             clock: 0,
         };
         let folder = store.folder();
@@ -74,7 +74,7 @@ impl File {
     }
 
     fn lock(&mut self) -> anyhow::Result<()> {
-        /// How often a lock that somebody else holds is asked for again.
+        /// The interval of attempts at a lock that another run holds.
         const PAUSE: Duration = Duration::from_millis(20);
         if self.read_only || self.lock.is_some() {
             return Ok(());
@@ -122,29 +122,29 @@ impl Store for File {
         self.lock()?;
         let mut content = self.read()?;
         if content.dump.is_none() {
-            // What is as it was keeps its revision: guards made from this listing are real ones.
+            // Unchanged values keep their revision, so that guards detect changes.
             let next = self.clock + 1;
             for (key, (value, revision)) in &mut content.entries {
-                *revision = match self.held.entries.get(key) {
+                *revision = match self.content.entries.get(key) {
                     Some((old, revision)) if old == value => *revision,
                     _ => next,
                 };
             }
         }
         self.clock += 1;
-        self.held = content;
+        self.content = content;
         let entry = |(key, (value, revision)): (&Vec<u8>, &(Vec<u8>, u64))| Entry {
             key: key.clone(),
             value: value.clone(),
             revision: *revision,
         };
         let range = |prefix: &&str| {
-            let from = self.held.entries.range(prefix.as_bytes().to_vec()..);
+            let from = self.content.entries.range(prefix.as_bytes().to_vec()..);
             let own = from.take_while(|(key, _)| key.starts_with(prefix.as_bytes()));
             Ok(own.map(entry).collect())
         };
         Ok(Snapshot {
-            revision: self.held.dump,
+            revision: self.content.dump,
             ranges: prefixes.iter().map(range).collect(),
         })
     }
@@ -158,7 +158,7 @@ impl Store for File {
             return Err(refused(anyhow!("it was not listed for writing")));
         }
         let holds = |(key, expect): (&str, Expect)| {
-            let found = self.held.entries.get(key.as_bytes());
+            let found = self.content.entries.get(key.as_bytes());
             match expect {
                 Expect::Absent => found.is_none(),
                 Expect::Present => found.is_some(),
@@ -173,7 +173,7 @@ impl Store for File {
         {
             return Ok(Applied::Outdated);
         }
-        let mut entries = self.held.entries.clone();
+        let mut entries = self.content.entries.clone();
         let next = self.clock + 1;
         for op in &transaction.ops {
             match op {
@@ -185,12 +185,12 @@ impl Store for File {
                 }
             }
         }
-        let same = entries.len() == self.held.entries.len()
-            && (entries.iter().zip(&self.held.entries))
+        let same = entries.len() == self.content.entries.len()
+            && (entries.iter().zip(&self.content.entries))
                 .all(|((key, (value, _)), (old_key, (old, _)))| key == old_key && value == old);
         if !same {
             self.write(&entries).map_err(refused)?;
-            self.held.entries = entries;
+            self.content.entries = entries;
             self.clock = next;
         }
         Ok(Applied::Whole)
@@ -201,7 +201,7 @@ impl Store for File {
         Limits {
             operations: usize::MAX,
             guards: usize::MAX,
-            // It is locked from the listing on.
+            // The lock is held from the listing on.
             ranges: false,
             bytes: usize::MAX,
         }
@@ -214,7 +214,7 @@ impl Store for File {
         let content = self.read()?;
         if content.dump.is_some() {
             bail!(
-                "`{}` is a dump of etcd: it can be looked at with `--dry-run`, not changed",
+                "`{}` is a dump of etcd: it can be read with `--dry-run`, not written",
                 self.path.display()
             );
         }
@@ -227,22 +227,22 @@ impl Store for File {
 }
 
 impl Content {
-    /// Reads a file of our own, or a dump of etcd: that one has a `header` which is an object.
+    /// Parses a store file, or a dump of etcd: only a dump's `header` is an object.
     fn parse(text: &[u8]) -> anyhow::Result<Self> {
         let Members(members) = serde_json::from_slice(text)?;
         let mut seen = BTreeSet::new();
         for (key, _) in &members {
             if !seen.insert(key) {
-                bail!("key `{}` stands twice", escaped(key));
+                bail!("duplicate key `{}`", escaped(key));
             }
         }
         let header = members.iter().find(|(key, _)| key == "header");
         if header.is_some_and(|(_, value)| value.get().starts_with('{')) {
             let Dump {
                 header, kvs, more, ..
-            } = serde_json::from_slice(text).context("it is no dump of etcd")?;
+            } = serde_json::from_slice(text).context("it is not a dump of etcd")?;
             if more {
-                bail!("the dump is not whole: it was made with `--limit`");
+                bail!("the dump is incomplete: it was made with `--limit`");
             }
             let entry = |pair: Pair| (pair.key, (pair.value, pair.mod_revision));
             return Ok(Self {
@@ -265,7 +265,7 @@ impl Content {
     }
 }
 
-/// The members of a JSON object, in order, also those that stand twice.
+/// The members of a JSON object, in order and with duplicates.
 struct Members(Vec<(String, Box<RawValue>)>);
 
 impl<'de> Deserialize<'de> for Members {
@@ -288,7 +288,7 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-/// What `etcdctl get --prefix … -w json` prints. Without keys there is no `kvs`.
+/// The output of `etcdctl get --prefix … -w json`. Without keys it has no `kvs`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Dump {
@@ -297,7 +297,7 @@ struct Dump {
     kvs: Vec<Pair>,
     #[serde(default, rename = "count")]
     _count: u64,
-    /// The dump was limited: there is more that it does not tell.
+    /// Whether the dump was limited and lacks further keys.
     #[serde(default)]
     more: bool,
 }

@@ -1,4 +1,4 @@
-//! Where the proxy's configuration is kept: etcd v3, etcd v2, or a file.
+//! Stores of the proxy's configuration: etcd v3, etcd v2, or a file.
 
 mod connection;
 pub(crate) mod endpoints;
@@ -18,11 +18,11 @@ use crate::net::tls::{Identity, SetBy, Tls};
 use crate::report::etcdctl::Api;
 use crate::text::{escaped, shown};
 
-/// Where servers go.
+/// The store to open.
 pub enum Source {
     /// etcd.
     Etcd {
-        /// Which version of its API.
+        /// Version of its API.
         api: Api,
         /// Its endpoints, in order.
         endpoints: Vec<String>,
@@ -30,27 +30,27 @@ pub enum Source {
         cacert: Option<PathBuf>,
         /// Client certificate and its key.
         identity: Option<(PathBuf, PathBuf)>,
-        /// User, and where the password is.
+        /// User and password.
         user: Option<(String, Password)>,
-        /// How long connecting to an endpoint may take, where that is less than an attempt's time.
+        /// Time limit for connecting to an endpoint, within an attempt's.
         dial_timeout: Option<Duration>,
     },
     /// A file.
     File(PathBuf),
 }
 
-/// Where a password is.
+/// A password, or the file with it.
 pub enum Password {
-    /// Here. Not printable on purpose.
+    /// The password. Without `Debug` on purpose.
     Given(String),
-    /// In this file.
+    /// The path of a file that holds it.
     File(PathBuf),
 }
 
-/// Opens the store. Nothing is asked of it yet.
+/// Opens the store. Sends no request yet.
 ///
 /// # Errors
-/// A file that cannot be read, or says no.
+/// A file or certificate that cannot be read, or an endpoint that is not valid.
 pub(crate) fn open(
     source: &Source,
     dry_run: bool,
@@ -113,8 +113,8 @@ pub(crate) fn open(
     })
 }
 
-/// Checks that an answer holds no other keys than those that were asked for: what is between the run and the
-/// store may change them, and a listing of something else must not be taken for this one.
+/// Checks that an answer holds only keys of the requested range: a gateway may rewrite requests, and another
+/// listing must not be taken for this one.
 ///
 /// # Errors
 /// The first key outside of the range.
@@ -133,24 +133,23 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))
 }
 
-/// A place that holds keys and values. All calls block, and end by their deadline.
+/// A key-value store. All calls block, and return by their deadline.
 pub trait Store {
     /// Reads all keys that begin with each of `prefixes`, all at one revision (on etcd v2 one after the
-    /// other). They are byte prefixes, as etcd v3 has them. On etcd v2 they name directories, whose
-    /// keys are spelled as the prefix is (`/vulcand` and `vulcand` are one node there); an empty
-    /// directory, which can hurt vulcand too, is an entry whose key ends with `/`, without a value;
-    /// names that begin with `_` are hidden by etcd itself. A range that does not exist is empty.
-    /// A range that may not be read is [`crate::model::Denied`] in its place; every other failure,
-    /// and an answer that is not whole, is an error.
+    /// other). They are byte prefixes, as etcd v3 has them. On etcd v2 they name directories, whose keys are
+    /// spelled as the prefix is (`/vulcand` and `vulcand` are one node there); an empty directory, which can
+    /// hurt vulcand too, is an entry whose key ends with `/`, without a value; names that begin with `_` are
+    /// hidden by etcd itself. A range that does not exist is empty. A range that may not be read is
+    /// [`crate::model::Denied`] in its place; every other failure, and an incomplete answer, is an error.
     ///
     /// # Errors
-    /// What could not be read, from where, and why.
+    /// The range that could not be read, from where, and why.
     fn list(&mut self, prefixes: &[&str]) -> anyhow::Result<Snapshot>;
 
     /// Applies one transaction, within [`Store::limits`].
     ///
     /// # Errors
-    /// [`ApplyError`] says whether anything may have been written.
+    /// [`ApplyError`], which tells whether anything may have been applied.
     fn apply(&mut self, transaction: &Transaction) -> Result<Applied, ApplyError>;
 
     /// The store's revision as the latest applied transaction left it; `None` where ranges are not
@@ -159,13 +158,13 @@ pub trait Store {
         None
     }
 
-    /// What [`Store::apply`] takes at most.
+    /// The limits of one [`Store::apply`].
     fn limits(&self) -> Limits;
 
-    /// Whether this store can be written, where it was opened for that.
+    /// Checks that the store can be written, if it was opened for writing.
     ///
     /// # Errors
-    /// Why it cannot be: a dump of etcd is only to be looked at.
+    /// A dump of etcd is read-only.
     fn writable(&self) -> anyhow::Result<()> {
         Ok(())
     }
@@ -174,30 +173,28 @@ pub trait Store {
     fn name(&self) -> String;
 }
 
-/// What became of a transaction that was answered.
+/// The outcome of a transaction that was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// All of it is in the store.
+    /// It was applied.
     Whole,
-    /// A guard no longer held: somebody else wrote. None of it is in the store.
+    /// A guard failed because another client wrote: nothing was applied.
     Outdated,
 }
 
 /// A transaction that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The store refused it or was never reached: none of it is in the store.
+    /// The store refused it or was never reached: nothing was applied.
     #[error(transparent)]
     Refused(anyhow::Error),
-    /// The store can never take a change of this key, because it is a directory (etcd v2): none of it is in the
-    /// store.
+    /// This key is a directory and can never be written (etcd v2): nothing was applied.
     #[error("`{0}` is a directory where a key should be")]
     Directory(String),
-    /// The store can never take a change below this key, because it is no directory (etcd v2): none of it is in
-    /// the store.
+    /// This key is not a directory, so nothing below it can ever be written (etcd v2): nothing was applied.
     #[error("`{0}` is a key where a directory should be")]
     NotADirectory(String),
-    /// The answer was lost: all of it is in the store, or none.
+    /// The answer was lost: all of it was applied, or nothing.
     #[error(transparent)]
     Unknown(anyhow::Error),
 }

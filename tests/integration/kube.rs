@@ -160,24 +160,24 @@ fn servers_that_do_not_answer_in_full() {
         "silent",
         short,
         1,
-        "no whole answer within 500ms",
+        "no complete answer within 500ms",
         with(|reply| reply.silent = true),
     );
     weather(
         "stalls",
         short,
         1,
-        "no whole answer",
+        "no complete answer",
         with(|reply| reply.stall = Some(0)),
     );
     weather(
         "stalls later",
         short,
         1,
-        "no whole answer",
+        "no complete answer",
         with(|reply| reply.stall = Some(100)),
     );
-    weather("drips", short, 1, "no whole answer", |request, _| {
+    weather("drips", short, 1, "no complete answer", |request, _| {
         let pods = (0..50).map(web).collect::<Vec<_>>();
         let mut reply = list(&pods, request, 500);
         reply.drip = Some(Duration::from_millis(200));

@@ -385,10 +385,10 @@ fn each_page_failing_in_turn() {
     let revision = etcd.revision();
     for (how, cause) in [
         ("500", "answered 500"),
-        ("cut", "closed before the answer was whole"),
+        ("cut", "closed before the answer was complete"),
         (
             "cut without framing",
-            "a pod list that is not whole or not JSON",
+            "a pod list that is incomplete or not JSON",
         ),
         ("version", "its pages are of resourceVersion"),
         ("410", "The provided continue parameter is too old"),

@@ -462,17 +462,17 @@ fn file_that_is_none_is_an_error_that_names_it() {
             r#"{"count": 1}"#,
             "the value of key `count` is not a string",
         ),
-        (r#"{"a": "1", "a": "2"}"#, "key `a` stands twice"),
+        (r#"{"a": "1", "a": "2"}"#, "duplicate key `a`"),
         (r#"{"a": "1"} x"#, "trailing characters"),
         (r#"{"a": "1""#, "EOF"),
         (
             r#"{"header": {"revision": 3}, "a": "b"}"#,
             "unknown field `a`",
         ),
-        (r#"{"header": {"revision": 3}, "more": true}"#, "not whole"),
+        (r#"{"header": {"revision": 3}, "more": true}"#, "incomplete"),
         (
             r#"{"header": {"revision": 3}, "kvs": [{"key": "?", "mod_revision": 1}]}"#,
-            "no dump",
+            "not a dump",
         ),
     ] {
         fs::write(&path, text).expect("it is written");

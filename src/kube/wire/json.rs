@@ -1,4 +1,4 @@
-//! Pods in JSON, decoded one by one from a whole page: just the fields that are needed, borrowed from it.
+//! Decoder for pages of pods in JSON: only the fields that are needed, borrowed from the page.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail};
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Each, ListMeta, Page, add_ip, check_names, named, port};
+use super::{Each, ListMeta, Page, add_ip, check_names, kind_text, port};
 use crate::model::{self, Texts};
 
 /// A `Pod`.
@@ -133,7 +133,7 @@ fn is_set<'de, D: Deserializer<'de>>(input: D) -> Result<bool, D::Error> {
     Ok(Option::<IgnoredAny>::deserialize(input)?.is_some())
 }
 
-/// Reads and decodes a page in JSON, and hands over each pod.
+/// Reads and decodes a page in JSON, and passes each pod on.
 pub(in crate::kube) fn page(
     input: &mut dyn Read,
     body: &mut Vec<u8>,
@@ -157,27 +157,29 @@ pub(in crate::kube) fn page(
         Ok((kind, metadata)) if kind == "PodList" => {
             return Page::new(metadata.unwrap_or_default());
         }
-        Ok((kind, _)) => bail!("wanted a PodList, got {}", named(&kind)),
+        Ok((kind, _)) => bail!("wanted a PodList, got {}", kind_text(&kind)),
         Err(error) => error,
     };
     match (serde_json::from_slice::<Typed>(body), list.refused) {
         (Ok(Typed { kind }), _) if kind != "PodList" => {
-            bail!("wanted a PodList, got {}", named(&kind))
+            bail!("wanted a PodList, got {}", kind_text(&kind))
         }
         (_, Some(refused)) => Err(refused),
-        (_, None) => Err(anyhow!("a pod list that is not whole or not JSON: {error}")),
+        (_, None) => Err(anyhow!(
+            "a pod list that is incomplete or not JSON: {error}"
+        )),
     }
 }
 
-/// Decodes a list: each pod is handed over at once, and need not be kept beside all others of its page.
+/// Decodes a list and passes each pod on at once, so that only one is in memory.
 struct List<'l, 'e> {
     each: &'l mut Each<'e>,
-    /// Why a pod was not taken.
+    /// Why a pod was refused, here or by `each`.
     refused: Option<anyhow::Error>,
 }
 
 impl<'de> DeserializeSeed<'de> for &mut List<'_, '_> {
-    /// The kind, and what the list says of itself.
+    /// The kind and the metadata.
     type Value = (String, Option<ListMeta>);
 
     fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<Self::Value, D::Error> {
@@ -204,7 +206,7 @@ impl<'de> Visitor<'de> for &mut List<'_, '_> {
         }
         let (mut kind, mut metadata, mut items) = (None, None, None);
         while let Some(field) = map.next_key()? {
-            let twice = match field {
+            let is_duplicate = match field {
                 Field::Kind => kind.replace(map.next_value()?).is_some(),
                 Field::Metadata => metadata.replace(map.next_value()?).is_some(),
                 Field::Items => items.replace(map.next_value_seed(Items(self))?).is_some(),
@@ -213,8 +215,8 @@ impl<'de> Visitor<'de> for &mut List<'_, '_> {
                     false
                 }
             };
-            if twice {
-                return Err(A::Error::custom("a field that is there twice"));
+            if is_duplicate {
+                return Err(A::Error::custom("a duplicate field"));
             }
         }
         match items {
@@ -250,7 +252,7 @@ impl<'de> Visitor<'de> for Items<'_, '_, '_> {
         while let Some(pod) = pods.next_element::<Pod>()? {
             if let Err(error) = pod.convert().and_then(&mut *self.0.each) {
                 self.0.refused = Some(error);
-                return Err(A::Error::custom("a pod that is not taken"));
+                return Err(A::Error::custom("a pod that is refused"));
             }
         }
         Ok(())
@@ -263,7 +265,7 @@ pub(in crate::kube) fn pod(text: &str) -> serde_json::Result<Pod<'_>> {
 }
 
 impl<'j> Pod<'j> {
-    /// Converts to what the rest of the program works with.
+    /// Converts to the model's pod, and checks its names.
     pub(in crate::kube) fn convert(self) -> anyhow::Result<model::Pod<'j>> {
         let Self {
             metadata,

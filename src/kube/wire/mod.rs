@@ -1,5 +1,5 @@
-//! Pods as the API sends them, in JSON and in protobuf: just the fields that are needed. What is not
-//! whole is an error, never a shorter list.
+//! Decoders for pod lists in JSON and protobuf: only the fields that are needed. Incomplete input is an
+//! error, never a shorter list.
 
 pub(super) mod json;
 pub(super) mod protobuf;
@@ -15,14 +15,14 @@ use serde::Deserialize;
 
 use crate::model;
 use crate::text::{escaped, shortened};
-use protobuf::{Fields, MAGIC, NotWhole};
+use protobuf::{Fields, MAGIC, Malformed};
 
-/// What a page says beside its pods.
+/// The metadata of a page.
 #[derive(Debug)]
 pub(super) struct Page {
-    /// All pages of one list have the same.
+    /// The same in all pages of one list.
     pub(super) resource_version: String,
-    /// Asks for the next page; empty on the last.
+    /// The continue token; empty on the last page.
     pub(super) next: String,
 }
 
@@ -33,7 +33,7 @@ impl Page {
             r#continue,
         } = meta;
         if resource_version.is_empty() {
-            bail!("a pod list without a resourceVersion: it may not be whole");
+            bail!("a pod list without a resourceVersion: it may be incomplete");
         }
         Ok(Self {
             resource_version,
@@ -49,7 +49,7 @@ pub(super) struct ListMeta {
     pub(super) r#continue: String,
 }
 
-/// Adds an address. `false` if there is one that cannot be read.
+/// Parses and adds an address. `false` if it is not valid; an empty one counts as absent.
 fn add_ip(ips: &mut Vec<IpAddr>, text: &str) -> bool {
     match text.parse() {
         Ok(ip) => ips.push(ip),
@@ -58,13 +58,13 @@ fn add_ip(ips: &mut Vec<IpAddr>, text: &str) -> bool {
     true
 }
 
-/// What is done with each pod of a page.
+/// Called with each pod of a page.
 pub(super) type Each<'e> = dyn FnMut(model::Pod<'_>) -> anyhow::Result<()> + 'e;
 
-/// Reads and decodes a page by way of a buffer, whatever that holds, and hands over each pod.
+/// Reads and decodes a page, and passes each pod on. The buffer is scratch space.
 pub(super) type Decode = fn(&mut dyn Read, &mut Vec<u8>, &mut Each) -> anyhow::Result<Page>;
 
-pub(super) fn named(kind: &str) -> String {
+pub(super) fn kind_text(kind: &str) -> String {
     if kind.is_empty() {
         "something without a kind".to_owned()
     } else {
@@ -72,11 +72,11 @@ pub(super) fn named(kind: &str) -> String {
     }
 }
 
-/// The server's own words in the body of an answer that says no, in either encoding or plain.
+/// The message in the body of an error answer: that of a `Status` in JSON or protobuf, or plain text.
 pub(super) fn status_message(body: &[u8]) -> String {
-    /// So much of it is shown, in characters.
+    /// The most that is shown, in characters.
     const SHOWN: usize = 300;
-    /// `Status`: what the API says when it says no.
+    /// `Status`, the API's error object.
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Status {
@@ -96,7 +96,7 @@ pub(super) fn status_message(body: &[u8]) -> String {
 }
 
 /// The message of a `Status` in its envelope.
-fn protobuf_status(envelope: &[u8]) -> Result<String, NotWhole> {
+fn protobuf_status(envelope: &[u8]) -> Result<String, Malformed> {
     let mut message = "";
     let mut envelope = Fields(envelope);
     while let Some((tag, value)) = envelope.next()? {
@@ -112,22 +112,23 @@ fn protobuf_status(envelope: &[u8]) -> Result<String, NotWhole> {
     Ok(message.to_owned())
 }
 
-/// Checks a pod's names. Kubernetes has no others, and they stand in keys: one with a slash must not pass.
+/// Checks that namespace and name are valid in Kubernetes: they become parts of keys, so a slash must not
+/// pass.
 pub(super) fn check_names(namespace: &str, name: &str) -> anyhow::Result<()> {
     if name.is_empty() || namespace.is_empty() {
         bail!("a pod without a name or namespace");
     }
     let label = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    let whole = namespace.len() <= 63 && namespace.bytes().all(label);
-    if !whole || name.len() > 253 || !name.bytes().all(|c| label(c) || c == b'.') {
+    let is_valid = namespace.len() <= 63 && namespace.bytes().all(label);
+    if !is_valid || name.len() > 253 || !name.bytes().all(|c| label(c) || c == b'.') {
         let text = format!("{namespace}/{name}");
         let text = shortened(&text, 80);
-        bail!("a pod named `{}`: there is no such name", escaped(&text));
+        bail!("a pod named `{}`: not a valid name", escaped(&text));
     }
     Ok(())
 }
 
-/// A port that a container declares; `None` if its number is none.
+/// A port that a container declares; `None` if its number is not valid.
 pub(super) fn port<'p>(
     name: Cow<'p, str>,
     number: i64,
@@ -274,10 +275,10 @@ mod tests {
         ] {
             assert!(pods(json, bad.as_bytes()).is_err(), "{bad}");
         }
-        // Go writes an empty list so.
+        // Go's encoding of an empty list.
         let null = r#"{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":null}"#;
         assert_eq!(pods(json, null.as_bytes()).expect("a list"), []);
-        // What it is is said, wherever that stands, and not what is wrong with a pod of it.
+        // The error names the kind, wherever it is in the page, not a fault of its first item.
         for other in [
             r#"{"kind":"NodeList","metadata":{"resourceVersion":"1"},"items":[{}]}"#,
             r#"{"items":[{"metadata":{"name":"a"}}],"kind":"NodeList"}"#,
@@ -335,8 +336,8 @@ mod tests {
         fn a_page_that_is_cut_is_an_error(at in 0.0..1.0_f64) {
             for (name, decode) in [("page-1.json", json as Decode), ("page-1.protobuf", protobuf)] {
                 let mut body = recorded(&format!("lists/{name}.body"));
-                // The JSON page ends with a line end that is not part of it.
-                // The envelope ends with two empty fields, and is whole without them.
+                // The JSON page ends with a line feed that is not part of it. The envelope ends with two
+                // empty fields, and is complete without them.
                 let whole = body.trim_ascii_end();
                 let whole = whole.strip_suffix(b"\x1a\0\x22\0").unwrap_or(whole).len();
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
@@ -346,7 +347,7 @@ mod tests {
             }
         }
 
-        /// A library's decoder is the judge of ours: what ours takes is what prost reads, pod for pod.
+        /// What our decoder accepts, prost decodes to the same pods.
         #[test]
         fn what_is_decoded_is_what_prost_decodes(
             page in prop::sample::select(vec!["page-1", "page-2", "mixed"]),

@@ -1,60 +1,60 @@
-//! Pods in protobuf, decoded as they come in: just the fields that are needed, borrowed from one small
-//! buffer, everything else skipped. What is not whole is an error, never a shorter list.
+//! Streaming decoder for pods in protobuf: only the fields that are needed, borrowed from one small buffer.
+//! Incomplete input is an error, never a shorter list.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
 
 use anyhow::bail;
 
-use super::{Each, ListMeta, Page, add_ip, check_names, named, port};
+use super::{Each, ListMeta, Page, add_ip, check_names, kind_text, port};
 use crate::model::{Phase, Pod, Texts};
 
-/// What a protobuf answer begins with.
+/// The first bytes of a protobuf answer.
 pub(super) const MAGIC: &[u8] = b"k8s\0";
 
-/// How much is read at once, at least.
+/// The initial size of the buffer, in bytes.
 const CHUNK: usize = 1 << 16;
 
-/// A message that ends in the middle of a field, or is none. Prints as that.
+/// A message that is truncated or not valid protobuf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a message that is not whole")]
-pub(super) struct NotWhole;
+#[error("a truncated or malformed message")]
+pub(super) struct Malformed;
 
 /// A field's value.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Value<'m> {
     Number(u64),
     Bytes(&'m [u8]),
-    /// One of a fixed size: none that is needed here.
+    /// A fixed-size value: no needed field has one.
     Fixed,
 }
 
 impl<'m> Value<'m> {
-    pub(super) fn bytes(self) -> Result<&'m [u8], NotWhole> {
+    pub(super) fn bytes(self) -> Result<&'m [u8], Malformed> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            Self::Number(_) | Self::Fixed => Err(NotWhole),
+            Self::Number(_) | Self::Fixed => Err(Malformed),
         }
     }
 
-    pub(super) fn text(self) -> Result<&'m str, NotWhole> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| NotWhole)
+    pub(super) fn text(self) -> Result<&'m str, Malformed> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed)
     }
 
-    fn cow(self) -> Result<Cow<'m, str>, NotWhole> {
+    fn cow(self) -> Result<Cow<'m, str>, Malformed> {
         self.text().map(Cow::Borrowed)
     }
 
-    /// An `int32`: what is longer is cut off, as every decoder does.
-    fn int32(self) -> Result<i32, NotWhole> {
+    /// An `int32`. Longer values are truncated, as protobuf specifies.
+    fn int32(self) -> Result<i32, Malformed> {
         let [a, b, c, d, ..] = self.number()?.to_le_bytes();
         Ok(i32::from_le_bytes([a, b, c, d]))
     }
 
-    fn number(self) -> Result<u64, NotWhole> {
+    fn number(self) -> Result<u64, Malformed> {
         match self {
             Self::Number(number) => Ok(number),
-            Self::Bytes(_) | Self::Fixed => Err(NotWhole),
+            Self::Bytes(_) | Self::Fixed => Err(Malformed),
         }
     }
 }
@@ -69,18 +69,18 @@ impl<'m> Fields<'m> {
         reason = "it is most of what a run decodes, and its result is large"
     )]
     #[inline(always)]
-    pub(super) fn next(&mut self) -> Result<Option<(u64, Value<'m>)>, NotWhole> {
+    pub(super) fn next(&mut self) -> Result<Option<(u64, Value<'m>)>, Malformed> {
         if self.0.is_empty() {
             return Ok(None);
         }
         let (tag, kind) = key(varint(&mut self.0)?)?;
         let value = match kind {
-            Kind::Number => Value::Number(varint(&mut self.0)?),
-            Kind::Bytes => {
+            WireType::Number => Value::Number(varint(&mut self.0)?),
+            WireType::Bytes => {
                 let length = varint(&mut self.0)?;
                 Value::Bytes(self.take(length)?)
             }
-            Kind::Fixed(length) => {
+            WireType::Fixed(length) => {
                 self.take(length)?;
                 Value::Fixed
             }
@@ -88,41 +88,41 @@ impl<'m> Fields<'m> {
         Ok(Some((tag, value)))
     }
 
-    fn take(&mut self, length: u64) -> Result<&'m [u8], NotWhole> {
-        let length = usize::try_from(length).map_err(|_| NotWhole)?;
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(NotWhole)?;
+    fn take(&mut self, length: u64) -> Result<&'m [u8], Malformed> {
+        let length = usize::try_from(length).map_err(|_| Malformed)?;
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
         self.0 = rest;
         Ok(taken)
     }
 }
 
-/// How a field's value is written.
-enum Kind {
+/// A field's wire type.
+enum WireType {
     Number,
     Bytes,
-    /// In so many bytes.
+    /// A value of this many bytes.
     Fixed(u64),
 }
 
-/// A field's number, and how its value is written. Groups are not read: Kubernetes has none.
+/// Splits a key into field number and wire type. Groups are an error: Kubernetes has none.
 #[inline]
-fn key(key: u64) -> Result<(u64, Kind), NotWhole> {
+fn key(key: u64) -> Result<(u64, WireType), Malformed> {
     let tag = key >> 3;
     if tag == 0 || key > u64::from(u32::MAX) {
-        return Err(NotWhole);
+        return Err(Malformed);
     }
     let kind = match key & 7 {
-        0 => Kind::Number,
-        1 => Kind::Fixed(8),
-        2 => Kind::Bytes,
-        5 => Kind::Fixed(4),
-        _ => return Err(NotWhole),
+        0 => WireType::Number,
+        1 => WireType::Fixed(8),
+        2 => WireType::Bytes,
+        5 => WireType::Fixed(4),
+        _ => return Err(Malformed),
     };
     Ok((tag, kind))
 }
 
 #[inline]
-fn varint(bytes: &mut &[u8]) -> Result<u64, NotWhole> {
+fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
     match **bytes {
         [byte @ ..0x80, ref rest @ ..] => {
             *bytes = rest;
@@ -138,13 +138,13 @@ fn varint(bytes: &mut &[u8]) -> Result<u64, NotWhole> {
 }
 
 #[cold]
-fn long_varint(bytes: &mut &[u8]) -> Result<u64, NotWhole> {
+fn long_varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
     let mut number = 0;
     for (index, byte) in bytes.iter().enumerate() {
         let bits = u64::from(byte & 0x7f);
         // The tenth byte holds the last bit.
         if index == 9 && *byte > 1 {
-            return Err(NotWhole);
+            return Err(Malformed);
         }
         number |= bits << (7 * index);
         if *byte < 0x80 {
@@ -152,10 +152,10 @@ fn long_varint(bytes: &mut &[u8]) -> Result<u64, NotWhole> {
             return Ok(number);
         }
     }
-    Err(NotWhole)
+    Err(Malformed)
 }
 
-/// Decodes a page as it is read, to its end, and hands over each pod.
+/// Decodes a page while reading it to its end, and passes each pod on.
 pub(in crate::kube) fn page(
     input: &mut dyn Read,
     buffer: &mut Vec<u8>,
@@ -163,21 +163,21 @@ pub(in crate::kube) fn page(
 ) -> anyhow::Result<Page> {
     let mut source = Source::new(input, buffer);
     if source.take(MAGIC.len() as u64)? != Some(MAGIC) {
-        bail!("no Kubernetes protobuf message");
+        bail!("not a Kubernetes protobuf message");
     }
-    // `runtime.Unknown`, the envelope: its lengths tell a list that was cut.
+    // `runtime.Unknown`, the envelope: its lengths reveal a truncated list.
     let mut kind = None::<String>;
     let mut encoding = String::new();
     let mut meta = None::<ListMeta>;
     while let Some((tag, head)) = source.head()? {
         match (tag, head) {
-            (1, Head::Bytes(length)) => kind = Some(kind_of(source.whole(length)?)?),
+            (1, Head::Bytes(length)) => kind = Some(kind_of(source.require(length)?)?),
             (2, Head::Bytes(length)) => {
                 if let Some(kind) = kind.as_deref().filter(|kind| *kind != "PodList") {
-                    bail!("wanted a PodList, got {}", named(kind));
+                    bail!("wanted a PodList, got {}", kind_text(kind));
                 }
                 if length == 0 {
-                    bail!("an empty pod list message: it is not whole");
+                    bail!("an empty pod list message: it is incomplete");
                 }
                 if meta.is_some() {
                     bail!("two pod lists in one message");
@@ -185,10 +185,10 @@ pub(in crate::kube) fn page(
                 meta = Some(list(&mut source, length, each)?);
             }
             (3, Head::Bytes(length)) => {
-                let text = Value::Bytes(source.whole(length)?).text()?;
+                let text = Value::Bytes(source.require(length)?).text()?;
                 text.clone_into(&mut encoding);
             }
-            (1..=3, Head::Done) => return Err(NotWhole.into()),
+            (1..=3, Head::Done) => return Err(Malformed.into()),
             (_, Head::Bytes(length)) => source.skip(length)?,
             (_, Head::Done) => {}
         }
@@ -198,23 +198,26 @@ pub(in crate::kube) fn page(
     }
     match kind.as_deref() {
         Some("PodList") => Page::new(meta.unwrap_or_default()),
-        kind => bail!("wanted a PodList, got {}", named(kind.unwrap_or_default())),
+        kind => bail!(
+            "wanted a PodList, got {}",
+            kind_text(kind.unwrap_or_default())
+        ),
     }
 }
 
 /// The list itself: `PodList`.
 fn list(source: &mut Source, length: u64, each: &mut Each) -> anyhow::Result<ListMeta> {
     let mut meta = ListMeta::default();
-    let end = source.position().checked_add(length).ok_or(NotWhole)?;
+    let end = source.position().checked_add(length).ok_or(Malformed)?;
     while source.position() < end {
         let Some((tag, head)) = source.head()? else {
-            return Err(NotWhole.into());
+            return Err(Malformed.into());
         };
-        let left = end.checked_sub(source.position()).ok_or(NotWhole)?;
+        let left = end.checked_sub(source.position()).ok_or(Malformed)?;
         match (tag, head) {
-            (_, Head::Bytes(length)) if length > left => return Err(NotWhole.into()),
+            (_, Head::Bytes(length)) if length > left => return Err(Malformed.into()),
             (1, Head::Bytes(length)) => {
-                let mut fields = Fields(source.whole(length)?);
+                let mut fields = Fields(source.require(length)?);
                 while let Some((tag, value)) = fields.next()? {
                     match tag {
                         2 => value.text()?.clone_into(&mut meta.resource_version),
@@ -223,8 +226,8 @@ fn list(source: &mut Source, length: u64, each: &mut Each) -> anyhow::Result<Lis
                     }
                 }
             }
-            (2, Head::Bytes(length)) => each(pod(source.whole(length)?)?)?,
-            (1 | 2, Head::Done) => return Err(NotWhole.into()),
+            (2, Head::Bytes(length)) => each(pod(source.require(length)?)?)?,
+            (1 | 2, Head::Done) => return Err(Malformed.into()),
             (_, Head::Bytes(length)) => source.skip(length)?,
             (_, Head::Done) => {}
         }
@@ -233,7 +236,7 @@ fn list(source: &mut Source, length: u64, each: &mut Each) -> anyhow::Result<Lis
 }
 
 /// The kind that a `TypeMeta` names.
-fn kind_of(message: &[u8]) -> Result<String, NotWhole> {
+fn kind_of(message: &[u8]) -> Result<String, Malformed> {
     let mut kind = "";
     let mut fields = Fields(message);
     while let Some((tag, value)) = fields.next()? {
@@ -267,7 +270,7 @@ fn pod(message: &[u8]) -> anyhow::Result<Pod<'_>> {
 }
 
 /// `ObjectMeta`.
-fn metadata<'m>(message: &'m [u8], pod: &mut Pod<'m>) -> Result<(), NotWhole> {
+fn metadata<'m>(message: &'m [u8], pod: &mut Pod<'m>) -> Result<(), Malformed> {
     let mut fields = Fields(message);
     while let Some((tag, value)) = fields.next()? {
         match tag {
@@ -286,7 +289,7 @@ fn metadata<'m>(message: &'m [u8], pod: &mut Pod<'m>) -> Result<(), NotWhole> {
 }
 
 /// One entry of a map of texts.
-fn entry<'m>(message: &'m [u8], texts: &mut Texts<'m>) -> Result<(), NotWhole> {
+fn entry<'m>(message: &'m [u8], texts: &mut Texts<'m>) -> Result<(), Malformed> {
     let (mut key, mut text) = ("", "");
     let mut fields = Fields(message);
     while let Some((tag, value)) = fields.next()? {
@@ -307,7 +310,7 @@ fn spec<'m>(
     message: &'m [u8],
     pod: &mut Pod<'m>,
     sidecar_ports: &mut Ports<'m>,
-) -> Result<(), NotWhole> {
+) -> Result<(), Malformed> {
     let mut fields = Fields(message);
     while let Some((tag, value)) = fields.next()? {
         match tag {
@@ -328,12 +331,12 @@ fn spec<'m>(
     Ok(())
 }
 
-/// `Container`: adds its ports, and says whether it is always restarted.
+/// `Container`: adds its ports. `true` if its restart policy is `Always`.
 fn container<'m>(
     message: &'m [u8],
     sidecar: bool,
     ports: &mut Ports<'m>,
-) -> Result<bool, NotWhole> {
+) -> Result<bool, Malformed> {
     let mut always = false;
     let mut fields = Fields(message);
     while let Some((tag, value)) = fields.next()? {
@@ -358,8 +361,8 @@ fn container<'m>(
     Ok(always)
 }
 
-/// `PodStatus`. The one address of old is taken where there are no others.
-fn status<'m>(message: &'m [u8], pod: &mut Pod<'_>, pod_ip: &mut &'m str) -> Result<(), NotWhole> {
+/// `PodStatus`. `pod_ip` receives the older field `podIP`, for pods without `podIPs`.
+fn status<'m>(message: &'m [u8], pod: &mut Pod<'_>, pod_ip: &mut &'m str) -> Result<(), Malformed> {
     let mut fields = Fields(message);
     while let Some((tag, value)) = fields.next()? {
         match tag {
@@ -393,22 +396,22 @@ fn status<'m>(message: &'m [u8], pod: &mut Pod<'_>, pod_ip: &mut &'m str) -> Res
     Ok(())
 }
 
-/// What comes before a field's value.
+/// A field's wire type, once its key is read.
 enum Head {
-    /// So many bytes come next.
+    /// A value of this many bytes follows.
     Bytes(u64),
-    /// The value was a number, and is read already.
+    /// The value was of fixed size or a number, and is consumed.
     Done,
 }
 
-/// A message that is read piece by piece.
+/// A buffered reader of one message.
 struct Source<'r> {
     input: &'r mut dyn Read,
     buffer: &'r mut Vec<u8>,
-    /// What is in the buffer and not yet taken.
+    /// `start..end` of the buffer is read and not consumed.
     start: usize,
     end: usize,
-    /// How much was taken in all.
+    /// Bytes consumed so far.
     taken: u64,
 }
 
@@ -430,7 +433,7 @@ impl<'r> Source<'r> {
         self.taken
     }
 
-    /// Reads until so many bytes are there. `false` if the input ends before.
+    /// Buffers at least `wanted` bytes. `false` if the input ends before.
     fn fill(&mut self, wanted: usize) -> io::Result<bool> {
         while self.end - self.start < wanted {
             if self.start > 0 {
@@ -439,7 +442,7 @@ impl<'r> Source<'r> {
                 self.start = 0;
             }
             if self.end == self.buffer.len() {
-                // Not to what is wanted at once: a length that is wrong shall not cost memory.
+                // Grow gradually: the declared length is untrusted.
                 self.buffer.resize(2 * self.end, 0);
             }
             match self.input.read(&mut self.buffer[self.end..]) {
@@ -457,7 +460,7 @@ impl<'r> Source<'r> {
         self.taken += length as u64;
     }
 
-    /// The next so many bytes; `None` if the input ends before.
+    /// Consumes the next `length` bytes; `None` if the input ends before.
     fn take(&mut self, length: u64) -> io::Result<Option<&[u8]>> {
         let Ok(length) = usize::try_from(length) else {
             return Ok(None);
@@ -469,22 +472,22 @@ impl<'r> Source<'r> {
         Ok(Some(&self.buffer[self.start - length..self.start]))
     }
 
-    /// The same, where they must be there.
-    fn whole(&mut self, length: u64) -> anyhow::Result<&[u8]> {
-        self.take(length)?.ok_or_else(|| NotWhole.into())
+    /// Like [`Self::take`], but the end of input is an error.
+    fn require(&mut self, length: u64) -> anyhow::Result<&[u8]> {
+        self.take(length)?.ok_or_else(|| Malformed.into())
     }
 
     fn skip(&mut self, mut length: u64) -> anyhow::Result<()> {
         while length > 0 {
             let part = length.min(CHUNK as u64);
-            self.whole(part)?;
+            self.require(part)?;
             length -= part;
         }
         Ok(())
     }
 
     fn varint(&mut self) -> anyhow::Result<u64> {
-        /// The longest.
+        /// In bytes.
         const LONGEST: usize = 10;
         // At the end of the input there may be less.
         self.fill(LONGEST)?;
@@ -496,7 +499,7 @@ impl<'r> Source<'r> {
         Ok(number)
     }
 
-    /// The next field's number, and what comes next; `None` at the end of the input.
+    /// Reads the next field's number and wire type; `None` at the end of the input.
     fn head(&mut self) -> anyhow::Result<Option<(u64, Head)>> {
         if !self.fill(1)? {
             return Ok(None);
@@ -504,12 +507,12 @@ impl<'r> Source<'r> {
         let number = self.varint()?;
         let (tag, kind) = key(number)?;
         let head = match kind {
-            Kind::Number => {
+            WireType::Number => {
                 self.varint()?;
                 Head::Done
             }
-            Kind::Bytes => Head::Bytes(self.varint()?),
-            Kind::Fixed(length) => {
+            WireType::Bytes => Head::Bytes(self.varint()?),
+            WireType::Fixed(length) => {
                 self.skip(length)?;
                 Head::Done
             }

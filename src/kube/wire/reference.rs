@@ -1,4 +1,4 @@
-//! The same messages as prost decodes them: what the decoder of our own is held against in tests.
+//! prost's decoder for the same messages: tests compare ours with it.
 
 use prost::Message as _;
 
@@ -115,7 +115,7 @@ struct Ip {
     ip: String,
 }
 
-/// The resourceVersion, the next page's token and the pods of a page, as far as prost can tell.
+/// The resourceVersion, the next page's token and the pods of a page, as prost decodes them.
 pub(super) fn page(body: &[u8]) -> Option<(String, String, Vec<model::Pod<'static>>)> {
     let Unknown { type_meta, raw } = Unknown::decode(body.strip_prefix(MAGIC)?).ok()?;
     let PodList { metadata, items } = PodList::decode(&*raw).ok()?;
