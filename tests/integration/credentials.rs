@@ -133,8 +133,7 @@ fn of_a_kubeconfig() {
                 let before = api.requests().len();
                 vulcanized("--owner t --dry-run --timeout 20s --store-file")
                     .arg(&store)
-                    .arg("--kubeconfig")
-                    .arg(kubeconfig.path())
+                    .kubeconfig(&kubeconfig)
                     .env("PATH", "/bin:/usr/bin")
                     .exits(0);
                 let asked = || front.as_ref().map_or(0, |front| front.asked().len());

@@ -90,8 +90,7 @@ fn loss(cluster: &Arc<Cluster>, member: usize, how: &'static str, middle: bool) 
         let arguments =
             "--owner prod --cluster c1@00000000 -o summary --request-timeout 3s --timeout 60s";
         vulcanized(&format!("{arguments} --etcd {}", cluster.urls()))
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
+            .kubeconfig(&kubeconfig)
             .run()
     };
     let first = run();
@@ -471,10 +470,7 @@ fn signals_end_a_run_that_lists_at_once_as_pid_1_too() {
     let kubeconfig = api.plain_kubeconfig();
     for name in ["TERM", "INT"] {
         let arguments = format!("--owner prod --etcd {} --request-timeout 20s", etcd.url());
-        let child = vulcanized(&arguments)
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
-            .start();
+        let child = vulcanized(&arguments).kubeconfig(&kubeconfig).start();
         listed
             .recv_timeout(Duration::from_mins(1))
             .expect("the pods are listed");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::api::{Api, Framing, Listen, Reply, Request, list, pod};
+use crate::support::api::{Api, Framing, Listen, Reply, Request, list, pod, web};
 use crate::support::certs::Authority;
 use crate::support::program::{Answer, Program, vulcanized};
 use crate::support::proxy::Proxy;
@@ -57,15 +57,6 @@ impl Store {
     }
 }
 
-pub(super) fn web(n: u8) -> Value {
-    pod(
-        "default",
-        &format!("web-{n}"),
-        "web",
-        &format!("10.0.0.{n}"),
-    )
-}
-
 pub(super) fn in_sync(request: &Request) -> Reply {
     list(&[web(1), web(2)], request, 500)
 }
@@ -95,8 +86,7 @@ fn weather(
         .program(more)
         .env("VULCANIZED_TIMEOUT", "60s")
         .env("VULCANIZED_REQUEST_TIMEOUT", "60s")
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
+        .kubeconfig(&kubeconfig)
         .run();
     assert!(answer.code == code, "{what}: wanted {code}, got:\n{answer}");
     contains(&answer, words, what);
@@ -332,8 +322,7 @@ fn connections_that_are_reset_are_made_again() {
             let kubeconfig = api.kubeconfig(&json!({ "server": server }), &json!({}));
             let answer = store
                 .program(&format!("--timeout {time}"))
-                .arg("--kubeconfig")
-                .arg(kubeconfig.path())
+                .kubeconfig(&kubeconfig)
                 .run();
             (answer, proxy.dropped())
         };
@@ -399,8 +388,7 @@ fn explain_finds_a_pod_of_a_list_that_starts_over_once() {
     });
     let answer = Store::new()
         .program("explain web-1")
-        .arg("--kubeconfig")
-        .arg(api.plain_kubeconfig().path())
+        .kubeconfig(&api.plain_kubeconfig())
         .exits(0);
     assert_eq!(api.requests().len(), 4);
     assert!(answer.out.contains("published after a run"), "{answer}");
@@ -415,8 +403,7 @@ fn nobody_listens() {
     // The port may take a moment to close; from then on it refuses.
     let answer = store
         .program("--timeout 3s")
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
+        .kubeconfig(&kubeconfig)
         .exits(1);
     contains(
         &answer,
@@ -427,11 +414,7 @@ fn nobody_listens() {
     let nowhere = json!({ "server": "http://nowhere.invalid:1" });
     let api = Api::start(|request, _| in_sync(request));
     let kubeconfig = api.kubeconfig(&nowhere, &json!({}));
-    let answer = store
-        .program("")
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
-        .exits(1);
+    let answer = store.program("").kubeconfig(&kubeconfig).exits(1);
     contains(&answer, "its name cannot be resolved", "no such name");
 }
 
@@ -442,8 +425,7 @@ fn certificates_that_do_not_fit() {
         let kubeconfig = api.kubeconfig(cluster, &json!({}));
         let answer = store
             .program("--timeout 60s --request-timeout 60s")
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
+            .kubeconfig(&kubeconfig)
             .exits(code);
         contains(&answer, words, words);
         store.is_untouched(words);
@@ -507,8 +489,7 @@ fn what_the_server_sees() {
     let kubeconfig = api.plain_kubeconfig();
     store
         .program("-l tier=a --field-selector spec.nodeName=a --dry-run")
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
+        .kubeconfig(&kubeconfig)
         .run();
     let requests = api.requests();
     assert_eq!(
@@ -548,7 +529,6 @@ fn what_the_server_sees() {
 
 #[test]
 fn a_recorded_compressed_list_is_read() {
-    let store = Store::new();
     let packed = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/fixtures/kube/lists/gzip-100-pods.json.gz"
@@ -568,30 +548,25 @@ fn a_recorded_compressed_list_is_read() {
             }),
         ),
     });
-    let kubeconfig = api.plain_kubeconfig();
-    let arguments = "-A --backend {namespace}.{name}.svc --dry-run -o json --create-backends";
-    let answer = store
-        .program(arguments)
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
-        .run();
-    let report = serde_json::from_str::<Value>(&answer.out).unwrap_or_else(|_| panic!("{answer}"));
-    assert_eq!(report["counts"]["pods"], 100);
+    assert_eq!(pods_seen(&api), 100);
 }
 
 #[test]
 fn a_recorded_list_in_protobuf_is_read() {
-    let store = Store::new();
     let api = Api::start(|_, _| Reply::recorded("lists/mixed.protobuf"));
-    let kubeconfig = api.plain_kubeconfig();
+    assert_eq!(pods_seen(&api), 62);
+}
+
+/// How many pods a dry run over all namespaces sees.
+#[track_caller]
+fn pods_seen(api: &Api) -> u64 {
     let arguments = "-A --backend {namespace}.{name}.svc --dry-run -o json --create-backends";
-    let answer = store
+    let answer = Store::new()
         .program(arguments)
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
+        .kubeconfig(&api.plain_kubeconfig())
         .run();
     let report = serde_json::from_str::<Value>(&answer.out).unwrap_or_else(|_| panic!("{answer}"));
-    assert_eq!(report["counts"]["pods"], 62);
+    report["counts"]["pods"].as_u64().expect("a number")
 }
 
 #[test]

@@ -32,8 +32,7 @@ fn credentials_of_a_kubeconfig() {
         let kubeconfig = api.kubeconfig(&json!({}), user);
         store
             .program("--timeout 60s")
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
+            .kubeconfig(&kubeconfig)
             .exits(code)
     };
     let api = Api::tls(for_token("s3cret-token"));
@@ -94,11 +93,7 @@ fn a_token_file_is_read_again_when_it_was_refused() {
         Reply::recorded("errors/401-bad-token")
     });
     let kubeconfig = api.kubeconfig(&json!({}), &json!({ "tokenFile": token }));
-    store
-        .program("")
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
-        .exits(0);
+    store.program("").kubeconfig(&kubeconfig).exits(0);
     assert_eq!(api.requests().len(), 2);
 }
 
@@ -137,8 +132,7 @@ printf '"status":{{"token":"from-plugin-%s-%s"}}}}' "$GREETING" "$1""#,
         let kubeconfig = api.kubeconfig(&json!({}), &user);
         store
             .program("")
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
+            .kubeconfig(&kubeconfig)
             .env("PATH", "/bin:/usr/bin")
             .exits(0);
     }
@@ -156,8 +150,7 @@ printf '"status":{{"token":"from-plugin-%s-%s"}}}}' "$GREETING" "$1""#,
         let kubeconfig = api.kubeconfig(&json!({}), &user);
         store
             .program("")
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
+            .kubeconfig(&kubeconfig)
             .env("PATH", "/bin:/usr/bin")
             .exits(0);
         let theirs = kubectl(kubeconfig.path()).output().expect("kubectl runs");
@@ -183,8 +176,7 @@ printf '"status":{{"token":"from-plugin-%s-%s"}}}}' "$GREETING" "$1""#,
     let kubeconfig = api.kubeconfig(&json!({}), &exec(&plugin(&store.folder, &script), "v1"));
     store
         .program("")
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
+        .kubeconfig(&kubeconfig)
         .env("PATH", "/bin:/usr/bin")
         .exits(0);
 }
@@ -206,8 +198,7 @@ fn children_of_exec_plugins_end_with_them() {
         let time = if signal { "60s" } else { "5s" };
         let child = store
             .program(&format!("--request-timeout {time} --timeout 60s"))
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
+            .kubeconfig(&kubeconfig)
             .env("PATH", "/bin:/usr/bin")
             .start();
         let sleeping = poll("the plugin's child", || fs::read_to_string(&pid).ok());
@@ -252,8 +243,7 @@ fn exec_plugins_that_do_not() {
         let kubeconfig = api.kubeconfig(&json!({}), &exec(&plugin(&store.folder, script), "v1"));
         let answer = store
             .program(&format!("--request-timeout {time} -vvv"))
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
+            .kubeconfig(&kubeconfig)
             .env("PATH", "/bin:/usr/bin")
             .exits(1);
         contains(&answer, words, script);
@@ -264,22 +254,14 @@ fn exec_plugins_that_do_not() {
     let store = Store::new();
     let missing = exec(std::path::Path::new("/nonexistent/plugin"), "v1");
     let kubeconfig = api.kubeconfig(&json!({}), &missing);
-    let answer = store
-        .program("")
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
-        .exits(1);
+    let answer = store.program("").kubeconfig(&kubeconfig).exits(1);
     contains(
         &answer,
         "install it from the shelf",
         "a plugin that is not there",
     );
     let kubeconfig = api.kubeconfig(&json!({}), &exec(std::path::Path::new("x"), "v9"));
-    let answer = store
-        .program("")
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
-        .exits(1);
+    let answer = store.program("").kubeconfig(&kubeconfig).exits(1);
     contains(
         &answer,
         "wants apiVersion `client.authentication.k8s.io/v9`",
@@ -447,8 +429,7 @@ fn a_proxy_is_used_where_it_is_named() {
         let kubeconfig = api.kubeconfig(&whole, &json!({}));
         let program = store
             .program("--timeout 60s --request-timeout 60s")
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path());
+            .kubeconfig(&kubeconfig);
         proxies
             .iter()
             .fold(program, |program, (name, value)| program.env(name, value))
@@ -492,8 +473,7 @@ fn no_secret_is_ever_said() {
                 store.program(more)
             };
             let answer = program
-                .arg("--kubeconfig")
-                .arg(kubeconfig.path())
+                .kubeconfig(&kubeconfig)
                 .env("VULCANIZED_PASSWORD", "s3cret-password")
                 .env("VULCANIZED_USER", "me")
                 .env("ETCDCTL_USER", "me:s3cret-etcd")

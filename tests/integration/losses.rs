@@ -648,8 +648,7 @@ fn an_etcd_of_another_cluster_is_not_written() {
         let kubeconfig = api.plain_kubeconfig();
         let options = "--owner prod -n shop --request-timeout 60s --timeout 60s";
         let answer = vulcanized(&format!("{options} --etcd-api {api_version} --etcd {urls}"))
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
+            .kubeconfig(&kubeconfig)
             .run();
         assert_eq!(answer.code, 1, "{api_version}: {answer}");
         assert_eq!(other.revision(), revision, "{api_version}: {answer}");

@@ -218,10 +218,7 @@ fn a_second_cluster_selector_or_namespace_of_the_same_owner() {
     let over = |api: &Api, more: &str| {
         let kubeconfig = api.plain_kubeconfig();
         let arguments = format!("--owner prod --etcd {} {more}", etcd.url());
-        vulcanized(&arguments)
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
-            .run()
+        vulcanized(&arguments).kubeconfig(&kubeconfig).run()
     };
     exits(&over(&first, ""), 0);
     let before = etcd.get(SERVERS);

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::docs::blocks;
-use crate::support::api::{kubectl, pod};
+use crate::support::api::{kubectl, web};
 use crate::support::etcd::{Etcd, free_ports, poll, test_tools};
 use crate::support::program::{Answer, Program, vulcanized};
 
@@ -38,15 +38,6 @@ fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
         [stdout, stderr]
             .map(|text| String::from_utf8(text).expect("UTF-8"))
             .concat(),
-    )
-}
-
-fn web(n: u8) -> Value {
-    pod(
-        "default",
-        &format!("web-{n}"),
-        "web",
-        &format!("10.0.0.{n}"),
     )
 }
 

@@ -96,12 +96,7 @@ fn a_plan_is_applied_as_expected_or_not_at_all() {
     };
     let two = pods(2);
     let dry = run("--dry-run", &two);
-    let hash = dry
-        .out
-        .lines()
-        .last()
-        .and_then(|line| line.strip_prefix("plan "));
-    let hash = hash.unwrap_or_else(|| panic!("no hash: {dry}"));
+    let hash = dry.plan();
     for format in ["lines", "summary", "json"] {
         let answer = run(&format!("--dry-run -o {format}"), &two);
         assert!(answer.out.contains(hash), "{answer}");
@@ -230,12 +225,7 @@ fn a_foreign_write_between_list_and_apply_is_expected_or_not() {
             .run()
         };
         let dry = run("--dry-run");
-        let hash = dry
-            .out
-            .lines()
-            .last()
-            .and_then(|line| line.strip_prefix("plan "));
-        let hash = hash.unwrap_or_else(|| panic!("no hash: {dry}"));
+        let hash = dry.plan();
         let revision = etcd.revision();
         let answer = run(&format!("--expect {hash}"));
         assert_eq!(calls.load(Ordering::SeqCst), 3, "planned anew: {answer}");

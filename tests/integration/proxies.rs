@@ -70,8 +70,7 @@ fn each_kind_of_proxy_is_asked_as_kubectl_asks_it() {
         let variable = if secure { "HTTPS_PROXY" } else { "HTTP_PROXY" };
         vulcanized("--owner t --dry-run --timeout 20s --store-file")
             .arg(&store)
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
+            .kubeconfig(&kubeconfig)
             .env(variable, &url)
             .env("SSL_CERT_FILE", trusted)
             .exits(0);

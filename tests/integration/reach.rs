@@ -352,8 +352,7 @@ fn a_token_that_expires_in_mid_run_is_fetched_again() {
             etcd.url()
         );
         let answer = vulcanized(&arguments)
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
+            .kubeconfig(&kubeconfig)
             .env("VULCANIZED_PASSWORD", "s3cret")
             .env("RUST_LOG", "vulcanized=debug")
             .run();

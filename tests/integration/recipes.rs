@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::docs::{sh, shell_block};
-use crate::support::api::{Api, kubectl, list, pod};
+use crate::support::api::{Api, kubectl, list, web};
 use crate::support::etcd::Etcd;
 use crate::support::program::{Answer, Program, vulcanized};
 
@@ -65,15 +65,6 @@ impl World {
         });
         servers.collect()
     }
-}
-
-fn web(n: u8) -> Value {
-    pod(
-        "default",
-        &format!("web-{n}"),
-        "web",
-        &format!("10.0.0.{n}"),
-    )
 }
 
 fn owned(owner: &str, ids: &[&str]) -> Vec<(String, String)> {
@@ -341,8 +332,7 @@ fn a_job_that_moves_behind_a_gateway() {
         vulcanized(&format!("--owner prod {more}"))
             .arg("--etcd")
             .arg(etcd.url())
-            .arg("--kubeconfig")
-            .arg(kubeconfig.path())
+            .kubeconfig(&kubeconfig)
             .run()
     };
     // With the same name on both sides there is nothing to do.

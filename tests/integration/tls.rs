@@ -126,8 +126,7 @@ fn kubernetes(
     .expect("it is written");
     let ours = vulcanized("--owner t --dry-run --timeout 20s --store-file")
         .arg(&store)
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
+        .kubeconfig(&kubeconfig)
         .run();
     let listed = ours.code == 0 && ours.out.contains("1 to create");
     assert!(

@@ -108,7 +108,7 @@ fn churn_under_traffic_fails_no_request() {
         *there.lock().expect("no panic") = pods;
         let program = program(&etcd, "prod").arg("-A").arg("--backend");
         let program = program.arg("{namespace}.{label:app}");
-        program.arg("--kubeconfig").arg(kubeconfig.path()).run()
+        program.kubeconfig(&kubeconfig).run()
     };
     etcd.put("traefik/http/routers/web/service", "shop.web");
     let traefik = Traefik::start(&etcd);

@@ -512,6 +512,16 @@ pub fn pod(namespace: &str, name: &str, app: &str, ip: &str) -> Value {
     })
 }
 
+/// Pod `web-n` of app `web` in namespace `default`, at 10.0.0.n.
+pub fn web(n: u8) -> Value {
+    pod(
+        "default",
+        &format!("web-{n}"),
+        "web",
+        &format!("10.0.0.{n}"),
+    )
+}
+
 /// Pods as `kubectl get pods -o json` prints them.
 pub fn kubectl(pods: impl IntoIterator<Item = Value>) -> String {
     let pods = pods.into_iter().map(|mut pod| {

@@ -47,6 +47,11 @@ impl Program {
         self
     }
 
+    /// Gives it this kubeconfig.
+    pub fn kubeconfig(self, file: &tempfile::NamedTempFile) -> Self {
+        self.arg("--kubeconfig").arg(file.path())
+    }
+
     /// Sets one environment variable.
     pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
         self.command.env(name, value);
@@ -106,6 +111,16 @@ pub fn ended(child: Child) -> Answer {
     let output = child.wait_with_output().expect("the program ends");
     drop(done);
     output.into()
+}
+
+impl Answer {
+    /// The hash in a dry run's last line.
+    #[track_caller]
+    pub fn plan(&self) -> &str {
+        let last = self.out.lines().last();
+        let hash = last.and_then(|line| line.strip_prefix("plan "));
+        hash.unwrap_or_else(|| panic!("no hash: {self}"))
+    }
 }
 
 impl From<Output> for Answer {
