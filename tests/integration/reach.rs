@@ -358,7 +358,7 @@ fn a_token_that_expires_in_mid_run_is_fetched_again() {
             .run();
         works(&answer);
         assert_eq!(etcd.keys(BACKENDS), ["web/backend", "web/servers/10.0.0.1"]);
-        let expired = "the token is not valid any more";
+        let expired = "the token is no longer valid";
         assert!(answer.err.contains(expired), "{answer}");
         let authenticated = answer.err.matches("authenticating as `prod`").count();
         assert_eq!(authenticated, 2, "{answer}");
