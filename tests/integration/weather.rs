@@ -162,7 +162,7 @@ fn program(endpoints: &str, pods: &str, more: &str) -> Program {
     vulcanized(&format!(
         "--owner prod --pods {pods} --etcd {endpoints} --timeout 30s {more}"
     ))
-    .env("VULCANIZED_REQUEST_TIMEOUT", "2s")
+    .env("VULCANIZED_REQUEST_TIMEOUT", "5s")
 }
 
 #[track_caller]
@@ -295,7 +295,7 @@ fn what_is_lost_on_the_wire_is_settled_by_looking() {
                 let before = etcd.revision();
                 let proxy = Proxy::start(etcd.port(), loss, after);
                 let answer = ends(
-                    program(&proxy.url(), &views[1], "").env("VULCANIZED_REQUEST_TIMEOUT", "1s"),
+                    program(&proxy.url(), &views[1], "").env("VULCANIZED_REQUEST_TIMEOUT", "3s"),
                     0,
                 );
                 assert!(proxy.dropped() > 0, "nothing was lost");
@@ -331,7 +331,7 @@ fn what_cannot_be_settled_is_said() {
             ends(program(&etcd.url(), &views[0], &api), 0);
             let proxy = Proxy::start(etcd.port(), Loss::Everything, 60_000);
             let lossy = program(&proxy.url(), &views[1], &api);
-            let answer = ends(lossy.env("VULCANIZED_REQUEST_TIMEOUT", "1s"), 1);
+            let answer = ends(lossy.env("VULCANIZED_REQUEST_TIMEOUT", "3s"), 1);
             let found = store.all();
             pods.unbroken(&found, 1, 2);
             // What it says of itself is true: applied so many, and of the rest nobody knows.
