@@ -202,7 +202,7 @@ fn of_a_pod() {
     }
 }
 
-/// Without a token this is no pod with a service account, whatever the environment says: the kubeconfig counts, as
+/// Without a token this is not a pod with a service account, whatever the environment says: the kubeconfig counts, as
 /// in `tools/clientcmd/client_config.go`, `inClusterClientConfig.Possible`.
 #[test]
 fn of_a_pod_without_a_token() {
@@ -460,7 +460,7 @@ const KUBECONFIGS: [(&str, &str, &str); 32] = [
         "{server: 'https://SERVER', certificate-authority-data: CA}",
         "{token: t, token: u}",
     ),
-    // Things that nobody knows.
+    // Unknown fields.
     (
         "unknown fields",
         "{server: 'https://SERVER', certificate-authority-data: CA, colour: blue}",

@@ -255,7 +255,7 @@ fn what_is_installed_runs() {
     );
 }
 
-/// Runs a quick start as it stands, in a network and a `/tmp` of its own, and ends what it started.
+/// Runs a quick start unchanged, in a network and a `/tmp` of its own, and ends what it started.
 fn quick_start(test: &str) -> Answer {
     let block = shell_block(test);
     let (install, rest) = block.split_once('\n').expect("lines");

@@ -1,4 +1,4 @@
-//! etcd under all that may happen to it: members that go, answers that are lost, two runs at once, signals.
+//! etcd with faults: members lost, answers lost, two runs at once, signals.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -37,7 +37,7 @@ fn addresses(pods: &[Value]) -> BTreeSet<String> {
         .collect()
 }
 
-/// A killed member is gone for good: each loss has a cluster of its own.
+/// A killed member does not come back: each loss gets its own cluster.
 fn losses(version: Version, how: &'static str) {
     for member in 0..3 {
         for middle in [false, true] {
@@ -76,7 +76,7 @@ fn loss(cluster: &Arc<Cluster>, member: usize, how: &'static str, middle: bool) 
     let pods = many(1);
     let (lost, served) = (Arc::clone(cluster), pods.clone());
     let api = Api::start(move |request, number| {
-        // The store was listed, the plan is not made: the middle of the run.
+        // The middle of the run: the store is listed, the plan is not made yet.
         if number == 0 && middle {
             lost.signal(member, how);
         }
@@ -128,7 +128,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// `for_good`: nothing is passed on any more after that.
+    /// `for_good`: after that, all connections are closed.
     fn start(etcd: u16, victim: usize, for_good: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
@@ -175,7 +175,7 @@ fn pass(
         move || {
             let mut buffer = vec![0; 1 << 16];
             while let Ok(read @ 1..) = from_server.read(&mut buffer) {
-                // A window update is no answer: the answer to a transaction is told by its headers.
+                // Window updates do not count: headers mark the answer to a transaction.
                 let answer = buffer[..read].windows(4).any(|frame| frame == b"etcd") || read > 60;
                 if victim.load(Ordering::SeqCst) && answer {
                     end.store(for_good, Ordering::SeqCst);
@@ -266,7 +266,7 @@ fn lost_for_good(etcd: &Etcd) {
     let wanted = "applied 126 of 400 changes, 126 more unknown";
     assert!(answer.err.contains(wanted), "{}", answer.err);
     assert!(proxy.dead.load(Ordering::SeqCst));
-    // It was applied: what is said is true.
+    // The unknown changes were applied.
     assert_eq!(etcd.keys(&format!("{ROOT}web/servers/")).len(), 252);
     file.on(&etcd.url(), "").exits(0);
     assert_eq!(etcd.keys(&format!("{ROOT}web/servers/")).len(), 400);
@@ -481,7 +481,7 @@ fn signals_end_a_run_that_lists_at_once_as_pid_1_too() {
             "{answer}"
         );
     }
-    // As PID 1 of a namespace of its own: there no signal ends a process that has no handler.
+    // As PID 1 of its own namespace, where signals without a handler are ignored.
     let mut child = std::process::Command::new("unshare")
         .args([
             "--pid",
@@ -525,7 +525,7 @@ fn a_signal_ends_a_run_whose_answer_is_lost() {
     let etcd = Etcd::start();
     etcd.define("web");
     let file = Pods::new((1..=4_000).map(web));
-    // The answer to one of its first transactions: it still says less than a pipe holds.
+    // One of the first transactions: the output up to then fits into a pipe.
     let wire = Wire::start(etcd.port(), Loss::Answers, 20_000);
     let child = file
         .on(&wire.url(), "--request-timeout 5s --timeout 60s")

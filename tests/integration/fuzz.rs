@@ -436,8 +436,8 @@ fn hostile_texts() {
     smoke("hostile_text", 300);
 }
 
-/// Runs the program where it gets no more than so many MiB of memory, and demands this exit code.
-/// Answers what it said.
+/// Runs the program with at most so many MiB of memory, and checks its exit code.
+/// Returns its stderr.
 #[track_caller]
 fn within(mebibytes: u32, code: i32, what: &str, arguments: &[&str]) -> String {
     let kibibytes = (mebibytes * 1024).to_string();

@@ -1,4 +1,4 @@
-//! The Kubernetes API server in any weather: what it answers, and what becomes of the connection.
+//! The Kubernetes API server: its answers, good and bad, and connections that fail.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::support::certs::Authority;
 use crate::support::program::{Answer, Program, vulcanized};
 use crate::support::proxy::Proxy;
 
-/// A store with two servers of ours and a folder to keep it in.
+/// A store file with two servers of ours, in its own folder.
 pub(super) struct Store {
     pub(super) folder: tempfile::TempDir,
     before: String,
@@ -69,8 +69,8 @@ pub(super) fn contains(answer: &Answer, text: &str, what: &str) {
     );
 }
 
-/// Runs against a server that answers so, and demands exit code, words and no write. No time-out ends it but
-/// one that `more` gives.
+/// Runs against this server and checks the exit code, the message and that nothing was written. Only a time-out in
+/// `more` can end the run.
 #[track_caller]
 fn weather(
     what: &str,
@@ -332,7 +332,7 @@ fn connections_that_are_reset_are_made_again() {
         assert_eq!(answer.code, 1, "{secure}: {answer}");
         assert!(dropped > 1, "{secure}: {answer}");
         contains(&answer, "the run's time is up (--timeout 3s)", "reset");
-        // Over TLS it depends on who is first.
+        // Over TLS either may come first.
         let words = ["the connection was reset", "it closed the connection"];
         assert!(
             words.iter().any(|words| answer.err.contains(words)),
@@ -400,7 +400,7 @@ fn nobody_listens() {
     let api = Api::start(|request, _| in_sync(request));
     let kubeconfig = api.plain_kubeconfig();
     drop(api);
-    // The port may take a moment to close; from then on it refuses.
+    // Once closed, the port refuses.
     let answer = store
         .program("--timeout 3s")
         .kubeconfig(&kubeconfig)

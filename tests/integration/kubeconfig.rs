@@ -17,7 +17,7 @@ pub(super) fn base64_of(text: &str) -> String {
     base64::prelude::BASE64_STANDARD.encode(text)
 }
 
-/// Serves those who send this token, or a client certificate where no token is demanded.
+/// Serves requests with this token; all others get a 401.
 fn for_token(token: &'static str) -> impl Fn(&Request, usize) -> Reply + Send + Sync {
     move |request, _| match request.headers.get("authorization") {
         Some(given) if *given == format!("Bearer {token}") => in_sync(request),
@@ -136,7 +136,7 @@ printf '"status":{{"token":"from-plugin-%s-%s"}}}}' "$GREETING" "$1""#,
             .env("PATH", "/bin:/usr/bin")
             .exits(0);
     }
-    // What kubectl's decoder takes: YAML, no kind, fields that nobody knows, an empty
+    // What kubectl's decoder accepts: YAML, no kind, unknown fields, an empty
     // document before it.
     for answer in [
         "apiVersion: client.authentication.k8s.io/v1\\nkind: ExecCredential\\nstatus: {token: t}\\n",
@@ -181,7 +181,7 @@ printf '"status":{{"token":"from-plugin-%s-%s"}}}}' "$GREETING" "$1""#,
         .exits(0);
 }
 
-/// What a plugin has started ends with it: at the time-out and at a signal.
+/// A plugin's children end with it, both when it times out and at a signal.
 #[test]
 fn children_of_exec_plugins_end_with_them() {
     let api = Api::tls(for_token("never"));
@@ -208,7 +208,7 @@ fn children_of_exec_plugins_end_with_them() {
         }
         let answer = ended(child);
         assert_eq!(answer.code, 1, "{ending}: {answer}");
-        // Gone, or dead and not yet collected by whoever inherited it.
+        // Gone, or a zombie that is not reaped yet.
         poll(&format!("{ending}: the end of the child"), || {
             let text = fs::read_to_string(&state);
             text.map_or(true, |text| text.contains(") Z "))
@@ -417,7 +417,7 @@ fn merged_kubeconfigs_are_read_as_kubectl_reads_them() {
 
 #[test]
 fn a_proxy_is_used_where_it_is_named() {
-    // The stand-in plays the proxy: it sees who is asked for.
+    // The stand-in is the proxy and sees the requested host.
     let proxy = Api::start(|_, _| Reply::new(502, "text/plain", "no way through"));
     let store = Store::new();
     let run = |cluster: &Value, proxies: &[(&str, &str)]| {
@@ -479,7 +479,7 @@ fn no_secret_is_ever_said() {
                 .env("ETCDCTL_USER", "me:s3cret-etcd")
                 .env("RUST_LOG", "trace")
                 .run();
-            // A dump in hexadecimal has what is printable in its last column, some bytes a line.
+            // A hex dump shows printable bytes in its last column.
             let dumped = answer.err.lines();
             let dumped = dumped
                 .filter_map(|line| line.split_whitespace().last())

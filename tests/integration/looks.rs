@@ -12,7 +12,7 @@ use crate::support::etcd::Etcd;
 use crate::support::golden;
 use crate::support::program::{Answer, Program, vulcanized};
 
-/// A store with whatever may be in one.
+/// A store with entries of every kind.
 fn store() -> Value {
     let server = |owner: &str, scope: &str, pod: &str, url: &str| {
         json!({ "URL": url, "Owner": owner, "Scope": scope, "Pod": pod }).to_string()
@@ -221,7 +221,7 @@ fn explain_follows_a_pod() {
         at_all_widths(&name, &|| site.explain(pod, ""));
         let code = if published { 0 } else { 3 };
         site.explain(&format!("shop/{pod}"), "").exits(code);
-        // What it says of the run is what a run does.
+        // The run does what `explain` announced.
         let run = site.run("--dry-run -o json").run();
         let run = serde_json::from_str::<Value>(&run.out).expect("JSON");
         let changes = run["changes"].as_array().expect("a list");
@@ -551,7 +551,7 @@ fn status_names_other_prefixes() {
     );
 }
 
-/// A failed run is a document, too, whatever else is silent.
+/// A failed run prints a JSON document too, with `-q` as well.
 #[test]
 fn failures_are_documents() {
     let site = Site::new();
@@ -624,7 +624,7 @@ fn mistakes_are_not_silenced() {
     assert_eq!(run("-q", &[]), "");
 }
 
-/// On a terminal, a wait of more than two seconds says for what; elsewhere nothing does.
+/// A wait of more than two seconds is explained, on a terminal only.
 #[test]
 fn a_wait_is_explained_on_a_terminal() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -261,7 +261,7 @@ fn twenty_backends_of_one_server_and_a_wrong_flag() {
             (&pods, "--ip-family ipv6", 3),
             (&single, "--ip-family ipv6", 3),
             (&annotated, "--annotation-prefix example.com/", 3),
-            // The URL stays under another id: nothing is lost, nobody has to look.
+            // The URL stays under another id: nothing is lost and there is no alarm.
             (&pods, "--server-id {pod}", 0),
             // All of them want one key: one of them in each backend.
             (&pods, "--server-id one", 0),

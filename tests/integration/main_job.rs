@@ -49,7 +49,7 @@ fn exits(answer: &Answer, code: i32) {
 
 #[track_caller]
 fn says(answer: &Answer, text: &str) {
-    // What is wrapped at 80 columns is still said.
+    // Compare words: output is wrapped at 80 columns.
     let said = format!("{} {}", answer.out, answer.err);
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(

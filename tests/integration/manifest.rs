@@ -82,7 +82,7 @@ fn its_arguments_are_understood() {
     assert_eq!(pod["restartPolicy"], "Never");
 }
 
-/// Whether the real schema takes a manifest, fields that it does not know refused, and what it says.
+/// Validates a manifest against the real schema, unknown fields refused: whether it is valid, and the output.
 fn validate(text: &str) -> (bool, String) {
     let file = tempfile::Builder::new()
         .suffix(".yaml")

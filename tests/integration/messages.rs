@@ -78,7 +78,7 @@ fn usage_errors_are_kept_in_full() {
     golden("usage.txt", &answer);
 }
 
-/// Every sentence that the reports can say is in what is kept: nothing is said that nobody has read.
+/// Every sentence of the reports is in a golden file, so that somebody has read it.
 #[test]
 fn every_sentence_is_kept_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -63,7 +63,7 @@ fn works(answer: &Answer) {
     assert_eq!(answer.code, 0, "{answer}");
 }
 
-/// It failed, and the message says why.
+/// Checks that it fails and that the message gives these reasons.
 #[track_caller]
 fn fails(folder: &Folder, arguments: &str, why: &[&str]) {
     let answer = folder.run(arguments);
@@ -146,7 +146,7 @@ fn user_matrix() {
     for version in VERSIONS {
         let mut etcd = Etcd::version(version);
         etcd.define("web");
-        // A user's name is no trouble while nobody asks for it.
+        // A user name does no harm while authentication is off.
         works(&folder.run(&format!(
             "--etcd {} --user x --password-file %wrong",
             etcd.url()
@@ -220,7 +220,7 @@ fn users_of_v2() {
     }
 }
 
-/// A server that does this with each connection.
+/// A server that handles each connection with `serve`.
 fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
@@ -288,12 +288,12 @@ fn whatever_else_may_be_there() {
     }
     let http = |port| format!("--etcd http://127.0.0.1:{port}");
     fails(&folder, &http(web), &["a web server", "not etcd"]);
-    // What one endpoint is does not rub off on the next.
+    // Each endpoint is reported with its own problem.
     let both = format!("{},http://127.0.0.1:{closed}", http(web));
     let first = format!("127.0.0.1:{web}: a web server answers there");
     let second = format!("127.0.0.1:{closed}: failed to connect");
     fails(&folder, &both, &[&first, &second]);
-    // The time of the whole run ends before all were asked.
+    // `--timeout` ends the run before all endpoints were asked.
     let late = format!("{0},http://127.0.0.1:{silent} --timeout 3s", http(silent));
     fails(
         &folder,

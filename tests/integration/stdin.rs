@@ -1,4 +1,4 @@
-//! Pods on stdin: read once, in time, and without anybody waiting meanwhile.
+//! Pods on stdin: read once, within `--timeout`, and without locking the store meanwhile.
 
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
@@ -79,7 +79,7 @@ fn the_store_is_not_locked_while_stdin_is_waited_for() {
     );
 }
 
-/// When the answer to a write is lost, the run lists the store again, and has its pods still.
+/// When the answer to a write is lost, the run lists the store again and keeps its pods.
 #[test]
 fn pods_from_stdin_are_kept_for_planning_anew() {
     let mut planned_anew = 0;

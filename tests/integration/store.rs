@@ -1,4 +1,4 @@
-//! The store side: what every store does alike, and files.
+//! Stores: the contract that all of them keep, and files.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -106,7 +106,7 @@ fn contract(store: &mut dyn Store) {
         (first[0].0.as_str(), first[0].1.as_str()),
         ("a/backend", value)
     );
-    // What must be there is demanded.
+    // A guard can require that a key exists.
     let defined = |key: &str| guard(key, Expect::Present);
     let server = "a/servers/[fd00::1]:80";
     let create = |store: &mut dyn Store, backend: &str| {

@@ -346,7 +346,7 @@ fn etcd2_knows_one_node_by_both_spellings_and_shows_empty_directories() {
         }
         let snapshot = store.list(&["/none/"]).expect("it lists");
         assert_eq!(snapshot.revision, Some(etcd.index_v2()));
-        // A directory where a key is wanted is somebody else's doing, not a success.
+        // A directory in the place of a key is not a success.
         let transaction = Transaction {
             unchanged: Vec::new(),
             guards: Vec::new(),
@@ -409,10 +409,10 @@ fn file_is_locked_from_the_listing_on() {
     let wanted = format!("another run holds its lock: `{}`", path.display());
     assert!(error.contains(&wanted), "{error}");
     assert!(error.contains("--timeout"), "{error}");
-    // A dry run looks, and waits for nobody.
+    // A dry run does not wait for the lock.
     let mut dry = File::open(&path, true, deadline()).expect("it opens");
     assert_eq!(held(&mut dry).len(), 1);
-    // Who waits sees what the other wrote.
+    // The waiting run sees what the first one wrote.
     let waiting = std::thread::spawn({
         let path = path.clone();
         move || held(&mut file(&path))

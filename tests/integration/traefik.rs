@@ -116,7 +116,7 @@ fn churn_under_traffic_fails_no_request() {
         failure_persistence: None,
         ..ProptestConfig::default()
     });
-    // At least one stays: an empty service has nobody to answer.
+    // At least one server stays: an empty service cannot answer.
     let subsets =
         proptest::sample::subsequence((0..SITES as usize).collect::<Vec<_>>(), 1..=SITES as usize);
     let mut now = (0..SITES as usize).collect::<Vec<_>>();
@@ -213,7 +213,7 @@ fn what_is_not_ours_survives_and_is_served() {
     traefik.wait_for("web", &urls(&[&ours, &foreign, &other, &elsewhere]));
     run(&etcd, &[pod_of(&next)], "--share-backends").exits(3);
     traefik.wait_for("web", &urls(&[&next, &foreign, &other, &elsewhere]));
-    // The last of ours goes, theirs stay.
+    // Our last server is deleted, theirs stay.
     run(&etcd, &[], "--share-backends --allow-empty").exits(3);
     traefik.wait_for("web", &urls(&[&foreign, &other, &elsewhere]));
     assert_eq!(etcd.get("traefik"), before, "theirs, byte for byte");
@@ -296,7 +296,7 @@ fn hostile() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A pod whose labels and annotations somebody made up.
+/// A pod with random labels and annotations.
 fn hostile_pod() -> impl Strategy<Value = model::Pod<'static>> {
     let annotation = |name: &'static str| {
         proptest::option::weighted(0.3, hostile())
@@ -466,7 +466,7 @@ fn an_empty_store_is_no_success() {
     }
     assert!(!answer.err.contains("--etcd-api"), "{answer}");
     assert_eq!(etcd.get("traefik"), []);
-    // What it says to do is what helps.
+    // The printed command helps.
     let commands = answer
         .err
         .split("This defines `web`: ")

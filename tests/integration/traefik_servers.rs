@@ -116,7 +116,7 @@ fn an_annotation_gives_a_weight_and_drains() {
     crate::support::etcd::poll("it to be back", || {
         (shares(&traffic, [&first, &second], 20)[0] > 0).then_some(())
     });
-    // It goes with its server.
+    // It is deleted with its server.
     run(&etcd, &pods[1..], "").exits(0);
     assert_eq!(servers(&etcd).len(), 1);
     let (_, failed) = traffic.end();
@@ -143,7 +143,7 @@ fn a_weight_that_is_none_leaves_the_pod_out() {
     }
 }
 
-/// A server that lost its URL by hand and kept its weight is whole again.
+/// A server whose URL was deleted by hand, but not its weight, is repaired.
 #[test]
 fn a_weight_without_a_url_is_no_obstacle() {
     let etcd = Etcd::start();
@@ -157,7 +157,7 @@ fn a_weight_without_a_url_is_no_obstacle() {
     run(&etcd, &[weighing(&pod, "5")], "").exits(0);
     assert_eq!(servers(&etcd)[&weight], "5");
     assert_eq!(servers(&etcd).len(), 2);
-    // One that nobody wants is found, with the command that removes it.
+    // An unwanted one is a finding, with the command that removes it.
     let other = format!("{SERVERS}old/weight");
     etcd.put(&other, "3");
     let look = run(&etcd, &[weighing(&pod, "5")], "").exits(0);
@@ -165,7 +165,7 @@ fn a_weight_without_a_url_is_no_obstacle() {
     assert!(look.out.contains(&command), "{look}");
 }
 
-/// A drained server replaces nobody.
+/// A drained server does not count as a replacement.
 #[test]
 fn a_server_that_is_live_is_not_given_up_for_a_drained_one() {
     let etcd = Etcd::start();

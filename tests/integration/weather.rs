@@ -1,4 +1,4 @@
-//! What may happen in the middle of a run: members lost, answers lost, other runs, signals.
+//! Faults in the middle of a run: members lost, answers lost, other runs, signals.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -17,7 +17,7 @@ use crate::support::proxy::{Loss, Proxy};
 
 const BACKENDS: &str = "/vulcand/backends/";
 const DEFINITION: &str = r#"{"Type":"http"}"#;
-/// A server of somebody else's, in a backend of ours.
+/// A foreign server in a backend of ours.
 const FOREIGN: (&str, &str) = (
     "/vulcand/backends/b00/servers/by-hand",
     r#"{"URL":"http://192.168.0.1:80"}"#,
@@ -54,7 +54,7 @@ impl Pods {
         path.display().to_string()
     }
 
-    /// Defines the backends, and puts somebody else's server there.
+    /// Defines the backends and adds a foreign server.
     fn prepare(self, store: &dyn Look) {
         for backend in 0..self.backends {
             store.set(&format!("{BACKENDS}b{backend:02}/backend"), DEFINITION);
@@ -300,7 +300,7 @@ fn what_is_lost_on_the_wire_is_settled_by_looking() {
                 );
                 assert!(proxy.dropped() > 0, "nothing was lost");
                 assert!(pods.is(&store.all(), 2), "{answer}");
-                // Each change was said once, and written once: 1,200 of them in 12 transactions or so.
+                // Each change was reported once and written once: 1,200 in about 12 transactions.
                 let said = answer
                     .out
                     .lines()
@@ -334,7 +334,7 @@ fn what_cannot_be_settled_is_said() {
             let answer = ends(lossy.env("VULCANIZED_REQUEST_TIMEOUT", "3s"), 1);
             let found = store.all();
             pods.unbroken(&found, 1, 2);
-            // What it says of itself is true: applied so many, and of the rest nobody knows.
+            // The numbers in the message are true: so many applied, the rest unknown.
             let said = answer.err.split_once("applied ").expect("how far it got").1;
             let mut numbers =
                 (said.split_whitespace()).filter_map(|word| word.parse::<usize>().ok());
@@ -503,7 +503,7 @@ fn ended_by(name: &str, store: &dyn Look, url: &str, pods: Pods, rounds: usize) 
                     .filter(|line| line.starts_with(['+', '-']));
                 assert_eq!(lines.count(), done, "each change was said: {answer}");
             }
-            // The handlers come first, but a process has a moment before them.
+            // The signal may arrive before the handlers are installed.
             (-1, _) => stopped += 1,
             _ => panic!("{answer}"),
         }

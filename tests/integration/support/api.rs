@@ -40,7 +40,7 @@ pub enum Framing {
     Neither,
 }
 
-/// What is sent back.
+/// The answer to a request.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: u16,
@@ -49,9 +49,9 @@ pub struct Reply {
     pub framing: Framing,
     /// Close the connection after so many bytes of the body.
     pub cut: Option<usize>,
-    /// Say nothing more after so many bytes of the body, and keep the connection.
+    /// Stop sending after so many bytes of the body, and keep the connection open.
     pub stall: Option<usize>,
-    /// Say nothing at all.
+    /// Send nothing at all.
     pub silent: bool,
     /// Wait so long before each kibibyte of the body.
     pub drip: Option<Duration>,
@@ -187,7 +187,7 @@ impl Api {
                 let (seen, count) = (Arc::clone(&seen), Arc::clone(&count));
                 let (handler, tls) = (Arc::clone(&handler), tls.clone());
                 thread::spawn(move || {
-                    // A client may leave whenever it likes: that ends this connection, not the test.
+                    // A client may close at any time: that ends this connection, not the test.
                     let _ = match tls {
                         None => serve(stream, (number, false), &seen, &count, &*handler),
                         Some(config) => {
@@ -279,7 +279,7 @@ impl Api {
 impl Drop for Api {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes the listener, so that it sees that it shall stop.
+        // Wakes the listener, so that it sees `stop`.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -417,7 +417,7 @@ fn send(stream: &mut (impl Read + Write), reply: Reply) -> std::io::Result<bool>
         Framing::Length => format!("Content-Length: {}\r\n\r\n", body.len()),
         Framing::Neither => "Connection: close\r\n\r\n".to_owned(),
     };
-    // Not a packet, and a TLS record, for each piece.
+    // Buffered: not one packet and one TLS record for each piece.
     let mut out = BufWriter::with_capacity(1 << 16, &mut *stream);
     out.write_all((head + &end_of_head).as_bytes())?;
     let end = cut.or(stall).unwrap_or(body.len()).min(body.len());

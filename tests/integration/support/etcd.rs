@@ -92,7 +92,7 @@ impl Settings {
         }
     }
 
-    /// The same, that demands a client certificate of `authority`.
+    /// The same, and it requires a client certificate of `authority`.
     pub fn mutual(authority: &Authority) -> Self {
         Self {
             client_ca: Some(authority.pem.clone()),
@@ -214,7 +214,7 @@ impl Etcd {
         }
         if let Some(seconds) = settings.token_ttl {
             command.push(format!("--auth-token-ttl={seconds}"));
-            // This log tells when a token expires, on version 3.4 too.
+            // Version 3.4 logs expired tokens only with this logger.
             command.push("--logger=zap".to_owned());
         }
         command.extend(settings.arguments.iter().cloned());
@@ -233,7 +233,7 @@ impl Etcd {
         }
     }
 
-    /// Polls until it answers, or says that its process has ended.
+    /// Polls until it answers. `Err` when its process has ended.
     fn ready(&mut self) -> Result<(), String> {
         let url = format!("http://127.0.0.1:{}/health", self.ports.health);
         let end = Instant::now() + PATIENCE;
@@ -300,7 +300,7 @@ impl Etcd {
         signal(self.child.id(), name);
     }
 
-    /// Stops the process: it holds its connections and says nothing.
+    /// Stops the process: it keeps its connections open and does not answer.
     pub fn stop(&self) {
         signal(self.child.id(), "STOP");
     }
@@ -415,7 +415,7 @@ impl Etcd {
             .unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
     }
 
-    /// The same; `Err` is what it said.
+    /// The same; `Err` holds its stderr.
     pub fn try_ctl(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
@@ -474,7 +474,7 @@ impl Etcd {
         let root = json!({"name": "root", "password": ROOT_PASSWORD});
         let login = self.send("auth/authenticate", &root, "");
         let youngest = login["token"].as_str().expect("a token");
-        // To ask etcd for it would be to use it; what has expired is in the log.
+        // Asking etcd would renew the token, so read the log.
         let expired = format!("\"token\":\"{youngest}\"");
         poll("the end of a token", || {
             let log = fs::read_to_string(self.folder.path().join("log")).expect("a log");

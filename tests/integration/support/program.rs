@@ -74,7 +74,7 @@ impl Program {
             .spawn()
             .expect("the program starts");
         let mut stdin = child.stdin.take().expect("stdin is piped");
-        // A program that ends before it reads its input closes the pipe: no fault of the test.
+        // A program that ends before it reads its input closes the pipe, which is fine.
         let _ = stdin.write_all(&self.input);
         child
     }
@@ -84,7 +84,7 @@ impl Program {
         ended(self.start())
     }
 
-    /// Runs it and demands this exit code; the panic shows everything it said.
+    /// Runs it and checks the exit code; the panic shows all its output.
     #[track_caller]
     pub fn exits(self, code: i32) -> Answer {
         let answer = self.run();
@@ -98,7 +98,7 @@ impl Program {
 
 /// Waits until a program ends. One that hangs is killed: its exit code is -1.
 pub fn ended(child: Child) -> Answer {
-    /// Longer than any `--timeout` of a test, on a machine that has other things to do, too.
+    /// Longer than any `--timeout` of a test, even on a busy machine.
     const HANGS: Duration = Duration::from_mins(3);
     let id = child.id();
     let (done, is_done) = mpsc::channel::<()>();

@@ -1,4 +1,4 @@
-//! A wire that loses things: it stands between the program and one server, and drops what it is told to.
+//! A proxy between the program and one server that drops requests or answers.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ pub enum Loss {
     Answers,
     /// Requests do not arrive.
     Requests,
-    /// Requests arrive, their answers do not, and from then on nobody is let in.
+    /// Requests arrive, their answers do not, and later connections are refused.
     Everything,
 }
 
@@ -56,7 +56,7 @@ impl Proxy {
         Self { port, dropped }
     }
 
-    /// Forwards to `target`, after the first `closed` connections were reset before anything was said.
+    /// Forwards to `target`, after resetting the first `closed` connections.
     pub fn resetting(target: u16, closed: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("bound").port();

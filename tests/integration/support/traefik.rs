@@ -184,7 +184,7 @@ impl Site {
     /// Ends it as the end of a pod does: nobody is let in any more, and who is in is cut off.
     pub fn close(&self) {
         self.state.closed.store(true, Ordering::SeqCst);
-        // Wakes the listener, so that it sees that it shall end; then its port refuses.
+        // Wakes the listener, so that it ends and its port refuses.
         while TcpStream::connect((self.ip, self.port)).is_ok() {}
         for stream in self.state.connections.lock().expect("no panic").drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
