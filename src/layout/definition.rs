@@ -572,6 +572,10 @@ mod tests {
                 r#"{"Type":"http","Stats":{"LatencyBrackets":[{"Quantile":"x"}]}}"#,
                 r#"{"Type":"http","Stats":{"LatencyBrackets":[{"Quantile":null}]}}"#,
             ),
+            (
+                r#"{"Type":"http","Settings":{"TLS":{"CipherSuites":[null]}}}"#,
+                SMALLEST,
+            ),
             ("http", SMALLEST),
             ("null", SMALLEST),
             ("", SMALLEST),

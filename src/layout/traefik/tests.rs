@@ -402,6 +402,8 @@ fn what_an_id_carries() {
     assert_eq!((&*mark.namespace, &mark.pod), ("shop", &None));
     assert_eq!(layout.id("10.0.0.1", &mark), "prod.c1.shop.10.0.0.1");
     assert_eq!(layout.id("[FD00::1]", &mark), "prod.c1.shop.[fd00::1]");
+    let url = ServerUrl::parse("http://10.0.0.1:8080").expect("a URL");
+    assert_eq!(layout.value(&url, &mark), "http://10.0.0.1:8080");
     for (owner, taken) in [("prod", true), ("7-up", true), ("7", false), ("10", false)] {
         assert_eq!(layout.takes_owner(owner), taken, "{owner}");
     }
