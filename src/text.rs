@@ -65,23 +65,17 @@ fn escaped_but<'t>(text: &'t str, spared: &[char]) -> Cow<'t, str> {
     text.chars().map(escape).collect::<String>().into()
 }
 
-/// A value for the eye: not UTF-8 is shown as such, control characters are escaped, line ends kept,
-/// and the password of a URL is left out.
+/// A value for people: bytes that are not UTF-8 become U+FFFD, control characters are escaped, line ends
+/// kept, and the password of a URL is left out.
 #[must_use]
 pub(crate) fn shown(value: &[u8]) -> String {
     let text = String::from_utf8_lossy(value);
     redacted(&escaped_but(&text, &['\n', '\t'])).into_owned()
 }
 
-/// A value of the store for people: as [`shown`], without the password of a URL.
-#[must_use]
-pub(crate) fn shown_value(value: &[u8]) -> String {
-    redacted(&shown(value)).into_owned()
-}
-
 /// The same, for `#[serde(serialize_with)]`.
-pub(crate) fn serialize_value<S: Serializer>(value: &[u8], to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&shown_value(value))
+pub(crate) fn serialize_shown<S: Serializer>(value: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&shown(value))
 }
 
 /// Leaves `user:password@` out of each URL in `text`, in time linear in its length.

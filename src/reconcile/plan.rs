@@ -428,7 +428,7 @@ pub struct Conflict {
     /// The URL it wants.
     pub wanted: ServerUrl,
     /// The value that is there; shown without the password of a URL.
-    #[serde(serialize_with = "text::serialize_value")]
+    #[serde(serialize_with = "text::serialize_shown")]
     pub value: Vec<u8>,
     /// The owner that the entry names.
     pub owner: Option<String>,

@@ -11,7 +11,7 @@ use crate::model::{Pod, PodName};
 use crate::reconcile::map::{IpFamily, Mapping, NameFrom, PortFrom, SeenPod, SkipReason, State};
 use crate::reconcile::map::{Trace, Want};
 use crate::reconcile::plan::{Action, Freeze, Frozen, Plan, Rules};
-use crate::text::{escaped_json, quoted, shown_value};
+use crate::text::{escaped_json, quoted, shown};
 
 /// How a pod gets into the store, step by step.
 #[derive(Debug, Serialize)]
@@ -127,7 +127,7 @@ impl Explained {
         self.add("key", key.clone());
         self.add(
             "there",
-            entry.map_or("nothing".to_owned(), |entry| shown_value(&entry.value)),
+            entry.map_or("nothing".to_owned(), |entry| shown(&entry.value)),
         );
         self.run(run, name, backend, (&key, entry), want);
         keys.push(key);
@@ -273,10 +273,7 @@ impl Explained {
             let change = plan.changes.iter().find(|change| *change.key == *entry.key);
             let held_here = plan.held.iter().find(|held| *held.entry.key == *entry.key);
             let mut kept = plan.kept.iter().flat_map(|kept| &kept.servers);
-            self.add(
-                "entry",
-                format!("{}: {}", entry.key, shown_value(&entry.value)),
-            );
+            self.add("entry", format!("{}: {}", entry.key, shown(&entry.value)));
             self.add(
                 "run",
                 if let Some(change) = change {

@@ -11,7 +11,7 @@ use crate::reconcile::plan::{
     self, Action, Change, Conflict, Duplicate, Emptied, Frozen, Held, LeftOut, Losing, OutOfScope,
     Plan,
 };
-use crate::text::{escaped_json, shown_value};
+use crate::text::{escaped_json, shown};
 
 /// The version of the document's shape.
 pub(super) const VERSION: u32 = 1;
@@ -240,7 +240,7 @@ fn word(action: &Action) -> &'static str {
 }
 
 fn values(write: plan::Write) -> (Option<String>, Option<String>) {
-    let before = write.before.map(|(before, _)| shown_value(before));
+    let before = write.before.map(|(before, _)| shown(before));
     (before, write.after.map(str::to_owned))
 }
 
@@ -280,7 +280,7 @@ fn losing(entry: &Losing, proof: String) -> JsonChange<'_> {
         server: Some(&entry.server),
         key: &entry.key,
         pod: entry.pod.as_ref(),
-        before: Some(shown_value(&entry.before)),
+        before: Some(shown(&entry.before)),
         after: entry.after.clone(),
         proof,
         others: Vec::new(),

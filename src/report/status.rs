@@ -9,7 +9,7 @@ use super::escaped;
 use super::style::{RED, Style, number};
 use super::table::{self, Row};
 use crate::layout::{Backend, Definition, Entry, Observed, SiblingKind};
-use crate::text::{escaped_json, shown_value};
+use crate::text::{escaped_json, shown};
 
 /// The text of an empty cell.
 const NONE: &str = "-";
@@ -83,7 +83,7 @@ fn definition(backend: &Backend) -> (&'static str, Option<String>) {
 fn url(entry: &Entry) -> String {
     match &entry.url {
         Some(url) => url.to_string(),
-        None => shown_value(&entry.value),
+        None => shown(&entry.value),
     }
 }
 
@@ -215,7 +215,7 @@ pub(super) fn json(out: &mut dyn Write, observed: &Observed, names: &[String]) -
             scope: entry.mark.as_ref().map(|mark| &*mark.scope),
             namespace: entry.mark.as_ref().map(|mark| &*mark.namespace),
             pod: entry.mark.as_ref().and_then(|mark| mark.pod.as_deref()),
-            value: shown_value(&entry.value),
+            value: shown(&entry.value),
         });
         JsonBackend {
             backend: id,
