@@ -4,6 +4,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod config;
+pub(crate) mod exit;
 pub(crate) mod files;
 pub(crate) mod kube;
 pub(crate) mod layout;
@@ -26,6 +27,7 @@ pub mod internals {
     pub mod config {
         pub use crate::config::{Cli, LogFormat, Look, parse, unread_variables};
     }
+    pub use crate::exit::Exit;
     pub mod kube {
         pub mod file {
             pub use crate::kube::file::read;
@@ -97,7 +99,7 @@ pub mod internals {
         pub use crate::report::{Etcdctl, Style, notes};
     }
     pub mod run {
-        pub use crate::run::{Exit, run};
+        pub use crate::run::run;
     }
     pub mod signals {
         pub use crate::signals::Signals;

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::{anyhow, bail};
 
 use crate::config::{Config, Look};
+use crate::exit::Exit;
 use crate::kube::Pods;
 use crate::model::{Pod, PodName};
 use crate::net::deadline::Deadline;
 use crate::report::Reporter;
 use crate::report::explain::{self, Run};
 use crate::report::status;
-use crate::run::{Exit, list_and_decide, observe};
+use crate::run::{list_and_decide, observe};
 use crate::store;
 use crate::text::escaped;
 

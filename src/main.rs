@@ -9,9 +9,9 @@ use log::{error, warn};
 use vulcanized::internals::config;
 use vulcanized::internals::kube::NamespacesMix;
 use vulcanized::internals::layout::ObserveError;
-use vulcanized::internals::run::{self, Exit};
+use vulcanized::internals::run;
 use vulcanized::internals::signals::Signals;
-use vulcanized::internals::{logging, look, metrics, text};
+use vulcanized::internals::{Exit, logging, look, metrics, text};
 
 fn main() -> ExitCode {
     // Comes first: PID 1 has no default signal handlers that would end the program.
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
                 io::stderr(),
                 "error: failed to install signal handlers: {error}"
             );
-            return ExitCode::from(1);
+            return ExitCode::from(Exit::Failed.code());
         }
     };
     let start = SystemTime::now();
@@ -60,18 +60,12 @@ fn main() -> ExitCode {
             Err(failure) => (Err(failure), None),
         },
     };
-    let mut code = match &result {
-        Ok(Exit::Done) => 0,
-        Ok(Exit::Alarm) => config.output.alarm_exit_code,
-        Ok(Exit::Unpublished) => 3,
-        Ok(Exit::Changes) => 4,
-        Ok(Exit::Unexpected) => 5,
-        Err(failure) => {
-            let usage = failure.is::<NamespacesMix>()
-                || matches!(failure.downcast_ref(), Some(ObserveError::Ambiguous(..)));
-            if usage { 2 } else { 1 }
-        }
+    let exit = match &result {
+        Ok(exit) => *exit,
+        Err(failure) if is_usage(failure) => Exit::Usage,
+        Err(_) => Exit::Failed,
     };
+    let mut code = exit.code();
     match &result {
         Ok(Exit::Unexpected) => error!(
             "the plan is not the expected one: {} changes were applied. If the plan above is right, give its hash \
@@ -97,13 +91,24 @@ fn main() -> ExitCode {
         outcome.as_ref(),
     ) {
         error!("{failure:#}");
-        code = 1;
+        code = Exit::Failed.code();
     }
     ExitCode::from(code)
+}
+
+/// Options whose mistake shows only against the pods or the store.
+fn is_usage(failure: &anyhow::Error) -> bool {
+    failure.is::<NamespacesMix>()
+        || matches!(failure.downcast_ref(), Some(ObserveError::Ambiguous(..)))
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
     // An error of writing to stderr has no better place to go.
     let _ = error.print();
-    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+    let exit = if error.use_stderr() {
+        Exit::Usage
+    } else {
+        Exit::Done
+    };
+    ExitCode::from(exit.code())
 }

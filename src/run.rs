@@ -5,6 +5,7 @@ use log::info;
 
 use crate::apply::{Progress, Progressed};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::kube::Pods;
 use crate::layout::{Layout, Observed};
 use crate::model::Pod;
@@ -20,21 +21,6 @@ use crate::waiting::waiting;
 
 /// How many times a run plans, if the store changes while it applies.
 const ATTEMPTS: usize = 3;
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// Everything is in sync, or was applied.
-    Done,
-    /// Somebody has to look: see [`Plan::alarms`].
-    Alarm,
-    /// The plan is not the one that `--expect` names: nothing was written after that.
-    Unexpected,
-    /// A dry run with `--exit-code` found changes.
-    Changes,
-    /// `explain`: the pod is not published.
-    Unpublished,
-}
 
 /// The result of a run.
 #[derive(Debug)]
@@ -152,14 +138,7 @@ impl Outcome {
     fn new(config: &Config, plan: Plan, applied: Vec<Change>) -> Self {
         let output = &config.output;
         let changes = output.exit_code && !plan.changes.is_empty();
-        // With `--alarm-exit-code 0` an alarm must not hide that there are changes.
-        let exit = if plan.alarms() && !(changes && output.alarm_exit_code == 0) {
-            Exit::Alarm
-        } else if changes {
-            Exit::Changes
-        } else {
-            Exit::Done
-        };
+        let exit = Exit::of(plan.alarms(), changes, output.alarm_exit_code);
         Self {
             exit,
             plan,

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use clap_mangen::roff::{Roff, bold, roman};
 
 use super::{Cli, Generate, env, help};
-use crate::report;
+use crate::{exit, report};
 
 /// Variables that no option declares, and what they are for.
 pub(super) const OTHER_VARIABLES: [(&str, &str); 11] = [
@@ -130,7 +130,7 @@ fn man(command: clap::Command) -> io::Result<Vec<u8>> {
         .map(|(name, of)| (name.as_str(), of.as_str()));
     let variables = variables.chain(OTHER_VARIABLES);
     list("ENVIRONMENT", &variables.collect::<Vec<_>>());
-    list("EXIT STATUS", &help::EXIT_CODES);
+    list("EXIT STATUS", &exit::MEANINGS);
     list("FILES", &FILES);
     roff.control("SH", ["EXAMPLES"]);
     for (example, purpose) in help::EXAMPLES {

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use clap::Command;
 
+use crate::exit;
+
 /// The options that `-h` shows: what fits on one screen.
 const BRIEF: [&str; 21] = [
     "owner",
@@ -46,24 +48,6 @@ pub(super) const EXAMPLES: [(&str, &str); 3] = [
     ),
 ];
 
-/// Exit codes and what they mean.
-pub(super) const EXIT_CODES: [(&str, &str); 6] = [
-    ("0", "done, or in sync"),
-    ("1", "failed; the next run continues"),
-    ("2", "usage error: nothing was written"),
-    (
-        "3",
-        "`explain`: the pod is not published; a run: something was held, kept everywhere, emptied, \
-         over budget, out of scope, not shared, duplicate or in conflict, or a value stops the proxy; \
-         the rest is done. `--alarm-exit-code` makes it another",
-    ),
-    ("4", "`--dry-run --exit-code`, and there are changes"),
-    (
-        "5",
-        "the plan is not the one that `--expect` names: nothing was written",
-    ),
-];
-
 fn examples(with_purpose: bool) -> String {
     let mut text = String::from("Examples:\n");
     for (command, purpose) in EXAMPLES {
@@ -80,8 +64,8 @@ fn examples(with_purpose: bool) -> String {
 /// The command for `--help`, with examples and exit codes after its options.
 pub(super) fn long(command: Command) -> Command {
     let mut text = examples(true);
-    text += "\nExit codes (the worse wins: 1 over 5 over 3 over 4):\n";
-    for (code, meaning) in EXIT_CODES {
+    let _ = writeln!(text, "\nExit codes ({}):", exit::ORDER);
+    for (code, meaning) in exit::MEANINGS {
         let options = textwrap::Options::new(100).subsequent_indent("     ");
         let line = format!("  {code}  {meaning}");
         let _ = writeln!(text, "{}", textwrap::fill(&line, options));
