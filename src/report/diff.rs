@@ -5,10 +5,12 @@ use std::io::{self, Write};
 
 use similar::TextDiff;
 
+use super::reasons::why;
 use super::style::{BOLD, CYAN, GREEN, RED, Style, YELLOW};
-use super::{Note, escaped, notes, shown, why};
+use super::{Note, notes};
 use crate::reconcile::map::SkipReason;
 use crate::reconcile::plan::{self, Action, Change, Counts, Frozen, LeftOut, Plan};
+use crate::text::{escaped, shown};
 
 /// Prints one patch per key, in the order in which they would be applied, then what is not done and
 /// why, then the counts.

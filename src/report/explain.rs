@@ -4,14 +4,15 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::notes::deletes_to_allow;
+use super::reasons::{held, why};
 use super::style::{BOLD, GREEN, RED, Style, YELLOW};
-use super::{escaped, held, why};
 use crate::layout::{Definition, Entry, Layout, Observed};
 use crate::model::{Pod, PodName};
 use crate::reconcile::map::{IpFamily, Mapping, NameFrom, PortFrom, SeenPod, SkipReason, State};
 use crate::reconcile::map::{Trace, Want};
 use crate::reconcile::plan::{Action, Freeze, Frozen, Plan, Rules};
-use crate::text::{escaped_json, quoted, shown};
+use crate::text::{escaped, escaped_json, quoted, shown};
 
 /// How a pod gets into the store, step by step.
 #[derive(Debug, Serialize)]
@@ -214,7 +215,7 @@ impl Explained {
             (format!("{verb}: {}", why(change)), None, published)
         } else if let Some(entry) = held_here {
             let text = format!("nothing: held, because {}", held(entry));
-            let allow = super::deletes_to_allow(plan, false);
+            let allow = deletes_to_allow(plan, false);
             let change = format!("if this is right: `--allow-deletes {allow}`");
             (text, Some(change), false)
         } else if let Some(frozen) = plan.unshared.iter().find(is_here) {

@@ -5,7 +5,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{Etcdctl, Note, deletes_to_allow, held, notes, why};
+use super::notes::deletes_to_allow;
+use super::reasons::{held, why};
+use super::{Etcdctl, Note, notes};
 use crate::model::PodName;
 use crate::reconcile::plan::{
     self, Action, Change, Conflict, Duplicate, Emptied, Frozen, Held, LeftOut, Losing, OutOfScope,

@@ -5,11 +5,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::escaped;
 use super::style::{RED, Style, number};
 use super::table::{self, Row};
 use crate::layout::{Backend, Definition, Entry, Observed, SiblingKind};
-use crate::text::{escaped_json, shown};
+use crate::text::{escaped, escaped_json, shown};
 
 /// The text of an empty cell.
 const NONE: &str = "-";

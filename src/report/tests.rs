@@ -6,15 +6,18 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::etcdctl::{Access, Api};
-use super::*;
+use super::notes::no_backends;
+use super::reasons;
+use super::{Etcdctl, Style, diff, etcdctl};
 use crate::layout::{self, Contents, Fault, Observed, Refusal, Sibling, SiblingKind, Undefined};
-use crate::model::ServerUrl;
+use crate::model::{PodName, ServerUrl};
 use crate::reconcile::classify::{Class, Dead, Leaving, Unproved};
 use crate::reconcile::findings::Finding;
 use crate::reconcile::hold::Grounds;
 use crate::reconcile::map::SkipReason;
 use crate::reconcile::plan::{
-    DeleteLimit, Emptied, Kept, LeftOut, Losing, NoBackends, OutOfScope, OverBudget, ScopeDiffers,
+    Conflict, DeleteLimit, Duplicate, Emptied, Freeze, Frozen, Held, Kept, LeftOut, Losing,
+    NoBackends, OutOfScope, OverBudget, Plan, ScopeDiffers,
 };
 
 #[path = "../../tests/integration/support/golden.rs"]
@@ -382,7 +385,7 @@ fn no_backend_at_all(text: &mut String) {
 fn every_message_is_kept_in_full() {
     let mut text = String::new();
     for grounds in all_grounds() {
-        let why = losses::grounds("pod shop/web-1", &grounds);
+        let why = reasons::grounds("pod shop/web-1", &grounds);
         let _ = writeln!(text, "# {grounds:?}\n{why}");
     }
     for (name, plan) in plans() {

@@ -93,7 +93,15 @@ fn every_sentence_is_kept_somewhere() {
     }
     let mut missing = Vec::new();
     let mut sentences = 0;
-    for file in ["mod", "losses", "findings", "diff", "explain", "status"] {
+    for file in [
+        "reasons",
+        "notes/mod",
+        "notes/losses",
+        "notes/findings",
+        "diff",
+        "explain",
+        "status",
+    ] {
         let source =
             fs::read_to_string(root.join(format!("src/report/{file}.rs"))).expect("a file");
         let code = source

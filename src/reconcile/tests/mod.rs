@@ -12,7 +12,7 @@ use crate::reconcile::plan::{
 };
 use crate::reconcile::planner::plan;
 use crate::reconcile::template::Template;
-use crate::report::{held, why};
+use crate::report::reasons::{held, why};
 
 mod changes;
 mod evidence;

@@ -1,10 +1,10 @@
 //! Messages about findings: what harms the proxy, why, and the way out.
 
-use super::etcdctl::{Api, Etcdctl};
 use super::{Note, puts};
 use crate::layout::{Contents, Fault, Layout, Observed, Refusal, Sibling, SiblingKind, Undefined};
 use crate::reconcile::findings::Finding;
 use crate::reconcile::plan::NoBackends;
+use crate::report::etcdctl::{Api, Etcdctl};
 use crate::text::{escaped, shown};
 
 /// The message of a finding.
