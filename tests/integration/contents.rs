@@ -67,7 +67,7 @@ fn servers(store: &Keys) -> BTreeMap<String, Keys> {
 }
 
 #[test]
-fn an_adopted_server_leaves_nothing_behind() {
+fn adopting_a_server_deletes_its_old_keys() {
     const WEB: &str = "services/web/loadBalancer/servers/";
     let ours = "t.main.default.10.1.0.1";
     // Keys of servers at one pod's address, how they are adopted, and the weight that is left.
@@ -160,7 +160,7 @@ fn an_adopted_server_leaves_nothing_behind() {
 }
 
 #[test]
-fn services_that_other_services_or_middlewares_name_are_served() {
+fn services_referenced_by_services_or_middlewares() {
     let cases: &[(Made, &[&str])] = &[
         (
             &[
@@ -236,7 +236,7 @@ fn services_that_other_services_or_middlewares_name_are_served() {
 }
 
 #[test]
-fn a_service_in_another_case_is_the_same_one() {
+fn service_names_are_compared_ignoring_case() {
     // The service as the store spells it, and what a pod says.
     let cases = [
         ("Site1", pod("default", "p", "site1", "10.4.0.1")),
@@ -268,7 +268,7 @@ fn a_service_in_another_case_is_the_same_one() {
 }
 
 #[test]
-fn a_url_that_traefik_serves_is_no_finding() {
+fn urls_that_traefik_accepts_are_not_findings() {
     for url in [
         "http://10.1.0.9:80/a b",
         "http://10.1.0.9:80/a?b=c d",
@@ -298,7 +298,7 @@ const BACKENDS: &str = "/vulcand/backends/";
 const HTTP: &str = r#"{"Type":"http"}"#;
 
 #[test]
-fn a_backend_gets_servers_only_where_vulcand_takes_its_definition() {
+fn servers_are_written_only_if_vulcand_accepts_the_definition() {
     let refused = [
         r#"{"Type":"http","Settings":{"Timeouts":{"Read":"5"}}}"#,
         r#"{"Type":"http","Settings":{"Timeouts":{"Dial":"5 s"}}}"#,
@@ -382,7 +382,7 @@ fn keys_under_a_predecessors_prefix_are_found() {
 
 /// Pods that are new in `web`, Ready, and left out for a reason.
 #[test]
-fn an_emptied_backend_is_an_alarm_until_it_is_mended() {
+fn an_emptied_backend_alarms_until_it_has_a_server() {
     let new = |n: u8| {
         pod(
             "default",
@@ -464,7 +464,7 @@ fn an_emptied_backend_is_an_alarm_until_it_is_mended() {
 /// What is found costs output in proportion, and what is one matter is one note. What it costs in instructions is
 /// looked at elsewhere.
 #[test]
-fn large_stores_are_reported_in_proportion() {
+fn output_size_is_linear_in_the_number_of_findings() {
     let vulcand = |make: &dyn Fn(usize) -> (String, &'static str), size: usize| {
         let mut store = keys(BACKENDS, &[("web/backend", HTTP)]);
         store.extend((0..size).map(|n| {

@@ -188,7 +188,7 @@ fn servers_under_undefined_backends() {
 }
 
 #[test]
-fn servers_of_ours_under_undefined_backends() {
+fn owned_servers_under_undefined_backends() {
     is_linear(SIZE, |size| {
         let mut case = Case::vulcand("");
         for number in 0..size {
@@ -237,7 +237,7 @@ fn numbered_backends_are_one_finding() {
 }
 
 #[test]
-fn ids_that_begin_many_others() {
+fn ids_that_are_prefixes_of_many_others() {
     is_linear(SIZE, |size| {
         let mut case = Case::traefik("--create-backends --dry-run --layout traefik -o summary");
         let pods = (1..=size).map(|number| {
@@ -250,7 +250,7 @@ fn ids_that_begin_many_others() {
 }
 
 #[test]
-fn changes_that_are_held() {
+fn held_changes() {
     for one in [true, false] {
         is_linear(SIZE, |size| {
             let mut case = Case::vulcand("--dry-run").alarms();
@@ -274,7 +274,7 @@ fn changes_that_are_held() {
 }
 
 #[test]
-fn backends_that_are_emptied() {
+fn emptied_backends() {
     is_linear(SIZE, |size| {
         let mut case = Case::vulcand("--dry-run").alarms();
         for number in 1..=size {
@@ -292,7 +292,7 @@ fn backends_that_are_emptied() {
 }
 
 #[test]
-fn values_that_hurt_the_proxy() {
+fn values_that_crash_the_proxy() {
     is_linear(SIZE, |size| {
         let mut case = Case::vulcand("--dry-run").alarms();
         for number in 0..size {
@@ -321,7 +321,7 @@ fn foreign_entries() {
 }
 
 #[test]
-fn servers_that_are_adopted_with_further_keys() {
+fn adopted_servers_with_further_keys() {
     is_linear(SIZE, |size| {
         let mut case = Case::traefik("--layout traefik --adopt unmarked");
         for number in 1..=size {
@@ -338,7 +338,7 @@ fn servers_that_are_adopted_with_further_keys() {
 }
 
 #[test]
-fn unmarked_entries_at_one_address_of_many_pods() {
+fn unmarked_entries_at_an_address_of_many_pods() {
     is_linear(SIZE, |size| {
         let mut case = Case::vulcand("--dry-run");
         for number in 1..=size {
@@ -352,7 +352,7 @@ fn unmarked_entries_at_one_address_of_many_pods() {
 }
 
 #[test]
-fn entries_of_one_address_of_many_pods() {
+fn owned_entries_at_an_address_of_many_pods() {
     for options in ["--dry-run", "--layout traefik --dry-run"] {
         is_linear(SIZE, |size| {
             let traefik = options.contains("traefik");
@@ -405,7 +405,7 @@ fn entries_of_many_clusters() {
 }
 
 #[test]
-fn pods_that_want_one_key() {
+fn pods_with_the_same_key() {
     is_linear(SIZE, |size| {
         let mut case = Case::vulcand("--server-id one").alarms();
         case.pods
@@ -415,7 +415,7 @@ fn pods_that_want_one_key() {
 }
 
 #[test]
-fn changes_that_are_applied() {
+fn applied_changes() {
     is_linear(SIZE, |size| {
         let mut case = Case::vulcand("--allow-empty");
         for number in 1..=size {

@@ -108,7 +108,7 @@ fn user(credential: &str, folder: &Path, leaf: &Leaf) -> Value {
 }
 
 #[test]
-fn of_a_kubeconfig() {
+fn each_credential_of_a_kubeconfig_is_sent_as_by_kubectl() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     let definition = json!({ "/vulcand/backends/web/backend": r#"{"Type":"http"}"# });
@@ -161,7 +161,7 @@ fn of_a_kubeconfig() {
 /// In a pod there is one credential, the service account's token file, and one scheme: `rest/config.go`,
 /// `InClusterConfig`. Proxies are the environment's.
 #[test]
-fn of_a_pod() {
+fn the_service_account_token_of_a_pod_is_sent_directly_and_through_proxies() {
     for way in ["direct", "http", "socks5"] {
         let api = server("https");
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -205,7 +205,7 @@ fn of_a_pod() {
 /// Without a token this is not a pod with a service account, whatever the environment says: the kubeconfig counts, as
 /// in `tools/clientcmd/client_config.go`, `inClusterClientConfig.Possible`.
 #[test]
-fn of_a_pod_without_a_token() {
+fn in_cluster_configuration_needs_a_token() {
     let in_cluster = server("https");
     let elsewhere = Api::start(respond);
     let port = in_cluster
@@ -518,7 +518,7 @@ fn seen(request: &Request) -> String {
 }
 
 #[test]
-fn kubeconfigs_are_taken_as_kubectl_takes_them() {
+fn unusual_kubeconfigs_are_read_as_kubectl_reads_them() {
     use base64::Engine as _;
     let (api, plain) = (server("https"), server("http"));
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -116,7 +116,7 @@ fn an_answer_with_keys_of_another_directory_is_refused() {
 }
 
 #[test]
-fn at_a_server_key_they_cost_only_their_backend() {
+fn a_directory_at_a_server_key_fails_only_its_backend() {
     let etcd = Etcd::start();
     for backend in ["admin", "shop", "web"] {
         define(&etcd, backend);
@@ -143,7 +143,7 @@ fn at_a_server_key_they_cost_only_their_backend() {
 }
 
 #[test]
-fn at_a_definition_they_cost_only_their_backend() {
+fn a_directory_at_a_definition_affects_only_its_backend() {
     for more in ["", "--create-backends"] {
         let etcd = Etcd::start();
         define(&etcd, "admin");
@@ -167,7 +167,7 @@ fn at_a_definition_they_cost_only_their_backend() {
 }
 
 #[test]
-fn ids_that_begin_alike_are_created() {
+fn backends_with_a_common_prefix_are_created() {
     let etcd = Etcd::start();
     let ids = ["api", "api-v2", "api.v3", "ap"];
     let pods = ids.iter().enumerate().map(|(n, id)| {
@@ -201,7 +201,7 @@ fn ids_that_begin_alike_are_created() {
 /// Each kind of node that may be of the wrong type, or hold what the proxy cannot use: what is printed
 /// repairs it, step by step, and other backends get their servers at once.
 #[test]
-fn what_is_printed_repairs_the_tree() {
+fn printed_commands_repair_an_etcd_v2_tree() {
     /// Keys below `/vulcand/backends/` with their values; without one it is an empty directory.
     type Nodes = &'static [(&'static str, Option<&'static str>)];
     const HTTP: Option<&str> = Some(r#"{"Type":"http"}"#);
@@ -264,7 +264,7 @@ fn what_is_printed_repairs_the_tree() {
 
 /// No command removes keys that neither the proxy nor this program reads.
 #[test]
-fn a_backend_of_other_keys_alone_is_found() {
+fn a_backend_with_only_unknown_keys_is_a_finding() {
     let etcd = Etcd::start();
     etcd.put_v2("/vulcand/backends/other/note", Some("x"));
     let answer = run(&etcd, "--create-backends");
@@ -281,7 +281,7 @@ fn a_backend_of_other_keys_alone_is_found() {
 }
 
 #[test]
-fn a_key_in_the_place_of_all_backends_is_named() {
+fn a_key_in_place_of_the_backends_directory_is_an_error() {
     let etcd = Etcd::start();
     etcd.put_v2("/vulcand/backends", Some("x"));
     let answer = run(&etcd, "--create-backends");

@@ -32,7 +32,7 @@ pub(super) fn v2_put(etcd: &Etcd, key: &str, value: &str) {
 }
 
 #[test]
-fn v2_events_are_those_that_vulcand_sees() {
+fn v2_events_match_the_plan() {
     for version in [Version::V34, Version::V35] {
         let etcd = Etcd::version(version);
         v2_put(&etcd, "/vulcand/backends/web/backend", r#"{"Type":"http"}"#);
@@ -95,7 +95,7 @@ fn v2_events_are_those_that_vulcand_sees() {
 }
 
 #[test]
-fn v2_shows_what_stops_vulcand() {
+fn v2_entries_that_stop_vulcand_are_findings() {
     let etcd = Etcd::start();
     v2_put(&etcd, "/vulcand/backends/web/backend", r#"{"Type":"http"}"#);
     v2_put(
@@ -120,7 +120,7 @@ fn v2_shows_what_stops_vulcand() {
 }
 
 #[test]
-fn v2_that_is_switched_off() {
+fn v2_switched_off_in_etcd() {
     let etcd = Etcd::with(Version::V34, "http", &["--enable-v2=false"], &[]);
     let answer = Pods::new([web(1)]).on(&etcd.url(), "--etcd-api 2").exits(1);
     assert!(answer.err.contains("version 2 is switched off"), "{answer}");
@@ -151,7 +151,7 @@ impl Files {
 }
 
 #[test]
-fn tls_of_all_kinds() {
+fn tls_with_and_without_client_certificates() {
     let files = Files::new();
     let authority = Authority::new();
     let ca = files.write("ca.crt", &authority.pem);
@@ -228,8 +228,8 @@ fn tls_of_all_kinds() {
 }
 
 #[test]
-fn the_roles_of_the_readme_are_enough_and_not_more() {
-    let roles = shell_blocks("the_roles_of_the_readme_are_enough_and_not_more");
+fn the_documented_roles_are_sufficient_and_minimal() {
+    let roles = shell_blocks("the_documented_roles_are_sufficient_and_minimal");
     assert_eq!(roles.len(), 2, "vulcand's and Traefik's");
     let server =
         "traefik/http/services/web/loadBalancer/servers/prod.c1-00000000.shop.10.0.0.1/url";
@@ -289,7 +289,7 @@ fn the_roles_of_the_readme_are_enough_and_not_more() {
 }
 
 #[test]
-fn users_of_all_kinds() {
+fn users_and_roles_of_v3() {
     for version in [Version::V34, Version::V35] {
         let mut etcd = Etcd::version(version);
         etcd.define("web");
@@ -343,7 +343,7 @@ fn users_of_all_kinds() {
 }
 
 #[test]
-fn servers_that_are_no_etcd() {
+fn servers_that_are_not_etcd() {
     let stopped = Etcd::start();
     stopped.signal("STOP");
     let closed = {

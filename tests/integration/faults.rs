@@ -214,7 +214,7 @@ fn clone(stream: &TcpStream) -> TcpStream {
 }
 
 #[test]
-fn an_answer_lost_on_the_wire_is_settled() {
+fn a_lost_answer_is_resolved_by_reading_the_store() {
     for version in [Version::V34, Version::V35] {
         lost_and_settled(&Etcd::version(version));
     }
@@ -250,7 +250,7 @@ fn lost_and_settled(etcd: &Etcd) {
 }
 
 #[test]
-fn an_answer_lost_for_good_is_said() {
+fn a_lost_answer_with_no_member_left_is_reported() {
     for version in [Version::V34, Version::V35] {
         lost_for_good(&Etcd::version(version));
     }
@@ -432,27 +432,27 @@ impl Churn {
 }
 
 #[test]
-fn ended_at_any_moment_on_3_4() {
+fn sigterm_at_any_moment_on_3_4() {
     Churn::new(Version::V34).rounds("TERM");
 }
 
 #[test]
-fn ended_at_any_moment_on_3_5() {
+fn sigterm_at_any_moment_on_3_5() {
     Churn::new(Version::V35).rounds("TERM");
 }
 
 #[test]
-fn killed_at_any_moment_on_3_4() {
+fn sigkill_at_any_moment_on_3_4() {
     Churn::new(Version::V34).rounds("KILL");
 }
 
 #[test]
-fn killed_at_any_moment_on_3_5() {
+fn sigkill_at_any_moment_on_3_5() {
     Churn::new(Version::V35).rounds("KILL");
 }
 
 #[test]
-fn signals_end_a_run_that_lists_at_once_as_pid_1_too() {
+fn signals_end_a_listing_run_also_as_pid_1() {
     let etcd = Etcd::start();
     etcd.define("web");
     let (sender, listed) = std::sync::mpsc::channel();

@@ -34,7 +34,7 @@ const OPTIONS: [(&str, &str); 2] = [
 ];
 
 #[test]
-fn owner_and_mode_are_kept() {
+fn owner_and_mode_are_preserved() {
     for (option, text) in OPTIONS {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
@@ -54,7 +54,7 @@ fn owner_and_mode_are_kept() {
 }
 
 #[test]
-fn links_are_followed_and_stay() {
+fn symlinks_are_followed_and_preserved() {
     for (option, text) in OPTIONS {
         for exists in [true, false] {
             let folder = tempfile::tempdir().expect("a folder");
@@ -83,7 +83,7 @@ fn links_are_followed_and_stay() {
 }
 
 #[test]
-fn what_is_no_regular_file_or_read_only_is_left_alone() {
+fn devices_and_read_only_files_are_not_replaced() {
     for (option, _) in OPTIONS {
         let folder = tempfile::tempdir().expect("a folder");
         let device = folder.path().join("null");

@@ -290,7 +290,7 @@ fn seeds() {
 }
 
 #[test]
-fn every_target_is_here() {
+fn every_fuzz_target_is_listed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/fuzz_targets");
     let name = |entry: std::io::Result<fs::DirEntry>| {
         let path = entry.expect("an entry").path();
@@ -466,7 +466,7 @@ fn within(mebibytes: u32, code: i32, what: &str, arguments: &[&str]) -> String {
 /// Inputs far larger than any real one, and such as grow when they are read: memory stays within a
 /// small multiple of what came in.
 #[test]
-fn large_and_growing_inputs_are_bounded() {
+fn memory_is_bounded_for_large_inputs() {
     const MEBI: usize = 1 << 20;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = |name: &str, text: &str| {

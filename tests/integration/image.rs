@@ -44,7 +44,7 @@ impl Buildah {
 }
 
 #[test]
-fn it_is_one_file_and_runs_unprivileged_on_a_read_only_root() {
+fn the_image_is_one_file_and_runs_unprivileged_on_a_read_only_root() {
     let binary = root().join("target/static/vulcanized");
     assert!(binary.exists(), "no static binary: run `tests/static`");
     let buildah = Buildah {

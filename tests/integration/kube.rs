@@ -137,7 +137,7 @@ fn every_recorded_error() {
 }
 
 #[test]
-fn servers_that_do_not_answer_in_full() {
+fn missing_slow_and_truncated_answers() {
     let with = |change: fn(&mut Reply)| {
         move |request: &Request, _: usize| {
             let mut reply = in_sync(request);
@@ -202,7 +202,7 @@ fn servers_that_do_not_answer_in_full() {
 }
 
 #[test]
-fn answers_that_are_no_pods() {
+fn answers_that_are_not_pod_lists() {
     weather("HTML", "", 1, "`text/html`, not pods", |_, _| {
         Reply::new(200, "text/html", "<html>sign in</html>")
     });
@@ -255,7 +255,7 @@ fn answers_that_are_no_pods() {
 }
 
 #[test]
-fn weather_that_passes() {
+fn transient_errors_are_retried() {
     let seen = weather("429 once", "", 0, "", |request, number| match number {
         0 => Reply::recorded("errors/429-overload").header("Retry-After", "1"),
         _ => in_sync(request),
@@ -281,7 +281,7 @@ fn weather_that_passes() {
 /// A server that starts again resets connections: in the handshake, before its answer, within it. Pods that
 /// were taken in are not taken in twice.
 #[test]
-fn connections_that_are_reset_are_made_again() {
+fn reset_connections_are_retried() {
     let number_of_requests = |cut: fn(&Reply) -> usize| {
         let handler = move |request: &Request, number: usize| {
             let mut reply = in_sync(request);
@@ -380,7 +380,7 @@ fn an_expired_list_starts_over() {
 }
 
 #[test]
-fn explain_finds_a_pod_of_a_list_that_starts_over_once() {
+fn explain_counts_pods_of_a_restarted_list_once() {
     let pods = (1..=2).map(web).collect::<Vec<_>>();
     let api = Api::start(move |request, number| match number {
         1 => Reply::recorded("errors/410-gone-continue"),
@@ -395,7 +395,7 @@ fn explain_finds_a_pod_of_a_list_that_starts_over_once() {
 }
 
 #[test]
-fn nobody_listens() {
+fn connection_refused_or_unknown_host() {
     let store = Store::new();
     let api = Api::start(|request, _| in_sync(request));
     let kubeconfig = api.plain_kubeconfig();
@@ -419,7 +419,7 @@ fn nobody_listens() {
 }
 
 #[test]
-fn certificates_that_do_not_fit() {
+fn certificates_that_do_not_verify() {
     let run = |api: &Api, cluster: &Value, words: &str, code: i32| {
         let store = Store::new();
         let kubeconfig = api.kubeconfig(cluster, &json!({}));
@@ -467,7 +467,7 @@ fn certificates_that_do_not_fit() {
 }
 
 #[test]
-fn what_the_server_sees() {
+fn headers_and_queries_of_a_selected_list() {
     let store = Store::of_scope("c1@00000000 tier=a fields(spec.nodeName=a)");
     let pods = (3..=7).map(web).map(|mut pod| {
         pod["metadata"]["labels"]["tier"] = json!("a");

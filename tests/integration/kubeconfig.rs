@@ -76,7 +76,7 @@ fn credentials_of_a_kubeconfig() {
 }
 
 #[test]
-fn a_token_file_is_read_again_when_it_was_refused() {
+fn a_token_file_is_read_again_after_401() {
     let store = Store::new();
     let token = store.folder.path().join("token");
     fs::write(&token, "old").expect("it is written");
@@ -118,7 +118,7 @@ fn exec(command: &std::path::Path, version: &str) -> Value {
 }
 
 #[test]
-fn exec_plugins_that_work() {
+fn exec_plugins_that_succeed() {
     for version in ["v1", "v1beta1"] {
         let store = Store::new();
         let api = Api::tls(for_token("from-plugin-hello-get"));
@@ -183,7 +183,7 @@ printf '"status":{{"token":"from-plugin-%s-%s"}}}}' "$GREETING" "$1""#,
 
 /// A plugin's children end with it, both when it times out and at a signal.
 #[test]
-fn children_of_exec_plugins_end_with_them() {
+fn children_of_exec_plugins_are_killed_with_them() {
     let api = Api::tls(for_token("never"));
     for (ending, signal) in [("time-out", false), ("signal", true)] {
         let store = Store::new();
@@ -218,7 +218,7 @@ fn children_of_exec_plugins_end_with_them() {
 }
 
 #[test]
-fn exec_plugins_that_do_not() {
+fn exec_plugins_that_fail() {
     const HANGS: &str = "sleep 60";
     let api = Api::tls(for_token("never"));
     for (script, words) in [
@@ -416,7 +416,7 @@ fn merged_kubeconfigs_are_read_as_kubectl_reads_them() {
 }
 
 #[test]
-fn a_proxy_is_used_where_it_is_named() {
+fn proxies_of_kubeconfig_and_environment_are_used() {
     // The stand-in is the proxy and sees the requested host.
     let proxy = Api::start(|_, _| Reply::new(502, "text/plain", "no way through"));
     let store = Store::new();
@@ -452,7 +452,7 @@ fn a_proxy_is_used_where_it_is_named() {
 }
 
 #[test]
-fn no_secret_is_ever_said() {
+fn secrets_are_redacted_in_every_output() {
     let secrets = ["s3cret-token", "s3cret-password", "s3cret-etcd"];
     let store = Store::new();
     let api = Api::start(|request, _| in_sync(request));

@@ -141,7 +141,7 @@ fn at_all_widths(name: &str, program: &dyn Fn() -> Program) {
 }
 
 #[test]
-fn status_shows_all_that_is_there() {
+fn status_of_every_kind_of_entry() {
     let site = Site::new();
     at_all_widths("status", &|| site.program("status"));
     at_all_widths("status.web", &|| site.program("status web empty"));
@@ -251,7 +251,7 @@ fn explain_follows_a_pod() {
 /// One pod and one store each, for what else may be the matter.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn explain_follows_odd_pods() {
+fn explain_follows_unusual_pods() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     let web = || pod("shop", "web-1", "web", "10.0.0.1");
@@ -413,7 +413,7 @@ fn explain_follows_odd_pods() {
 }
 
 #[test]
-fn explain_says_what_it_cannot_find() {
+fn explain_of_unknown_and_ambiguous_pods() {
     let site = Site::new();
     let answer = site.explain("nosuch", "").exits(1);
     assert!(
@@ -553,7 +553,7 @@ fn status_names_other_prefixes() {
 
 /// A failed run prints a JSON document too, with `-q` as well.
 #[test]
-fn failures_are_documents() {
+fn failed_runs_print_a_json_document() {
     let site = Site::new();
     for (arguments, exit) in [
         ("-o json --pods /nonexistent", 1),
@@ -576,7 +576,7 @@ fn failures_are_documents() {
 
 /// `-q` is silent about what is in order, and about nothing else.
 #[test]
-fn mistakes_are_not_silenced() {
+fn quiet_still_reports_mistakes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("store.json");
     let fresh = || {

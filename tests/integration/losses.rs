@@ -398,7 +398,7 @@ fn entries_edited_to_a_host_name() {
 }
 
 #[test]
-fn the_new_pods_have_several_ports_and_the_old_ones_go() {
+fn new_pods_have_several_ports_and_old_pods_are_deleted() {
     let several = |n: u8| {
         let mut pod = web(n);
         let ports = json!([{ "containerPort": 8080 }, { "containerPort": 9090 }]);
@@ -562,7 +562,7 @@ type Meddle = fn(&Etcd);
 
 /// What somebody writes after the store was listed; a comparison of the backend's range does not see deletes.
 #[test]
-fn what_a_loss_rests_on_is_taken_away_between_list_and_apply() {
+fn evidence_is_removed_between_list_and_apply() {
     const WEB: &str = "/vulcand/backends/web/";
     let mark = |owner: &str, n: u8| {
         let (pod, url) = (format!("shop/web-{n}"), format!("http://10.0.0.{n}:8080"));

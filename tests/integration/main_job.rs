@@ -59,7 +59,7 @@ fn says(answer: &Answer, text: &str) {
 }
 
 #[test]
-fn the_article() {
+fn ready_pods_are_published_and_a_second_run_writes_nothing() {
     let etcd = Etcd::start();
     etcd.define("example");
     let api = Api::pods((2..=4).map(example).collect(), 500);
@@ -84,7 +84,7 @@ fn the_article() {
 }
 
 #[test]
-fn one_run_makes_it_right_in_one_transaction() {
+fn one_run_applies_all_changes_in_one_transaction() {
     let etcd = Etcd::start();
     etcd.define("example");
     exits(
@@ -140,7 +140,7 @@ fn one_run_makes_it_right_in_one_transaction() {
 }
 
 #[test]
-fn the_events_of_a_run_come_puts_first() {
+fn puts_come_before_deletes_in_a_watch() {
     let etcd = Etcd::start();
     etcd.define("example");
     exits(
@@ -168,7 +168,7 @@ fn the_events_of_a_run_come_puts_first() {
 }
 
 #[test]
-fn what_others_wrote_survives() {
+fn foreign_entries_are_not_changed() {
     let etcd = Etcd::start();
     etcd.define("example");
     let by_hand = (
@@ -191,7 +191,7 @@ fn what_others_wrote_survives() {
 }
 
 #[test]
-fn another_owners_backend_is_shared_only_when_told() {
+fn another_owners_backend_needs_share_backends() {
     let etcd = Etcd::start();
     etcd.define("example");
     let blue = mark("blue", "c1@00000000", "default/x", "http://10.200.1.9:8080");
@@ -252,7 +252,7 @@ fn a_second_cluster_selector_or_namespace_of_the_same_owner() {
 }
 
 #[test]
-fn a_backend_that_is_not_defined() {
+fn an_undefined_backend_is_created_only_with_create_backends() {
     let etcd = Etcd::start();
     etcd.define("other");
     let api = Api::pods(vec![example(1)], 500);
@@ -296,7 +296,7 @@ fn a_store_without_any_backend_is_an_error() {
 }
 
 #[test]
-fn the_right_spelling_of_the_prefix_is_found() {
+fn the_spelling_of_the_prefix_is_detected() {
     let etcd = Etcd::start();
     etcd.put("vulcand/backends/example/backend", r#"{"Type":"http"}"#);
     let api = Api::pods(vec![example(1)], 500);
@@ -319,7 +319,7 @@ fn the_right_spelling_of_the_prefix_is_found() {
 }
 
 #[test]
-fn a_definition_removed_under_our_servers() {
+fn a_definition_is_removed_but_owned_servers_remain() {
     let etcd = Etcd::start();
     etcd.define("example");
     exits(
@@ -410,7 +410,7 @@ fn each_page_failing_in_turn() {
 }
 
 #[test]
-fn hostile_names_make_no_keys() {
+fn pods_with_hostile_names_are_left_out() {
     let etcd = Etcd::start();
     etcd.define("ok");
     let long = "x".repeat(300);
@@ -507,7 +507,7 @@ fn fifty_thousand_servers() {
 }
 
 #[test]
-fn somebody_else_writes_between_list_and_apply() {
+fn another_writer_between_list_and_apply() {
     let etcd = Arc::new(Etcd::start());
     etcd.define("example");
     let other = Arc::clone(&etcd);
@@ -530,7 +530,7 @@ fn somebody_else_writes_between_list_and_apply() {
 }
 
 #[test]
-fn somebody_else_writes_again_and_again() {
+fn another_writer_before_every_attempt() {
     let etcd = Arc::new(Etcd::start());
     etcd.define("example");
     let other = Arc::clone(&etcd);
@@ -556,7 +556,7 @@ fn somebody_else_writes_again_and_again() {
 }
 
 #[test]
-fn the_definition_goes_between_list_and_apply() {
+fn the_definition_is_deleted_between_list_and_apply() {
     let etcd = Arc::new(Etcd::start());
     etcd.define("example");
     etcd.define("other");

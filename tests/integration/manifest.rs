@@ -36,7 +36,7 @@ fn object_of(text: &str, kind: &str) -> Value {
 }
 
 #[test]
-fn it_is_all_there() {
+fn the_manifest_has_every_object() {
     let kinds = objects(&manifest())
         .into_iter()
         .map(|object| object["kind"].clone())
@@ -60,7 +60,7 @@ fn the_role_lists_pods_and_nothing_else() {
 }
 
 #[test]
-fn its_arguments_are_understood() {
+fn the_arguments_are_valid() {
     let job = object("CronJob");
     let pod = &job["spec"]["jobTemplate"]["spec"]["template"]["spec"];
     let arguments = arguments_of(&job);
@@ -148,7 +148,7 @@ fn arguments_of(job: &Value) -> Vec<String> {
 }
 
 #[test]
-fn it_and_its_variants_are_valid_kubernetes() {
+fn the_manifest_and_its_variants_match_the_schema() {
     let manifest = manifest();
     let (good, said) = validate(&manifest);
     assert!(good, "{said}");
@@ -201,7 +201,7 @@ fn it_and_its_variants_are_valid_kubernetes() {
 }
 
 #[test]
-fn a_job_of_it_with_another_flag() {
+fn a_job_created_from_the_cronjob_with_another_flag() {
     let commands = blocks("console")
         .into_iter()
         .find(|block| block.contains("create job"));

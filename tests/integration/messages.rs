@@ -9,7 +9,7 @@ use crate::support::program::{Answer, vulcanized};
 
 /// Every usage error, with what was typed.
 #[test]
-fn usage_errors_are_kept_in_full() {
+fn every_usage_error() {
     let mut text = String::new();
     for arguments in [
         "",
@@ -80,7 +80,7 @@ fn usage_errors_are_kept_in_full() {
 
 /// Every sentence of the reports is in a golden file, so that somebody has read it.
 #[test]
-fn every_sentence_is_kept_somewhere() {
+fn every_sentence_of_the_reports_is_in_a_golden_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut kept = String::new();
     let folders = fs::read_dir(root.join("fixtures/scenarios")).expect("a folder");

@@ -67,7 +67,7 @@ fn run(etcd: &str, pods: &[Value], more: &str) -> Program {
 }
 
 #[test]
-fn metrics_of_all_kinds_of_runs() {
+fn metrics_after_success_alarm_and_failure() {
     let etcd = Etcd::start();
     etcd.define("web");
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -154,7 +154,7 @@ fn metrics_of_all_kinds_of_runs() {
 }
 
 #[test]
-fn an_alarm_as_exit_code_0_hides_no_changes() {
+fn alarm_exit_code_0_still_reports_changes() {
     let etcd = Etcd::start();
     etcd.define("web");
     etcd.put(
@@ -213,7 +213,7 @@ impl Drop for Pushgateway {
 }
 
 #[test]
-fn a_real_pushgateway_holds_them_after_success_alarm_and_failure() {
+fn pushed_metrics_after_success_alarm_and_failure() {
     let etcd = Etcd::start();
     etcd.define("web");
     let gateway = Pushgateway::start();
@@ -273,7 +273,7 @@ fn a_real_pushgateway_holds_them_after_success_alarm_and_failure() {
 }
 
 #[test]
-fn a_pushgateway_that_is_down_costs_a_warning() {
+fn an_unreachable_pushgateway_is_a_warning() {
     let etcd = Etcd::start();
     etcd.define("web");
     let [port] = free_ports();
@@ -343,7 +343,7 @@ fn alert(at: &str, name: &str, fires: Option<(&str, &str)>) -> String {
 }
 
 #[test]
-fn the_alerts_fire_when_they_should() {
+fn alerts_fire_after_their_thresholds() {
     let [rules] = blocks("yaml").try_into().expect("one block");
     // Expected annotations would have to be repeated: labels tell enough.
     let lines = rules.lines().filter(|line| !line.contains("annotations:"));

@@ -25,9 +25,9 @@
 //! | what remains is counted before the run's own creates | core, table, `unready_and_new_at_once` |
 //! | the fingerprint is of the CA alone | `two_clusters_behind_one_gateway` |
 //! | a name in place of the fingerprint | `one_name_for_two_clusters` |
-//! | a URL that stays is not compared when it is applied | `what_a_loss_rests_on_is_taken_away_between_list_and_apply` |
+//! | a URL that stays is not compared when it is applied | `evidence_is_removed_between_list_and_apply` |
 //! | a URL stays under an id whose update is held | core |
-//! | absence from any list is believed | table, `the_new_pods_have_several_ports_and_the_old_ones_go`, `scaled_to_zero_the_only_pods_of_a_namespace` |
+//! | absence from any list is believed | table, `new_pods_have_several_ports_and_old_pods_are_deleted`, `scaled_to_zero_the_only_pods_of_a_namespace` |
 
 use std::rc::Rc;
 
@@ -305,7 +305,7 @@ fn runner(cases: u32) -> TestRunner {
 }
 
 #[test]
-fn stories_of_the_core() {
+fn event_sequences_in_the_core() {
     let stories = prop::collection::vec(any_event(), 4..24);
     let told = runner(20_000).run(&stories, |story| {
         tell(&story, &mut in_process, &|job| scope(job).to_string())
@@ -314,7 +314,7 @@ fn stories_of_the_core() {
 }
 
 #[test]
-fn stories_of_the_whole_program() {
+fn event_sequences_in_the_program() {
     let stories = prop::collection::vec(any_event(), 4..16);
     let told = runner(250).run(&stories, |story| {
         let right = story.into_iter().map(|event| match event {

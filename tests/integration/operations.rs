@@ -53,7 +53,7 @@ fn the_crontab_line_works_as_pasted() {
 }
 
 #[test]
-fn the_units_are_valid() {
+fn the_systemd_units_are_valid() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let [service, timer] = blocks("systemd").try_into().expect("two units");
     let service = service.replace(
@@ -172,7 +172,7 @@ fn pod_text() -> String {
 }
 
 #[test]
-fn a_closed_stdout_is_no_failure() {
+fn a_closed_stdout_is_not_a_failure() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     let pods = folder.path().join("pods.json");
@@ -198,7 +198,7 @@ fn a_closed_stdout_is_no_failure() {
 }
 
 #[test]
-fn a_full_stdout_does_not_leave_half_of_a_plan() {
+fn a_full_stdout_does_not_stop_applying() {
     let etcd = Etcd::start();
     etcd.define("web");
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -239,7 +239,7 @@ fn a_full_stdout_does_not_leave_half_of_a_plan() {
 }
 
 #[test]
-fn a_plan_that_comes_too_late_is_not_applied() {
+fn a_plan_after_the_timeout_is_not_applied() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (store, pods) = (
         folder.path().join("store.json"),
@@ -280,7 +280,7 @@ fn log_lines_in_json() {
 /// The static binary in a folder with nothing else, in a network of its own: it finds etcd by a name of
 /// `/etc/hosts`, and by one that only a DNS server knows, and trusts the CA it is given.
 #[test]
-fn the_static_binary_needs_nothing() {
+fn the_static_binary_runs_in_an_empty_chroot() {
     let binary = root().join("target/static/vulcanized");
     assert!(binary.exists(), "no static binary: run `tests/static`");
     let ldd = Command::new("ldd").arg(&binary).output().expect("ldd runs");

@@ -17,7 +17,7 @@ fn dry_run(folder: &tempfile::TempDir, arguments: &str) -> Program {
 }
 
 #[test]
-fn an_empty_variable_is_absent_and_some_values_switch_a_flag_off() {
+fn empty_and_falsey_environment_variables() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for off in ["", "0", "false", "No", "off"] {
         // `--pods` conflicts with `--all-namespaces` and `--selector`.
@@ -39,7 +39,7 @@ fn an_empty_variable_is_absent_and_some_values_switch_a_flag_off() {
 }
 
 #[test]
-fn a_variable_that_nothing_reads_is_warned_of() {
+fn unknown_environment_variables_are_warnings() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let answer = dry_run(&folder, "--dry-run")
         .env("VULCANIZED_NAMESPACES", "shop")
@@ -62,7 +62,7 @@ fn a_variable_that_nothing_reads_is_warned_of() {
 }
 
 #[test]
-fn the_longest_time_is_no_abort() {
+fn huge_timeouts_do_not_panic() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     for option in ["--timeout", "--request-timeout"] {
@@ -80,7 +80,7 @@ fn the_longest_time_is_no_abort() {
 
 /// A dry run is approved by its hash: exactly that plan is applied, or nothing.
 #[test]
-fn a_plan_is_applied_as_expected_or_not_at_all() {
+fn only_the_expected_plan_is_applied() {
     let etcd = Etcd::start();
     etcd.define("web");
     let pods = |count: u8| {
@@ -152,7 +152,7 @@ fn a_plan_is_applied_as_expected_or_not_at_all() {
 }
 
 #[test]
-fn an_endpoint_is_scheme_host_and_port() {
+fn endpoints_with_more_than_scheme_host_and_port_are_rejected() {
     for (endpoint, why) in [
         (
             "http://etcd:99999",
@@ -192,7 +192,7 @@ fn an_endpoint_is_scheme_host_and_port() {
 /// Somebody writes after both sides were listed: the plan is made anew, and applied only if it is still the
 /// expected one.
 #[test]
-fn a_foreign_write_between_list_and_apply_is_expected_or_not() {
+fn a_foreign_write_between_list_and_apply_with_expect() {
     let theirs = r#"{"URL":"http://10.9.9.9:80"}"#;
     for (key, expected) in [
         // Nothing of the plan changes by it.

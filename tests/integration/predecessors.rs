@@ -308,7 +308,7 @@ fn from_romulus_on_etcd_v3() {
 
 /// What is wrong with a predecessor's keys is found where they are, and each command names a key there.
 #[test]
-fn findings_name_the_predecessors_keys() {
+fn findings_name_keys_under_the_predecessors_prefix() {
     for v2 in [true, false] {
         let store = Store::new(
             v2,

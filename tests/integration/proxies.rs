@@ -11,7 +11,7 @@ use crate::support::front::Front;
 use crate::support::program::{kubectl, vulcanized};
 
 #[test]
-fn each_kind_of_proxy_is_asked_as_kubectl_asks_it() {
+fn each_kind_of_proxy_gets_the_requests_kubectl_sends() {
     let authority = Authority::new();
     let leaf = authority.leaf("proxy", &["127.0.0.1"]);
     let folder = tempfile::tempdir().expect("a temporary folder");

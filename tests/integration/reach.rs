@@ -199,7 +199,7 @@ fn user_matrix() {
 }
 
 #[test]
-fn users_of_v2() {
+fn user_matrix_on_v2() {
     let folder = Folder::new();
     folder.write("password", "s3cret\n");
     folder.write("wrong", "s3cret-wrong");
@@ -236,7 +236,7 @@ fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
 }
 
 #[test]
-fn whatever_else_may_be_there() {
+fn endpoints_that_do_not_answer_as_etcd() {
     let folder = Folder::new();
     let [closed] = free_ports();
     let silent = server(|_| {});
@@ -310,7 +310,7 @@ fn whatever_else_may_be_there() {
 }
 
 #[test]
-fn v2_switched_off_says_so() {
+fn v2_switched_off_is_reported() {
     for version in VERSIONS {
         let settings = Settings {
             no_v2: true,
@@ -328,7 +328,7 @@ fn v2_switched_off_says_so() {
 }
 
 #[test]
-fn a_token_that_expires_in_mid_run_is_fetched_again() {
+fn a_token_that_expires_mid_run_is_renewed() {
     for version in VERSIONS {
         let settings = Settings {
             token_ttl: Some(1),

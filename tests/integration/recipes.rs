@@ -109,7 +109,7 @@ fn from_hand_made_entries() {
 }
 
 #[test]
-fn adopt_unmarked_leaves_what_is_marked() {
+fn adopt_unmarked_does_not_change_marked_entries() {
     let blue =
         r#"{"URL":"http://10.0.0.1:8080","Owner":"blue","Scope":"file","Pod":"default/web-1"}"#;
     let world = World::new(&[DEFINED, ("/vulcand/backends/web/servers/10.0.0.1", blue)]).pods([1]);
@@ -215,7 +215,7 @@ fn blue_and_green() {
 }
 
 #[test]
-fn leaving() {
+fn leaving_deletes_every_entry_of_the_owner() {
     let world = World::new(&[
         DEFINED,
         (
@@ -271,7 +271,7 @@ fn pods_moved_to_another_cluster() {
 }
 
 #[test]
-fn leaving_as_pasted() {
+fn the_leaving_recipe_as_pasted() {
     let etcd = Etcd::start();
     etcd.define("web");
     vulcanized("--owner prod --cluster main@3f2a91c0 --pods -")
@@ -280,7 +280,8 @@ fn leaving_as_pasted() {
         .input(kubectl([web(1), web(2)]))
         .exits(0);
     assert_eq!(etcd.keys("/vulcand/backends/web/servers/").len(), 2);
-    let block = shell_block("leaving_as_pasted").replace("http://127.0.0.1:2379", &etcd.url());
+    let block =
+        shell_block("the_leaving_recipe_as_pasted").replace("http://127.0.0.1:2379", &etcd.url());
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_vulcanized"));
     let bin = program.parent().expect("a folder").display();
     let answer = sh(&block, &[("PATH", &format!("{bin}:/usr/bin:/bin"))]);

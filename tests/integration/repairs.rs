@@ -76,7 +76,7 @@ fn is_repaired(layout: &str, prefix: &str, defined: &[(&str, &str)], broken: &[(
 }
 
 #[test]
-fn what_is_printed_repairs_vulcands_tree() {
+fn printed_commands_repair_vulcands_tree() {
     let cases: &[&[(&str, &str)]] = &[
         &[],
         &[("shop/backend", "null")],
@@ -108,7 +108,7 @@ fn what_is_printed_repairs_vulcands_tree() {
 }
 
 #[test]
-fn what_is_printed_repairs_traefiks_tree() {
+fn printed_commands_repair_traefiks_tree() {
     let web = ("routers/web/service", "web");
     let shop = ("routers/shop/service", "shop");
     let url = "http://10.9.9.9:80";

@@ -213,7 +213,7 @@ fn every_finding_and_its_healthy_twin() {
 }
 
 #[test]
-fn lines_of_ours_are_not_wider_than_80_columns() {
+fn report_lines_fit_80_columns() {
     for entry in fs::read_dir(folder()).expect("scenarios") {
         for file in [
             "plan.diff",
@@ -278,7 +278,7 @@ fn everything_in_colour_and_in_json() {
 }
 
 #[test]
-fn what_is_held_stays_until_its_number_is_given() {
+fn held_changes_need_their_number_in_allow_deletes() {
     for name in [
         "held_relabelled",
         "held_port",
@@ -348,7 +348,7 @@ fn what_is_held_stays_until_its_number_is_given() {
 }
 
 #[test]
-fn exit_code_4_is_for_changes() {
+fn exit_code_4_means_pending_changes() {
     let changes = scenario("first_run");
     changes
         .program()
@@ -372,7 +372,7 @@ fn exit_code_4_is_for_changes() {
 }
 
 #[test]
-fn suggested_commands_do_what_they_say_and_nothing_else() {
+fn suggested_commands_change_only_their_key() {
     let etcd = Etcd::start();
     let mut commands = 0;
     for entry in fs::read_dir(folder()).expect("scenarios") {

@@ -36,7 +36,7 @@ fn waiting(arguments: &str) -> Child {
 }
 
 #[test]
-fn a_stdin_that_stays_open_ends_with_the_run() {
+fn an_open_stdin_ends_at_the_timeout() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     let options = format!(
@@ -58,7 +58,7 @@ fn a_stdin_that_stays_open_ends_with_the_run() {
 }
 
 #[test]
-fn the_store_is_not_locked_while_stdin_is_waited_for() {
+fn the_store_is_not_locked_while_waiting_for_stdin() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     let options = format!(
@@ -81,7 +81,7 @@ fn the_store_is_not_locked_while_stdin_is_waited_for() {
 
 /// When the answer to a write is lost, the run lists the store again and keeps its pods.
 #[test]
-fn pods_from_stdin_are_kept_for_planning_anew() {
+fn pods_from_stdin_are_reused_when_planning_again() {
     let mut planned_anew = 0;
     for after in (200..2600).step_by(200) {
         let etcd = Etcd::start();
@@ -112,7 +112,7 @@ fn pods_from_stdin_are_kept_for_planning_anew() {
 /// way out, and nothing written.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn pod_lists_of_all_kinds() {
+fn pod_list_formats_and_encodings() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (store, file) = (folder.path().join("store.json"), folder.path().join("pods"));
     let before = json!({ "/vulcand/backends/web/backend": r#"{"Type":"http"}"# }).to_string();

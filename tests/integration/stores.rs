@@ -264,7 +264,7 @@ fn contract_file() {
 }
 
 #[test]
-fn etcd3_reads_what_is_larger_than_an_answer_at_one_revision() {
+fn etcd3_reads_all_pages_at_one_revision() {
     for version in VERSIONS {
         let etcd = Etcd::version(version);
         // 12 MB: an answer may have 4 MiB.
@@ -284,7 +284,7 @@ fn etcd3_reads_what_is_larger_than_an_answer_at_one_revision() {
 }
 
 #[test]
-fn etcd3_goes_on_after_a_compaction_and_a_restart() {
+fn etcd3_continues_after_a_compaction_and_a_restart() {
     let mut etcd = Etcd::start();
     let mut store = v3(&etcd);
     etcd.put(&key("a/backend"), "{}");
@@ -307,7 +307,7 @@ fn etcd3_goes_on_after_a_compaction_and_a_restart() {
 }
 
 #[test]
-fn etcd3_refuses_what_is_too_large_and_nothing_is_written() {
+fn etcd3_refuses_a_transaction_that_is_too_large() {
     let etcd = Etcd::start();
     let mut store = v3(&etcd);
     let ops = (0..129).map(|n| put(&format!("a/{n}"), "")).collect();
@@ -325,7 +325,7 @@ fn etcd3_refuses_what_is_too_large_and_nothing_is_written() {
 }
 
 #[test]
-fn etcd2_knows_one_node_by_both_spellings_and_shows_empty_directories() {
+fn etcd2_lists_both_spellings_of_the_prefix_and_empty_directories() {
     for version in VERSIONS {
         let etcd = Etcd::version(version);
         etcd.put_v2("/vulcand/backends/web/backend", Some("{}"));
@@ -361,7 +361,7 @@ fn etcd2_knows_one_node_by_both_spellings_and_shows_empty_directories() {
 }
 
 #[test]
-fn file_is_written_when_something_changes_and_only_then() {
+fn file_is_written_only_for_changes() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.json");
     let mut store = file(&path);
@@ -396,7 +396,7 @@ fn file_is_written_when_something_changes_and_only_then() {
 }
 
 #[test]
-fn file_is_locked_from_the_listing_on() {
+fn file_is_locked_from_list_to_drop() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.json");
     let mut first = file(&path);
@@ -423,7 +423,7 @@ fn file_is_locked_from_the_listing_on() {
 }
 
 #[test]
-fn file_that_cannot_be_written_stays_as_it_was() {
+fn file_that_is_read_only_is_not_changed() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.json");
     fs::write(&path, "{\"a\": \"1\"}").expect("it is written");
@@ -451,7 +451,7 @@ fn file_that_cannot_be_written_stays_as_it_was() {
 }
 
 #[test]
-fn file_that_is_none_is_an_error_that_names_it() {
+fn file_that_is_not_a_store_is_named_in_the_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.json");
     for (text, why) in [
@@ -484,7 +484,7 @@ fn file_that_is_none_is_an_error_that_names_it() {
 }
 
 #[test]
-fn file_may_be_a_dump_to_look_at() {
+fn file_may_be_a_dump_for_a_dry_run() {
     for version in VERSIONS {
         let etcd = Etcd::version(version);
         let folder = tempfile::tempdir().expect("a folder");

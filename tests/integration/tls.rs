@@ -138,7 +138,7 @@ fn kubernetes(
 }
 
 #[test]
-fn servers_that_kubectl_trusts() {
+fn server_certificates_that_kubectl_accepts() {
     let other = |from: &str, to: &str| P256.replace(from, to);
     let self_signed = "req -x509 -newkey rsa:2048 -nodes -keyout srv.key -subj /CN=api -days 2 -addext \
                        basicConstraints=critical,CA:TRUE -addext subjectAltName=IP:127.0.0.1 -out srv.crt";
@@ -228,7 +228,7 @@ fn servers_that_kubectl_trusts() {
 }
 
 #[test]
-fn servers_that_nobody_trusts() {
+fn server_certificates_that_kubectl_rejects() {
     let untrusted = "is signed by a CA that is not trusted: give its CA as `certificate-authority` in the kubeconfig";
     for (name, steps, ca, message) in [
         (
@@ -284,7 +284,7 @@ fn servers_that_nobody_trusts() {
 
 /// RSA keys that Go still takes can be factored by whoever can afford it: `docs/security.md`.
 #[test]
-fn short_rsa_keys_are_refused_in_words() {
+fn short_rsa_keys_are_rejected_with_a_readable_error() {
     let steps = P256.replace(
         "ecparam -name prime256v1 -genkey -noout -out ca.key",
         "genrsa -out ca.key 1024",
@@ -297,7 +297,7 @@ fn short_rsa_keys_are_refused_in_words() {
 }
 
 #[test]
-fn client_certificates_that_kubectl_shows() {
+fn client_certificates_that_kubectl_accepts() {
     let with = |more: &str| format!("{P256}\n{CLIENT}\n{more}");
     let version_1 = format!(
         "{P256}\n{}",
@@ -364,7 +364,7 @@ fn client_certificates_that_kubectl_shows() {
 }
 
 #[test]
-fn client_certificates_that_do_not_do() {
+fn client_certificates_that_kubectl_rejects() {
     let with = |more: &str| format!("{P256}\n{CLIENT}\n{more}");
     let stranger =
         with("req -x509 -newkey rsa:2048 -nodes -keyout x.key -subj /CN=x -days 2 -out x.crt");
@@ -444,7 +444,7 @@ fn etcd(url: &str, ca: &Path, client: Option<[&Path; 2]>) -> bool {
 }
 
 #[test]
-fn etcd_with_certificates_that_etcdctl_trusts() {
+fn etcd_certificates_that_etcdctl_accepts() {
     let version_1 = CLIENT
         .replace("ecparam -name prime256v1 -genkey -noout", "genrsa")
         .replace("cli.ext", "none.ext");
@@ -483,7 +483,7 @@ fn etcd_with_certificates_that_etcdctl_trusts() {
 }
 
 #[test]
-fn etcd_with_certificates_of_its_own() {
+fn etcd_with_auto_tls() {
     for version in [Version::V34, Version::V35] {
         let server = Etcd::with(version, "https", &["--auto-tls"], &[]);
         assert!(etcd(

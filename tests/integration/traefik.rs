@@ -194,7 +194,7 @@ fn a_rolling_update_fails_no_request() {
 }
 
 #[test]
-fn what_is_not_ours_survives_and_is_served() {
+fn foreign_servers_are_not_changed_and_stay_served() {
     let etcd = Etcd::start();
     seed_router(&etcd);
     let traefik = Traefik::start(&etcd);
@@ -221,7 +221,7 @@ fn what_is_not_ours_survives_and_is_served() {
 }
 
 #[test]
-fn what_freezes_the_real_provider_is_what_we_say() {
+fn keys_that_freeze_the_real_provider() {
     let table = include_str!("../../fixtures/traefik/keys.tsv");
     let rows = table.lines().map(|line| {
         let columns = line.split('\t').collect::<Vec<_>>();
@@ -366,7 +366,7 @@ proptest! {
     /// Whatever labels and annotations say: a key is of the one form that Traefik knows, lower case, with
     /// no segment more, and reads back as ours.
     #[test]
-    fn no_label_makes_a_key_that_freezes(pod in hostile_pod()) {
+    fn labels_never_make_a_key_that_freezes_the_provider(pod in hostile_pod()) {
         for (key, value) in writes(&pod) {
             let segments = key.split('/').collect::<Vec<_>>();
             let [_, "http", "services", service, "loadBalancer", "servers", id, "url"] = *segments else {
@@ -393,7 +393,7 @@ proptest! {
 }
 
 #[test]
-fn the_real_provider_takes_whatever_labels_say() {
+fn the_real_provider_accepts_keys_of_hostile_labels() {
     let mut runner = TestRunner::new(ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -437,7 +437,7 @@ fn the_real_provider_takes_whatever_labels_say() {
 }
 
 #[test]
-fn usage() {
+fn usage_errors() {
     let says = |more: &str, text: &str| {
         let all = format!("--layout traefik --pods - --etcd http://127.0.0.1:1 {more}");
         let answer = vulcanized(&all).input(kubectl([])).exits(2);
@@ -453,7 +453,7 @@ fn usage() {
 }
 
 #[test]
-fn an_empty_store_is_no_success() {
+fn an_empty_traefik_store_is_an_error() {
     let etcd = Etcd::start();
     let web = pod("shop", "web-1", "web", "10.0.0.1");
     let answer = run(&etcd, std::slice::from_ref(&web), "").exits(1);
@@ -481,7 +481,7 @@ fn an_empty_store_is_no_success() {
 }
 
 #[test]
-fn adopting_what_was_made_by_hand_leaves_no_gap() {
+fn adopting_a_hand_made_server_fails_no_request() {
     let etcd = Etcd::version(Version::V35);
     seed_router(&etcd);
     let traefik = Traefik::start(&etcd);

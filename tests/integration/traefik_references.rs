@@ -296,7 +296,7 @@ fn beside(key: &str) -> Vec<(String, &'static str)> {
 
 /// Each row of the table that refers to `web`, or nearly: whether `web` gets requests by it.
 #[test]
-fn what_refers_to_a_service_on_the_real_traefik_is_what_we_say() {
+fn references_to_a_service_match_the_real_traefik() {
     let table = include_str!("../../fixtures/traefik/keys.tsv");
     let rows = table.lines().filter_map(|line| {
         let columns = line.split('\t').collect::<Vec<_>>();

@@ -267,18 +267,18 @@ fn members_lost(version: Version) {
 }
 
 #[test]
-fn members_lost_34() {
+fn each_member_lost_on_3_4() {
     members_lost(Version::V34);
 }
 
 #[test]
-fn members_lost_35() {
+fn each_member_lost_on_3_5() {
     members_lost(Version::V35);
 }
 
 /// The answer to a transaction, or the transaction itself, is lost on the wire.
 #[test]
-fn what_is_lost_on_the_wire_is_settled_by_looking() {
+fn lost_requests_and_answers_are_resolved_by_reading_the_store() {
     let pods = Pods {
         backends: 6,
         each: 100,
@@ -316,7 +316,7 @@ fn what_is_lost_on_the_wire_is_settled_by_looking() {
 }
 
 #[test]
-fn what_cannot_be_settled_is_said() {
+fn unknown_changes_are_reported() {
     let pods = Pods {
         backends: 6,
         each: 100,
