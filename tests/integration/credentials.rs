@@ -136,7 +136,7 @@ fn each_credential_of_a_kubeconfig_is_sent_as_by_kubectl() {
                     .kubeconfig(&kubeconfig)
                     .env("PATH", "/bin:/usr/bin")
                     .exits(0);
-                let asked = || front.as_ref().map_or(0, |front| front.asked().len());
+                let asked = || front.as_ref().map_or(0, |front| front.requests().len());
                 let by_us = asked();
                 let theirs = kubectl(kubeconfig.path()).output().expect("kubectl runs");
                 // Without a credential kubectl asks the person at the terminal for one, over TLS.
@@ -197,7 +197,7 @@ fn the_service_account_token_of_a_pod_is_sent_directly_and_through_proxies() {
         let arrived = requests.iter().map(arrived).collect::<Vec<_>>();
         assert_eq!(arrived, [(TOKEN, false)], "{way}");
         if let Some(front) = front {
-            assert_eq!(front.asked().len(), 1, "{way}");
+            assert_eq!(front.requests().len(), 1, "{way}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Where a new test goes: what the core decides is tested beside it in `src`. Here,
 //! - a mapping, a rule, a message as a whole run shows it: a folder in `fixtures/scenarios` (`scenarios`);
-//! - what a backend must not lose: `losses`, and an event of `model::world` or a judgement of `model`;
+//! - what a backend must not lose: `losses`, and an event of `model::world` or a check of `model`;
 //! - the API server, what it answers and what it does to connections: `kube`; who we are to it: `kubeconfig`,
 //!   `credentials`; the way there: `tls`, `proxies`;
 //! - etcd: what every store does alike `store`, versions and users `etcd`, members and wires that fail `faults`,

@@ -1,4 +1,4 @@
-//! The command line and its environment.
+//! Options and environment variables.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,7 +57,7 @@ fn unknown_environment_variables_are_warnings() {
     );
     assert!(
         answer.out.contains("http://10.0.0.1:8080"),
-        "the pod's own port, not the Service's: {answer}"
+        "the port of the pod, not of the Service: {answer}"
     );
 }
 
@@ -78,7 +78,7 @@ fn huge_timeouts_do_not_panic() {
     }
 }
 
-/// A dry run is approved by its hash: exactly that plan is applied, or nothing.
+/// `--expect` takes the hash of a dry run: that plan is applied, or nothing.
 #[test]
 fn only_the_expected_plan_is_applied() {
     let etcd = Etcd::start();
@@ -112,7 +112,7 @@ fn only_the_expected_plan_is_applied() {
         "{lines}"
     );
     let revision = etcd.revision();
-    // Another pod meanwhile, another hash, and what another writer did.
+    // Not applied: a plan for other pods, and a plan with another hash.
     let expect = format!("--expect {hash}");
     for (more, pods) in [(&*expect, &pods(1)), ("--expect 00000000", &two)] {
         let answer = run(more, pods);
@@ -123,13 +123,14 @@ fn only_the_expected_plan_is_applied() {
         );
         assert_eq!(etcd.revision(), revision, "{answer}");
     }
-    let theirs = "/vulcand/backends/web/servers/10.0.0.1";
-    etcd.put(theirs, r#"{"URL":"http://10.9.9.9:80"}"#);
+    // Nor after another writer has taken a key.
+    let foreign = "/vulcand/backends/web/servers/10.0.0.1";
+    etcd.put(foreign, r#"{"URL":"http://10.9.9.9:80"}"#);
     let written = etcd.revision();
     let answer = run(&expect, &two);
     assert_eq!(answer.code, 5, "{answer}");
     assert_eq!(etcd.revision(), written, "{answer}");
-    etcd.delete(theirs);
+    etcd.delete(foreign);
     let answer = run(&expect, &two);
     assert_eq!(answer.code, 0, "{answer}");
     assert_eq!(
@@ -137,7 +138,7 @@ fn only_the_expected_plan_is_applied() {
         2,
         "{answer}"
     );
-    // 5 is worse than 3 and 4, and nothing else is worse than 1.
+    // 5 takes precedence over 3. A hash with seven digits is a usage error.
     etcd.put(
         "/vulcand/backends/web/servers/blue",
         r#"{"URL":"http://10.9.9.9:80","Owner":"blue","Scope":"x"}"#,
@@ -189,15 +190,15 @@ fn endpoints_with_more_than_scheme_host_and_port_are_rejected() {
     }
 }
 
-/// Somebody writes after both sides were listed: the plan is made anew, and applied only if it is still the
+/// Another writer changes the store after it was listed: the run plans again, and applies the new plan only if it is the
 /// expected one.
 #[test]
 fn a_foreign_write_between_list_and_apply_with_expect() {
-    let theirs = r#"{"URL":"http://10.9.9.9:80"}"#;
+    let foreign = r#"{"URL":"http://10.9.9.9:80"}"#;
     for (key, expected) in [
-        // Nothing of the plan changes by it.
+        // The plan stays the same.
         ("/vulcand/backends/web/servers/hand", true),
-        // The key is taken.
+        // The plan changes: one of its keys is taken.
         ("/vulcand/backends/web/servers/10.0.0.1", false),
     ] {
         let etcd = Arc::new(Etcd::start());
@@ -211,7 +212,7 @@ fn a_foreign_write_between_list_and_apply_with_expect() {
         let api = Api::start(move |request, _| {
             // The first list is the dry run's.
             if seen.fetch_add(1, Ordering::SeqCst) == 1 {
-                other.put(key, theirs);
+                other.put(key, foreign);
             }
             list(&pods, request, 500)
         });
@@ -237,7 +238,7 @@ fn a_foreign_write_between_list_and_apply_with_expect() {
             assert_eq!(
                 etcd.revision(),
                 revision + 1,
-                "theirs and no other: {answer}"
+                "only the foreign write: {answer}"
             );
         }
     }

@@ -229,7 +229,7 @@ fn a_file_is_locked_from_list_to_rename() {
 }
 
 #[test]
-fn a_symlink_locks_its_target() {
+fn a_link_is_locked_where_it_points() {
     let folders = [(); 2].map(|()| tempfile::tempdir().expect("a temporary folder"));
     let [file, link] = folders
         .each_ref()
@@ -258,7 +258,7 @@ fn a_symlink_locks_its_target() {
 }
 
 #[test]
-fn files_that_are_not_stores() {
+fn files_that_are_no_store() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("store.json");
     for bad in [
@@ -290,7 +290,7 @@ fn program(path: &Path, more: &str) -> Program {
 }
 
 #[test]
-fn dumps_of_etcd_are_read_only() {
+fn dumps_of_etcd_are_looked_at_and_never_changed() {
     let etcd = Etcd::start();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("dump.json");
@@ -345,7 +345,7 @@ pub(super) fn web(n: u32) -> Value {
 }
 
 #[test]
-fn a_read_only_store_file() {
+fn a_store_file_that_cannot_be_written() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("store.json");
     let before = r#"{"/vulcand/backends/web/backend":"{\"Type\":\"http\"}"}"#;
