@@ -139,10 +139,10 @@ fn each_credential_of_a_kubeconfig_is_sent_as_by_kubectl() {
                 let asked = || front.as_ref().map_or(0, |front| front.requests().len());
                 let by_us = asked();
                 let theirs = kubectl(kubeconfig.path()).output().expect("kubectl runs");
-                // Without a credential kubectl asks the person at the terminal for one, over TLS.
+                // Over TLS without a credential, kubectl prompts for one.
                 let asks = credential == "none" && scheme == "https";
-                let said = String::from_utf8_lossy(&theirs.stderr);
-                assert!(theirs.status.success() != asks, "{case}: {said}");
+                let err = String::from_utf8_lossy(&theirs.stderr);
+                assert!(theirs.status.success() != asks, "{case}: {err}");
                 let wanted = if scheme == "https" { over_tls } else { NOTHING };
                 let wanted = vec![wanted; if asks { 1 } else { 2 }];
                 let requests = &api.requests()[before..];
@@ -561,12 +561,12 @@ fn unusual_kubeconfigs_are_read_as_kubectl_reads_them() {
             .run();
         let ours = new();
         let theirs = kubectl(&path).output().expect("kubectl runs");
-        let said = String::from_utf8_lossy(&theirs.stderr);
+        let err = String::from_utf8_lossy(&theirs.stderr);
         let both = new();
         let theirs = (theirs.status.success(), &both[ours.len()..]);
         if (answer.code == 0, &*ours) != theirs {
             differ.push(format!(
-                "{case}: {ours:?}, kubectl: {:?}: {said}{answer}",
+                "{case}: {ours:?}, kubectl: {:?}: {err}{answer}",
                 theirs.1
             ));
         }

@@ -1,4 +1,4 @@
-//! The documents: their commands run, their links resolve, and the reference is what the program says.
+//! The documents: their commands run, their links resolve, and the reference is the program's output.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -164,8 +164,8 @@ fn the_readme_is_short_and_links_resolve() {
         let headings = text.lines().filter(|line| line.starts_with('#'));
         let anchor = |heading: &str| {
             let heading = heading.trim_start_matches('#').trim().to_lowercase();
-            let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
-            let text = heading.chars().filter(kept).collect::<String>();
+            let in_anchor = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+            let text = heading.chars().filter(in_anchor).collect::<String>();
             text.replace(' ', "-")
         };
         headings.map(anchor).collect()

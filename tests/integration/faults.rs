@@ -104,7 +104,7 @@ fn loss(cluster: &Arc<Cluster>, member: usize, how: &'static str, middle: bool) 
     }
     assert!(
         last.code == 0,
-        "{how} {member}: the next run ends right: {last}"
+        "{how} {member}: the next run succeeds: {last}"
     );
     let keys = cluster
         .ctl(&["get", "--prefix", "--keys-only", ROOT])
@@ -237,7 +237,7 @@ fn lost_and_settled(etcd: &Etcd) {
         assert_eq!(
             (lines.len(), once.len()),
             (400, 400),
-            "each change is said once"
+            "each change is reported once"
         );
         assert!(
             answer.out.contains("400 created"),

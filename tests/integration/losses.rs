@@ -449,19 +449,19 @@ fn is_another_cluster(site: &Site, twins: bool, run: &dyn Fn(&str) -> Answer) {
     let serving = site.servers();
     let answer = site.keeps("another cluster", &serving, 3, &|_, more| run(more));
     assert_eq!(site.store(), before, "it joins nothing: {answer}");
-    let words = answer.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    let unwrapped = answer.out.split_whitespace().collect::<Vec<_>>().join(" ");
     for text in [
         "out of scope: entries of our owner from another cluster",
         "Is this the right context?",
         "--adopt scope",
         "give this job an owner of its own",
     ] {
-        assert!(words.contains(text), "wanted `{text}`: {answer}");
+        assert!(unwrapped.contains(text), "wanted `{text}`: {answer}");
     }
     // Where the other one's pods have the same keys and URLs, nothing is left out.
     let twins = twins && site.layout == "vulcand";
     let left_out = "not shared: backend web: it holds servers of another cluster";
-    assert!(words.contains(left_out) != twins, "{answer}");
+    assert!(unwrapped.contains(left_out) != twins, "{answer}");
 }
 
 fn shop(n: u8) -> Value {

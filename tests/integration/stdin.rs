@@ -108,8 +108,8 @@ fn pods_from_stdin_are_reused_when_planning_again() {
     assert!(planned_anew > 0, "no answer to a write was lost");
 }
 
-/// What kubectl and people make of a pod list, encoded as their shells do it: taken, or refused by name with the
-/// way out, and nothing written.
+/// Pod lists as kubectl and people produce them, in the encodings of their shells: accepted, or rejected with a message
+/// that names the problem, and nothing is written.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn pod_list_formats_and_encodings() {
@@ -126,7 +126,7 @@ fn pod_list_formats_and_encodings() {
     let typed = json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "7" }, "items": items });
     let page = json!({ "kind": "PodList", "metadata": { "resourceVersion": "7", "continue": "x" }, "items": items });
     let mixed = json!({ "kind": "List", "items": [items[0], { "kind": "Service", "metadata": { "name": "a" } }] });
-    for (case, input, words) in [
+    for (case, input, message) in [
         ("a List", list.clone().into_bytes(), None),
         ("a PodList", typed.to_string().into_bytes(), None),
         (
@@ -234,14 +234,14 @@ fn pod_list_formats_and_encodings() {
                 vulcanized(&format!("--owner prod --pods {from} --store-file")).arg(&store);
             let answer = program.input(input.clone()).run();
             let after = std::fs::read_to_string(&store).expect("the store");
-            match words {
+            match message {
                 None => {
                     assert_eq!(answer.code, 0, "{case}: {answer}");
                     assert!(after.contains("servers/10.0.0.1"), "{case}: {answer}");
                 }
-                Some(words) => {
+                Some(message) => {
                     assert_eq!((answer.code, &after), (1, &before), "{case}: {answer}");
-                    assert!(answer.err.contains(words), "{case}: {answer}");
+                    assert!(answer.err.contains(message), "{case}: {answer}");
                 }
             }
         }

@@ -66,7 +66,7 @@ fn a_weight_made_by_hand_moves_with_its_server(version: Version, test: u8) {
     assert_eq!(etcd.revision(), revision);
     let [a, b] = shares(&traffic, [&heavy, &light], 200);
     assert!(a > 3 * b, "{a} to {b} after");
-    // Its pod is gone: so are all its keys.
+    // All keys of a server are deleted with its pod.
     run(&etcd, &pods[1..], "").exits(0);
     let left = BTreeMap::from([(format!("{}/url", id(&light)), light.url())]);
     assert_eq!(servers(&etcd), left);
@@ -109,7 +109,7 @@ fn a_weight_annotation_sets_the_weight_and_drains() {
     });
     let again = run(&etcd, &drain, "").exits(0);
     assert!(again.out.contains("in sync: 2 unchanged"), "{again}");
-    // Without the annotation the weight is nobody's to change; a new one brings it back.
+    // Without the annotation the weight is not changed; a new annotation sets it again.
     run(&etcd, &pods, "").exits(0);
     assert_eq!(servers(&etcd)[&format!("{}/weight", id(&first))], "0");
     run(&etcd, &[weighing(&pods[0], "1"), pods[1].clone()], "").exits(0);
