@@ -103,7 +103,7 @@ fn main() -> ExitCode {
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
-    // If stderr cannot be written to, nobody reads it.
+    // An error of writing to stderr has no better place to go.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }

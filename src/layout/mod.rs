@@ -11,7 +11,7 @@ use litemap::LiteMap;
 pub(crate) use definition::Refusal;
 
 use crate::model::{
-    BackendId, Denied, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
+    self, BackendId, Denied, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
 };
 
 mod definition;
@@ -163,6 +163,15 @@ pub trait Layout: fmt::Debug {
     fn bleeds(&self, _shorter: &str, _longer: &str) -> bool {
         false
     }
+}
+
+/// The entries of a range, each as key, value and revision. A key that is not UTF-8 is left out: neither a proxy
+/// nor this program can name it.
+fn readable(entries: Vec<model::Entry>) -> impl Iterator<Item = (String, Vec<u8>, u64)> {
+    entries.into_iter().filter_map(|entry| {
+        let key = String::from_utf8(entry.key).ok()?;
+        Some((key, entry.value, entry.revision))
+    })
 }
 
 /// What a proxy does with a backend that is not defined.
@@ -399,8 +408,8 @@ fn backend<'b>(backends: &'b mut BTreeMap<String, Backend>, id: &str) -> &'b mut
 }
 
 #[cfg(test)]
-fn entry(key: &str, value: &str) -> crate::model::Entry {
-    crate::model::Entry {
+fn entry(key: &str, value: &str) -> model::Entry {
+    model::Entry {
         key: key.into(),
         value: value.into(),
         revision: 1,

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Backend, Contents, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Refusal,
-    Sibling, SiblingKind, Undefined, Unsupported, backend, definition, go,
+    Sibling, SiblingKind, Undefined, Unsupported, backend, definition, go, readable,
 };
 use crate::model::{self, Mark, PodName, Scheme, ServerUrl, Snapshot, UrlFault};
 
@@ -174,16 +174,7 @@ impl Vulcand {
         let mut tree = Tree::default();
         let mut values = Values::default();
         let mut servers = Servers::default();
-        for model::Entry {
-            key,
-            value,
-            revision,
-        } in entries
-        {
-            // A key that is not UTF-8 is nobody's server: neither vulcand nor this program can name it.
-            let Ok(key) = String::from_utf8(key) else {
-                continue;
-            };
+        for (key, value, revision) in readable(entries) {
             let Some((backend, rest)) = key[skip..].split_once('/') else {
                 if v2 && key.len() > skip {
                     tree.stray.push((key, Fault::NotADirectory));

@@ -77,8 +77,8 @@ impl Etcdctl {
         self.api
     }
 
-    /// The command that sets a key; for a file, the line that belongs in it. `None` for a key that nobody
-    /// should paste, and for a value that `etcdctl` would take for a flag.
+    /// The command that sets a key; for a file, the line that belongs in it. `None` for a key that is not
+    /// safe to paste, and for a value that `etcdctl` would take for a flag.
     #[must_use]
     pub fn put(&self, key: &str, value: &str) -> Option<String> {
         let Some(api) = self.api else {
@@ -93,7 +93,7 @@ impl Etcdctl {
         Some(self.command(api, "put", "set", &arguments))
     }
 
-    /// The command that removes a key. `None` for a file, and for a key that nobody should paste.
+    /// The command that removes a key. `None` for a file, and for a key that is not safe to paste.
     #[must_use]
     pub fn del(&self, key: &str) -> Option<String> {
         let key = plain(key)?;

@@ -294,7 +294,7 @@ fn way_out(fault: Fault) -> Option<&'static str> {
     }
 }
 
-/// The commands that remove a key that serves nobody; empty for one that may be live.
+/// The commands that remove a key that serves no requests; empty for one that may be live.
 fn remove(etcdctl: &Etcdctl, key: &str, fault: Fault) -> Vec<String> {
     let command = match fault {
         Fault::Null

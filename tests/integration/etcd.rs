@@ -5,12 +5,11 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use super::store::{Pods, ROOT, web};
 use crate::docs::shell_blocks;
-use crate::support::api::{Api, kubectl, pod};
+use crate::support::api::{Api, kubectl, pod, web};
 use crate::support::certs::{Authority, Leaf};
-use crate::support::etcd::{Etcd, Version};
-use crate::support::program::vulcanized;
+use crate::support::etcd::{Etcd, ROOT, Version};
+use crate::support::program::{PodsFile, vulcanized};
 
 pub(super) fn v2(etcd: &Etcd, path: &str) -> Value {
     let url = format!("{}/v2/keys{path}", etcd.url());
@@ -36,7 +35,7 @@ fn v2_events_match_the_plan() {
     for version in [Version::V34, Version::V35] {
         let etcd = Etcd::version(version);
         v2_put(&etcd, "/vulcand/backends/web/backend", r#"{"Type":"http"}"#);
-        Pods::new((1..=3).map(web))
+        PodsFile::new((1..=3).map(web))
             .on(&etcd.url(), "--etcd-api 2")
             .exits(0);
         let last = |etcd: &Etcd| {
@@ -51,7 +50,7 @@ fn v2_events_match_the_plan() {
         let before = last(&etcd);
         let mut changed = web(2);
         changed["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(9090);
-        let pods = Pods::new([changed, web(3), web(4), web(5)]);
+        let pods = PodsFile::new([changed, web(3), web(4), web(5)]);
         let planned = pods
             .on(&etcd.url(), "--etcd-api 2 --dry-run -o json")
             .exits(0);
@@ -107,7 +106,9 @@ fn v2_entries_that_stop_vulcand_are_findings() {
     ureq::put(&url)
         .send_form([("dir", "true")])
         .expect("a directory");
-    let answer = Pods::new([web(1)]).on(&etcd.url(), "--etcd-api 2").exits(0);
+    let answer = PodsFile::new([web(1)])
+        .on(&etcd.url(), "--etcd-api 2")
+        .exits(0);
     assert!(answer.out.contains("/vulcand/backends/empty"), "{answer}");
     let command = format!(
         "ETCDCTL_API=2 etcdctl --endpoints='{}' set '/vulcand/backends/old/backend'",
@@ -115,14 +116,16 @@ fn v2_entries_that_stop_vulcand_are_findings() {
     );
     assert!(answer.out.contains(&command), "{answer}");
     // v2 and v3 are separate stores.
-    let other = Pods::new([web(1)]).on(&etcd.url(), "").exits(1);
+    let other = PodsFile::new([web(1)]).on(&etcd.url(), "").exits(1);
     assert!(other.err.contains("--etcd-api"), "{other}");
 }
 
 #[test]
 fn v2_switched_off_in_etcd() {
     let etcd = Etcd::with(Version::V34, "http", &["--enable-v2=false"], &[]);
-    let answer = Pods::new([web(1)]).on(&etcd.url(), "--etcd-api 2").exits(1);
+    let answer = PodsFile::new([web(1)])
+        .on(&etcd.url(), "--etcd-api 2")
+        .exits(1);
     assert!(answer.err.contains("version 2 is switched off"), "{answer}");
 }
 
@@ -160,7 +163,7 @@ fn tls_with_and_without_client_certificates() {
     let (client, client_key) = files.leaf("client", &authority.leaf("root", &["client"]));
     let client_auth_flags = format!("--cacert {ca} --cert {client} --key {client_key}");
     let ca_flag = format!("--cacert {ca}");
-    let pods = Pods::new([web(1)]);
+    let pods = PodsFile::new([web(1)]);
     let check = |url: &str, more: &str, reason: Option<&str>| {
         for api in ["3", "2"] {
             let more = format!("--etcd-api {api} --create-backends --request-timeout 60s {more}");
@@ -310,7 +313,7 @@ fn users_and_roles_of_v3() {
             etcd.ctl(arguments);
         }
         etcd.enable_auth();
-        let pods = Pods::new([web(1)]);
+        let pods = PodsFile::new([web(1)]);
         let run = |user: &str, password: &str, code: i32| {
             pods.on(&etcd.url(), &format!("--user {user}"))
                 .env("VULCANIZED_PASSWORD", password)
@@ -355,7 +358,7 @@ fn servers_that_are_not_etcd() {
     let web_server = Api::start(|_, _| crate::support::api::Reply::new(404, "text/html", "no"));
     let ca = Files::new();
     let path = ca.write("ca.crt", &Authority::new().pem);
-    let pods = Pods::new([web(1)]);
+    let pods = PodsFile::new([web(1)]);
     for api in ["3", "2"] {
         for (url, time, reason) in [
             (stopped.url(), "1s", "within 1s"),
@@ -390,7 +393,7 @@ fn endpoints_are_tried_in_order() {
     let etcd = Etcd::start();
     etcd.define("web");
     v2_put(&etcd, "/vulcand/backends/web/backend", r#"{"Type":"http"}"#);
-    let pods = Pods::new([web(1)]);
+    let pods = PodsFile::new([web(1)]);
     let closed = "http://127.0.0.1:1";
     for api in ["3", "2"] {
         let urls = format!("{closed},{}", etcd.url());

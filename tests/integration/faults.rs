@@ -14,11 +14,10 @@ use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
 use super::etcd::{v2, v2_put};
-use super::store::{Pods, ROOT, web};
-use crate::support::api::{Api, list, pod};
+use crate::support::api::{Api, list, pod, web};
 use crate::support::etcd::cluster::Cluster;
-use crate::support::etcd::{Etcd, Version, poll, signal};
-use crate::support::program::{ended, vulcanized};
+use crate::support::etcd::{Etcd, ROOT, Version, poll, signal};
+use crate::support::program::{PodsFile, ended, vulcanized};
 use crate::support::proxy::{Loss, Proxy as Wire};
 
 fn many(from: u32) -> Vec<Value> {
@@ -222,7 +221,7 @@ fn a_lost_answer_is_resolved_by_reading_the_store() {
 
 fn lost_and_settled(etcd: &Etcd) {
     let pods = (1..=400).map(web).collect::<Vec<_>>();
-    let file = Pods::new(pods.clone());
+    let file = PodsFile::new(pods.clone());
     for victim in 1..=3 {
         etcd.ctl(&["del", "--prefix", "/vulcand"]);
         etcd.define("web");
@@ -258,7 +257,7 @@ fn a_lost_answer_with_no_member_left_is_reported() {
 
 fn lost_for_good(etcd: &Etcd) {
     etcd.define("web");
-    let file = Pods::new((1..=400).map(web));
+    let file = PodsFile::new((1..=400).map(web));
     let proxy = Proxy::start(etcd.port(), 2, true);
     let answer = file
         .on(&proxy.url(), "--request-timeout 60s --timeout 60s")
@@ -305,8 +304,8 @@ fn two_runs_at_once(version: Version) {
                 .new_tree(&mut runner)
                 .expect("views")
                 .current();
-            let first = Pods::new(views.0.iter().copied().map(web));
-            let second = Pods::new(views.1.iter().copied().map(web));
+            let first = PodsFile::new(views.0.iter().copied().map(web));
+            let second = PodsFile::new(views.1.iter().copied().map(web));
             let (one, two) = (
                 first.on(&etcd.url(), &more).start(),
                 second.on(&etcd.url(), &more).start(),
@@ -361,7 +360,7 @@ fn servers(etcd: &Etcd, api: &str) -> Vec<(String, String)> {
 /// Two thousand changes each time: all servers are replaced by others.
 struct Churn {
     etcd: Etcd,
-    sets: [(Pods, BTreeSet<String>); 2],
+    sets: [(PodsFile, BTreeSet<String>); 2],
 }
 
 impl Churn {
@@ -373,7 +372,7 @@ impl Churn {
         let sets = [1, 5_001].map(|from| {
             let pods = many(from).into_iter().take(1_000).collect::<Vec<_>>();
             let ips = addresses(&pods);
-            (Pods::new(pods), ips)
+            (PodsFile::new(pods), ips)
         });
         sets[0].0.on(&etcd.url(), "-o summary").exits(0);
         Self { etcd, sets }
@@ -524,7 +523,7 @@ fn signals_end_a_listing_run_also_as_pid_1() {
 fn a_signal_ends_a_run_whose_answer_is_lost() {
     let etcd = Etcd::start();
     etcd.define("web");
-    let file = Pods::new((1..=4_000).map(web));
+    let file = PodsFile::new((1..=4_000).map(web));
     // One of the first transactions: the output up to then fits into a pipe.
     let wire = Wire::start(etcd.port(), Loss::Answers, 20_000);
     let child = file

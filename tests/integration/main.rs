@@ -5,8 +5,8 @@
 //! - what a backend must not lose: `losses`, and an event of `model::world` or a check of `model`;
 //! - the API server, what it answers and what it does to connections: `kube`; who we are to it: `kubeconfig`,
 //!   `credentials`; the way there: `tls`, `proxies`;
-//! - etcd: what every store does alike `store`, versions and users `etcd`, members and wires that fail `faults`,
-//!   `weather`; stores of each kind `stores`, `directories`; files `files`;
+//! - etcd: what all stores do alike and the kinds of stores `stores`, versions and users `etcd`, members and wires that fail `faults`,
+//!   `weather`, directories of v2 `directories`; files that a run replaces `files`;
 //! - the proxies: `traefik*`; vulcand's definitions are tested in `src/layout`;
 //! - the command line: `options`, `looks`, `messages`, `reach`, `stdin`; documents and recipes: `docs`, `recipes`,
 //!   `predecessors`; deployment: `manifest`, `operations`, `image`, `metrics`;
@@ -45,7 +45,6 @@ mod recipes;
 mod repairs;
 mod scenarios;
 mod stdin;
-mod store;
 mod stores;
 mod support;
 mod tls;

@@ -31,7 +31,7 @@ impl World {
         fs::write(self.folder.path().join("store.json"), store.to_string()).expect("it is written");
     }
 
-    fn pods(mut self, numbers: impl IntoIterator<Item = u8>) -> Self {
+    fn pods(mut self, numbers: impl IntoIterator<Item = u32>) -> Self {
         self.pods = numbers.into_iter().map(web).collect();
         self
     }

@@ -1,4 +1,4 @@
-//! What every store must do, and each of its own, against the real thing.
+//! Stores: the contract that all of them keep, and what is particular to etcd v3, etcd v2 and files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,9 +15,9 @@ use vulcanized::internals::store::etcd3::Etcd3;
 use vulcanized::internals::store::file::File;
 use vulcanized::internals::store::{Applied, ApplyError, Store};
 
-use crate::support::etcd::{Etcd, VERSIONS};
-
-const ROOT: &str = "/vulcand/backends/";
+use crate::support::api::{kubectl, web};
+use crate::support::etcd::{Etcd, ROOT, VERSIONS};
+use crate::support::program::{Program, vulcanized};
 
 fn deadline() -> Deadline {
     Deadline::start(Duration::from_mins(1), Duration::from_secs(10))
@@ -156,7 +156,7 @@ fn odd_names(store: &mut dyn Store) {
         "10.0.0.10:8080",
         "A-b_c.d",
         "[fd00::1]:80",
-        "a:b",
+        "[fd00::1]:8080",
         "x.svc",
     ];
     let values = [
@@ -190,10 +190,15 @@ fn odd_names(store: &mut dyn Store) {
             .iter()
             .all(|entry| entry.key.starts_with(key("web/").as_bytes()))
     );
-    for id in ids {
+    // A delete takes one key, not those that begin with it.
+    for (at, id) in ids.iter().enumerate() {
         let name = format!("web-2/servers/{id}");
         let guards = vec![guard(&name, Expect::Revision(revision_of(&found, &name)))];
         assert_eq!(apply(store, guards, vec![delete(&name)]), Applied::Whole);
+        let mut left = entries(store, &key("web-2/servers/"));
+        // The directory of v2 remains.
+        left.retain(|entry| !entry.key.ends_with(b"/"));
+        assert_eq!(left, found[at + 1..]);
     }
 }
 
@@ -239,12 +244,19 @@ fn limits(store: &mut dyn Store) {
         Applied::Outdated
     );
     assert_eq!(held(store).len(), count + 1);
+    if limits.operations > 1 {
+        let guards = ["new", "backend"].map(|name| guard(&format!("web/{name}"), Expect::Absent));
+        let ops = vec![put("web/new", "1"), delete("web/servers/000")];
+        assert_eq!(apply(store, guards.into(), ops), Applied::Outdated);
+        assert_eq!(held(store).len(), count + 1);
+    }
 }
 
 #[test]
 fn contract_etcd3() {
     for version in VERSIONS {
         let etcd = Etcd::version(version);
+        etcd.put("/vulcand/backendsX/a", "a neighbour");
         contract(&mut v3(&etcd));
     }
 }
@@ -380,19 +392,6 @@ fn file_is_written_only_for_changes() {
     assert_ne!(metadata.ino(), inode, "replaced, not overwritten");
     assert_eq!(metadata.mode() & 0o777, 0o640);
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
-    // A link stays one.
-    let link = folder.path().join("link.json");
-    std::os::unix::fs::symlink(&path, &link).expect("a link");
-    drop(store);
-    let mut store = file(&link);
-    assert_eq!(held(&mut store).len(), 1);
-    apply(&mut store, Vec::new(), vec![put("c", "3")]);
-    assert!(link.is_symlink());
-    assert!(
-        fs::read_to_string(&path)
-            .expect("it is there")
-            .contains('3')
-    );
 }
 
 #[test]
@@ -420,6 +419,25 @@ fn file_is_locked_from_list_to_drop() {
     apply(&mut first, Vec::new(), vec![put("b", "2")]);
     drop(first);
     assert_eq!(waiting.join().expect("it lists").len(), 2);
+}
+
+#[test]
+fn file_behind_a_symlink_is_locked_at_its_target() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let [path, link] = folders
+        .each_ref()
+        .map(|folder| folder.path().join("store.json"));
+    fs::write(&path, "{}").expect("it is written");
+    std::os::unix::fs::symlink(&path, &link).expect("a link");
+    let mut first = file(&link);
+    assert_eq!(held(&mut first), BTreeMap::new());
+    let soon = Deadline::start(Duration::from_millis(200), Duration::from_secs(10));
+    let mut second = File::open(&path, false, soon).expect("it opens");
+    second.list(&[ROOT]).expect_err("it is locked");
+    apply(&mut first, Vec::new(), vec![put("a", "1")]);
+    drop(first);
+    assert!(link.is_symlink());
+    assert_eq!(held(&mut file(&path)).len(), 1);
 }
 
 #[test]
@@ -511,5 +529,61 @@ fn file_may_be_a_dump_for_a_dry_run() {
                 "{error}"
             );
         }
+    }
+}
+
+/// The program on a store file, with one pod on stdin.
+fn program(path: &Path, more: &str) -> Program {
+    vulcanized(&format!("--owner prod --pods - {more}"))
+        .arg("--store-file")
+        .arg(path)
+        .input(kubectl([web(1)]))
+}
+
+#[test]
+fn file_that_is_not_a_store_is_unchanged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.json");
+    for text in ["", "[]", r#"{"a": "1", "a": "2"}"#] {
+        fs::write(&path, text).expect("it is written");
+        let answer = program(&path, "").exits(1);
+        assert!(answer.err.contains("store.json"), "{text}: {answer}");
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), text);
+    }
+    let answer = program(Path::new("/nonexistent/store.json"), "").exits(1);
+    let wanted = "the folder `/nonexistent`";
+    assert!(answer.err.contains(wanted), "{answer}");
+}
+
+#[test]
+fn file_that_is_read_only_allows_dry_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.json");
+    let before = r#"{"/vulcand/backends/web/backend": "{\"Type\":\"http\"}"}"#;
+    fs::write(&path, before).expect("it is written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).expect("its mode");
+    let answer = program(&path, "").exits(1);
+    assert!(answer.err.contains("it is read-only"), "{answer}");
+    program(&path, "--dry-run").exits(0);
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), before);
+}
+
+#[test]
+fn dumps_of_etcd_are_read_only() {
+    let etcd = Etcd::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("dump.json");
+    for (defined, code) in [(false, 1), (true, 0)] {
+        if defined {
+            etcd.define("web");
+        }
+        let dump = etcd.ctl(&["get", "--prefix", "/vulcand/", "-w", "json"]);
+        fs::write(&path, &dump).expect("it is written");
+        let answer = program(&path, "--dry-run").exits(code);
+        let created = format!("+++ {ROOT}web/servers/10.0.0.1");
+        assert_eq!(answer.out.contains(&created), defined, "{answer}");
+        let answer = program(&path, "").exits(1);
+        assert!(answer.err.contains("is a dump of etcd"), "{answer}");
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), dump);
     }
 }

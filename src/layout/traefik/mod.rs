@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::{
     Backend, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Other, Refusal,
-    Sibling, SiblingKind, Undefined, Unsupported, go,
+    Sibling, SiblingKind, Undefined, Unsupported, go, readable,
 };
 use crate::model::{
     self, BackendId, Cluster, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
@@ -330,7 +330,6 @@ impl Tree {
         let mut tree = Self::default();
         let mut entries = entries.into_iter().peekable();
         while let Some(entry) = entries.next() {
-            // A key that is not UTF-8 can be named neither by Traefik nor here.
             let Ok(key) = String::from_utf8(entry.key) else {
                 continue;
             };
@@ -419,15 +418,7 @@ impl Tree {
     fn routers(&mut self, prefix: &str, entries: Vec<model::Entry>) {
         let range = routers(prefix);
         self.routed = Some(!entries.is_empty());
-        for model::Entry {
-            key,
-            value,
-            revision,
-        } in entries
-        {
-            let Ok(key) = String::from_utf8(key) else {
-                continue;
-            };
+        for (key, value, revision) in readable(entries) {
             let value = String::from_utf8_lossy(&value);
             let segments = segments(&key, &range);
             let Some((field, rest)) = segments.get(1..).and_then(<[_]>::split_first) else {
@@ -444,15 +435,7 @@ impl Tree {
     /// Adds what `errors` middlewares refer to.
     fn middlewares(&mut self, prefix: &str, entries: Vec<model::Entry>) {
         let range = middlewares(prefix);
-        for model::Entry {
-            key,
-            value,
-            revision,
-        } in entries
-        {
-            let Ok(key) = String::from_utf8(key) else {
-                continue;
-            };
+        for (key, value, revision) in readable(entries) {
             let segments = segments(&key, &range);
             let [_, errors, ref field @ ..] = *segments else {
                 continue;

@@ -72,7 +72,7 @@ fn a_mark_is_read_back_from_its_id() {
         assert_eq!((&*found.owner, &*found.scope), (owner, cluster));
         assert_eq!(&*found.namespace, namespace);
     }
-    for nobodys in [
+    for unmarked in [
         "0",
         "10.0.0.1",
         "10.0.0.1:8080",
@@ -86,7 +86,7 @@ fn a_mark_is_read_back_from_its_id() {
         "...",
         &format!("a.{}.c.d", "b".repeat(42)),
     ] {
-        assert_eq!(mark(nobodys), None, "{nobodys}");
+        assert_eq!(mark(unmarked), None, "{unmarked}");
     }
 }
 

@@ -106,7 +106,7 @@ proptest! {
 }
 
 #[test]
-fn half_a_mark_is_somebodys_and_no_mark_nobodys() {
+fn what_is_a_mark_in_a_value() {
     let mark = |value: &str| read(value.as_bytes()).mark;
     assert_eq!(mark(r#"{"URL":"http://a:1","owner":"prod"}"#), None);
     assert_eq!(

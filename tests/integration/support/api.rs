@@ -513,13 +513,9 @@ pub fn pod(namespace: &str, name: &str, app: &str, ip: &str) -> Value {
 }
 
 /// Pod `web-n` of app `web` in namespace `default`, at 10.0.0.n.
-pub fn web(n: u8) -> Value {
-    pod(
-        "default",
-        &format!("web-{n}"),
-        "web",
-        &format!("10.0.0.{n}"),
-    )
+pub fn web(n: u32) -> Value {
+    let ip = format!("10.0.{}.{}", n / 250, n % 250);
+    pod("default", &format!("web-{n}"), "web", &ip)
 }
 
 /// Pods as `kubectl get pods -o json` prints them.

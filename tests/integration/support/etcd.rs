@@ -19,6 +19,8 @@ mod v2;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(10);
+/// The key prefix of all backends in vulcand's layout.
+pub const ROOT: &str = "/vulcand/backends/";
 /// The password of etcd's `root`. The helpers use it after [`Etcd::enable_auth`].
 pub const ROOT_PASSWORD: &str = "root-password";
 
@@ -249,12 +251,17 @@ impl Etcd {
             }
             let ended = self.child.try_wait().expect("its state is known");
             if ended.is_some() || Instant::now() > end {
-                let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-                let tail = log.lines().rev().take(5).collect::<Vec<_>>().join("\n");
-                return Err(format!("etcd did not start ({ended:?}):\n{tail}"));
+                return Err(format!("etcd did not start ({ended:?}):\n{}", self.log()));
             }
             thread::sleep(POLL);
         }
+    }
+
+    /// The last lines of its log.
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let lines = log.lines().collect::<Vec<_>>();
+        lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
     /// A file below its data folder.
@@ -515,7 +522,13 @@ impl Etcd {
 }
 
 impl Drop for Etcd {
+    #[expect(clippy::print_stderr, reason = "a failed test shows it")]
     fn drop(&mut self) {
+        if thread::panicking()
+            && let Ok(Some(status)) = self.child.try_wait()
+        {
+            eprintln!("etcd {} had ended ({status}):\n{}", self.url(), self.log());
+        }
         // The test may have killed it already.
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,6 +1,7 @@
 //! Runs the program under test, with nothing of this machine's environment.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -8,6 +9,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use super::api;
 use super::etcd::test_tools;
 
 /// One call of the program: its arguments, environment and input.
@@ -111,6 +115,25 @@ pub fn ended(child: Child) -> Answer {
     let output = child.wait_with_output().expect("the program ends");
     drop(done);
     output.into()
+}
+
+/// A `--pods` file.
+pub struct PodsFile(tempfile::NamedTempFile);
+
+impl PodsFile {
+    /// A file with these pods.
+    pub fn new(pods: impl IntoIterator<Item = Value>) -> Self {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        fs::write(file.path(), api::kubectl(pods)).expect("it is written");
+        Self(file)
+    }
+
+    /// The program with these pods on the etcd at this URL.
+    pub fn on(&self, url: &str, more: &str) -> Program {
+        vulcanized(&format!("--owner prod --etcd {url} {more}"))
+            .arg("--pods")
+            .arg(self.0.path())
+    }
 }
 
 impl Answer {
