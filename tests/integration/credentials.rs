@@ -1,5 +1,5 @@
-//! Which credential goes out, for each place it comes from and each way to the API server. What is expected is
-//! written down from client-go's source; kubectl runs on the same kubeconfigs and agrees.
+//! The credentials sent to the API server, for each source of credentials and each kind of connection. The expected
+//! values are taken from client-go's source; kubectl runs with the same kubeconfigs and must agree.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,15 +15,15 @@ use crate::support::certs::Leaf;
 use crate::support::front::Front;
 use crate::support::program::{kubectl, vulcanized};
 
-/// What arrives at the server: the header `Authorization`, and whether a certificate was shown.
+/// What the server receives: the header `Authorization`, and whether there was a client certificate.
 type Arrives = (Option<&'static str>, bool);
 
-/// A name that only a proxy knows: nobody goes to the own machine through one.
+/// A host name for the API server behind a proxy: proxies are not used for loopback addresses.
 const FAR: &str = "api.example.internal";
 
 const TOKEN: Option<&str> = Some("Bearer t");
 
-/// Where a credential comes from, and what arrives over `https`.
+/// Sources of credentials, and what the server receives over `https`.
 ///
 /// - tokens, basic auth: `transport/round_trippers.go`, `HTTPWrappersForConfig`;
 /// - a token file wins over a token: `tools/clientcmd/client_config.go`, `getUserIdentificationPartialConfig`,
@@ -40,7 +40,7 @@ const CREDENTIALS: [(&str, Arrives); 7] = [
     ("none", (None, false)),
 ];
 
-/// Over `http` nothing goes out: `tools/clientcmd/client_config.go`, `ClientConfig`, merges the user's part
+/// Over `http` no credential is sent: `tools/clientcmd/client_config.go`, `ClientConfig`, merges the user's part
 /// only where `rest.IsConfigTransportTLS` holds.
 const NOTHING: Arrives = (None, false);
 
@@ -54,7 +54,7 @@ fn arrived(request: &Request) -> (Option<&str>, bool) {
     (authorization.map(String::as_str), request.certificate)
 }
 
-/// A server over TLS that asks for a certificate, or one over plain HTTP.
+/// A server over TLS that requests a client certificate, or a server over plain HTTP.
 fn server(scheme: &str) -> Api {
     if scheme == "http" {
         return Api::start(respond);
@@ -158,7 +158,7 @@ fn each_credential_of_a_kubeconfig_is_sent_as_by_kubectl() {
     }
 }
 
-/// In a pod there is one credential, the service account's token file, and one scheme: `rest/config.go`,
+/// In a pod the only credential is the service account's token file, and the only scheme is `https`: `rest/config.go`,
 /// `InClusterConfig`. Proxies are the environment's.
 #[test]
 fn the_service_account_token_of_a_pod_is_sent_directly_and_through_proxies() {
@@ -202,8 +202,8 @@ fn the_service_account_token_of_a_pod_is_sent_directly_and_through_proxies() {
     }
 }
 
-/// Without a token this is not a pod with a service account, whatever the environment says: the kubeconfig counts, as
-/// in `tools/clientcmd/client_config.go`, `inClusterClientConfig.Possible`.
+/// Without a token file, the variables of the environment do not make an in-cluster configuration: the kubeconfig is
+/// used, as in `tools/clientcmd/client_config.go`, `inClusterClientConfig.Possible`.
 #[test]
 fn in_cluster_configuration_needs_a_token() {
     let in_cluster = server("https");
@@ -302,7 +302,7 @@ fn in_cluster_configuration_needs_a_token() {
     }
 }
 
-/// Kubeconfigs that people have, as text: `SERVER`, `PLAIN`, `CA` and `DIR` stand for the servers over TLS and
+/// Unusual kubeconfigs, as text: `SERVER`, `PLAIN`, `CA` and `DIR` stand for the servers over TLS and
 /// plain HTTP (without their schemes), the CA in base64, and a folder with `token` (which holds `f`), `ca` and
 /// `plugin` in it.
 const KUBECONFIGS: [(&str, &str, &str); 32] = [
@@ -502,7 +502,7 @@ fn utf_16(text: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
     text.encode_utf16().flat_map(bytes).collect()
 }
 
-/// What arrives of a request by one of the two: where, who, as whom.
+/// A request as the server received it: path, credentials, impersonation.
 fn seen(request: &Request) -> String {
     let path = request
         .path

@@ -347,7 +347,7 @@ fn messages_quoted_in_the_readme_are_in_the_source() {
     assert!(messages.len() >= 10, "{messages:?}");
     let mut code = String::new();
     sources(&root().join("src"), &mut code);
-    // A message's lines in the code are joined; what it fills in is not looked at.
+    // Continued string literals are joined; interpolated values are not compared.
     let mut joined = String::new();
     for line in code.lines() {
         match line.strip_suffix('\\') {
@@ -448,7 +448,7 @@ fn the_short_help_is_one_screen() {
     assert_eq!(examples(&short), examples(&long));
     assert_eq!(examples(&short).len(), 3);
     for example in examples(&short) {
-        // Nothing listens there: it is no usage error.
+        // The examples fail to connect, which shows that they are not usage errors.
         let example = example.replace("kubectl get pods -o json", "echo");
         let example = example.replace("store.json", "/nonexistent/store.json");
         let example = example.replace("2379", "1");

@@ -75,7 +75,7 @@ fn loss(cluster: &Arc<Cluster>, member: usize, how: &'static str, middle: bool) 
     let pods = many(1);
     let (lost, served) = (Arc::clone(cluster), pods.clone());
     let api = Api::start(move |request, number| {
-        // The middle of the run: the store is listed, the plan is not made yet.
+        // In the middle of the run: the store is listed, but nothing is planned yet.
         if number == 0 && middle {
             lost.signal(member, how);
         }

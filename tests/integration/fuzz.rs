@@ -463,8 +463,8 @@ fn within(mebibytes: u32, code: i32, what: &str, arguments: &[&str]) -> String {
     err
 }
 
-/// Inputs that are far larger than real ones, or expand when parsed: memory stays within a small multiple of the input's
-/// size.
+/// Inputs that are far larger than real ones, or expand when parsed: memory stays within a small multiple of the
+/// input's size.
 #[test]
 fn memory_is_bounded_for_large_inputs() {
     const MEBI: usize = 1 << 20;

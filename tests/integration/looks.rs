@@ -446,8 +446,8 @@ fn lines_of_a_dry_run() {
     at_all_widths("lines", &|| site.run("--dry-run -o lines"));
 }
 
-/// Lines that no scenario has: a server whose pod moved, one that moves with its further keys, one of another owner, and
-/// entries that are out of scope for a single pod.
+/// Lines that no scenario has: a server whose pod moved, one that moves with its further keys, one of another owner,
+/// and entries that are out of scope for a single pod.
 #[test]
 fn lines_of_rare_changes() {
     let folder = tempfile::tempdir().expect("a temporary folder");

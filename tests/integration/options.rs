@@ -190,8 +190,8 @@ fn endpoints_with_more_than_scheme_host_and_port_are_rejected() {
     }
 }
 
-/// Another writer changes the store after it was listed: the run plans again, and applies the new plan only if it is the
-/// expected one.
+/// Another writer changes the store after it was listed: the run plans again, and applies the new plan only if it is
+/// the expected one.
 #[test]
 fn a_foreign_write_between_list_and_apply_with_expect() {
     let foreign = r#"{"URL":"http://10.9.9.9:80"}"#;

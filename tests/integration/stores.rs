@@ -1,4 +1,4 @@
-//! Stores: the contract that all of them keep, and what is particular to etcd v3, etcd v2 and files.
+//! Stores: the contract of all stores, and the particulars of etcd v3, etcd v2 and files.
 
 use std::collections::BTreeMap;
 use std::fs;

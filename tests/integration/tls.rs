@@ -84,9 +84,9 @@ fn pods() -> Value {
     }] })
 }
 
-/// Runs the program and kubectl against an API server with `srv.crt` and `srv.key`, trusting `ca`. With
-/// `client_auth` the server requires a client certificate. Returns the program's stderr, or `None` if it listed the pods. kubectl must
-/// have the same outcome; with `stricter` it may succeed where the program fails.
+/// Runs the program and kubectl against an API server with `srv.crt` and `srv.key`, trusting `ca`. With `client_auth`
+/// the server requires a client certificate. Returns the program's stderr, or `None` if it listed the pods. kubectl
+/// must have the same outcome; with `stricter` it may succeed where the program fails.
 fn kubernetes(
     files: &Files,
     ca: &str,

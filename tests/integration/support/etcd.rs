@@ -1,5 +1,5 @@
-//! Real etcd servers for a test: single or a cluster of three, with TLS, users and the v2 store, on free ports. They are
-//! killed at the end of the test.
+//! Real etcd servers for a test: single or a cluster of three, with TLS, users and the v2 store, on free ports. They
+//! are killed at the end of the test.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
