@@ -1,4 +1,4 @@
-//! Stores as people and other tools leave them, as a file: what a run makes of each kind.
+//! Store files with the contents that people and other tools leave behind, and how a run handles each kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,17 +10,18 @@ use crate::support::program::{Answer, vulcanized};
 
 type Keys = BTreeMap<String, String>;
 
-/// Keys and values as a case gives them.
-type Made = &'static [(&'static str, &'static str)];
+/// Keys and values of a case.
+type Pairs = &'static [(&'static str, &'static str)];
 
 /// Keys and values below a prefix.
-fn keys(prefix: &str, keys: &[(&str, &str)]) -> Keys {
-    let keys = keys.iter();
-    keys.map(|(key, value)| (format!("{prefix}{key}"), (*value).to_owned()))
+fn keys(prefix: &str, pairs: &[(&str, &str)]) -> Keys {
+    let pairs = pairs.iter();
+    pairs
+        .map(|(key, value)| (format!("{prefix}{key}"), (*value).to_owned()))
         .collect()
 }
 
-/// One run on this store: its answer, and the store after it.
+/// Runs once on this store. Returns the answer and the store afterwards.
 fn run(store: &Keys, pods: &[Value], options: &str) -> (Answer, Keys) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("store.json");
@@ -32,12 +33,13 @@ fn run(store: &Keys, pods: &[Value], options: &str) -> (Answer, Keys) {
     (answer, serde_json::from_str(&text).expect("JSON"))
 }
 
-fn with(mut pod: Value, annotation: &str, value: &str) -> Value {
+/// The pod with an annotation of the program.
+fn annotated(mut pod: Value, annotation: &str, value: &str) -> Value {
     pod["metadata"]["annotations"] = json!({ format!("vulcanized.io/{annotation}"): value });
     pod
 }
 
-/// A router of Traefik for this service, and further keys below `traefik/http/`.
+/// A Traefik router for this service, and more keys below `traefik/http/`.
 fn traefik(service: &str, more: &[(&str, &str)]) -> Keys {
     let mut store = keys(
         "traefik/http/",
@@ -51,7 +53,7 @@ fn traefik(service: &str, more: &[(&str, &str)]) -> Keys {
     store
 }
 
-/// Each server's fields, by its id, all in lower case.
+/// The fields of each server, by server id. Ids and field names are in lower case.
 fn servers(store: &Keys) -> BTreeMap<String, Keys> {
     let mut servers = BTreeMap::<String, Keys>::new();
     for (key, value) in store {
@@ -67,11 +69,12 @@ fn servers(store: &Keys) -> BTreeMap<String, Keys> {
 }
 
 #[test]
-fn an_adopted_server_leaves_nothing_behind() {
+fn adopting_a_server_deletes_its_old_keys() {
     const WEB: &str = "services/web/loadBalancer/servers/";
     let ours = "t.main.default.10.1.0.1";
-    // Keys of servers at one pod's address, how they are adopted, and the weight that is left.
-    let cases: &[(Made, &str, Option<&str>)] = &[
+    // Keys of servers at one pod's address (an empty value stands for its URL), the argument of
+    // `--adopt`, and the weight that the adopted server has.
+    let cases: &[(Pairs, &str, Option<&str>)] = &[
         (
             &[("0/url", ""), ("0/weight", "5"), ("0/fenced", "true")],
             "unmarked",
@@ -120,8 +123,8 @@ fn an_adopted_server_leaves_nothing_behind() {
             Some("5"),
         ),
     ];
-    for (made, adopt, weight) in cases {
-        let made = made.iter().map(|(key, value)| {
+    for (pairs, adopt, weight) in cases {
+        let pairs = pairs.iter().map(|(key, value)| {
             let url = if value.is_empty() {
                 "http://10.1.0.1:8080"
             } else {
@@ -129,9 +132,9 @@ fn an_adopted_server_leaves_nothing_behind() {
             };
             (format!("{WEB}{key}"), url)
         });
-        let made = made.collect::<Vec<_>>();
-        let made = made.iter().map(|(key, value)| (&**key, *value));
-        let store = traefik("web", &made.collect::<Vec<_>>());
+        let pairs = pairs.collect::<Vec<_>>();
+        let pairs = pairs.iter().map(|(key, value)| (&**key, *value));
+        let store = traefik("web", &pairs.collect::<Vec<_>>());
         let pods = [1, 2].map(|n| {
             pod(
                 "default",
@@ -151,7 +154,7 @@ fn an_adopted_server_leaves_nothing_behind() {
             left.values().all(|fields| fields.contains_key("url")),
             "{left:?}"
         );
-        // Its pod is gone: nothing of it stays.
+        // All keys of the server are deleted with its pod.
         let (answer, after) = run(&after, &pods[1..], "--layout traefik");
         assert_eq!(answer.code, 0, "{answer}");
         let left = servers(&after).into_keys().collect::<Vec<_>>();
@@ -160,8 +163,8 @@ fn an_adopted_server_leaves_nothing_behind() {
 }
 
 #[test]
-fn services_that_other_services_or_middlewares_name_are_served() {
-    let cases: &[(Made, &[&str])] = &[
+fn services_referenced_by_services_or_middlewares() {
+    let cases: &[(Pairs, &[&str])] = &[
         (
             &[
                 ("services/shop/weighted/services/0/name", "blue"),
@@ -236,15 +239,15 @@ fn services_that_other_services_or_middlewares_name_are_served() {
 }
 
 #[test]
-fn a_service_in_another_case_is_the_same_one() {
-    // The service as the store spells it, and what a pod says.
+fn service_names_are_compared_ignoring_case() {
+    // The service as spelt in the store, and a pod whose label or annotation spells it differently.
     let cases = [
         ("Site1", pod("default", "p", "site1", "10.4.0.1")),
         ("SITE1", pod("default", "p", "Site1", "10.4.0.1")),
         ("site1", pod("default", "p", "SITE1", "10.4.0.1")),
         (
             "Site1",
-            with(pod("default", "p", "x", "10.4.0.1"), "backend", "sITE1"),
+            annotated(pod("default", "p", "x", "10.4.0.1"), "backend", "sITE1"),
         ),
     ];
     for (service, pod) in cases {
@@ -268,7 +271,7 @@ fn a_service_in_another_case_is_the_same_one() {
 }
 
 #[test]
-fn a_url_that_traefik_serves_is_no_finding() {
+fn urls_that_traefik_accepts_are_not_findings() {
     for url in [
         "http://10.1.0.9:80/a b",
         "http://10.1.0.9:80/a?b=c d",
@@ -298,7 +301,7 @@ const BACKENDS: &str = "/vulcand/backends/";
 const HTTP: &str = r#"{"Type":"http"}"#;
 
 #[test]
-fn a_backend_gets_servers_only_where_vulcand_takes_its_definition() {
+fn servers_are_written_only_if_vulcand_accepts_the_definition() {
     let refused = [
         r#"{"Type":"http","Settings":{"Timeouts":{"Read":"5"}}}"#,
         r#"{"Type":"http","Settings":{"Timeouts":{"Dial":"5 s"}}}"#,
@@ -315,7 +318,7 @@ fn a_backend_gets_servers_only_where_vulcand_takes_its_definition() {
         "[]",
         "",
     ];
-    let taken = [
+    let accepted = [
         r#"{"Type":"http","Settings":{"Timeouts":{"Read":"1m0.5s"}}}"#,
         r#"{"Type":"http","Settings":{"KeepAlive":{"Period":""}}}"#,
         r#"{"type":"http","settings":null,"note":1}"#,
@@ -324,24 +327,24 @@ fn a_backend_gets_servers_only_where_vulcand_takes_its_definition() {
     let pods = [pod("default", "web-1", "web", "10.1.0.1")];
     let server = format!("{BACKENDS}web/servers/10.1.0.1");
     let cases = refused.map(|value| (value, false)).into_iter();
-    for (value, takes) in cases.chain(taken.map(|value| (value, true))) {
+    for (value, accepted) in cases.chain(accepted.map(|value| (value, true))) {
         let store = keys(BACKENDS, &[("web/backend", value), ("other/backend", HTTP)]);
         let (answer, after) = run(&store, &pods, "");
         assert_eq!(answer.code, 0, "{value}: {answer}");
-        assert_eq!(after.contains_key(&server), takes, "{value}: {answer}");
+        assert_eq!(after.contains_key(&server), accepted, "{value}: {answer}");
         let key = format!("{BACKENDS}web/backend");
-        assert_eq!(answer.out.contains(&key), !takes, "{value}: {answer}");
+        assert_eq!(answer.out.contains(&key), !accepted, "{value}: {answer}");
         assert_eq!(after[&key], value);
-        // The line that belongs in the file mends it.
-        let mend = answer.out.lines().find_map(|line| {
+        // The printed store line repairs the definition.
+        let repair = answer.out.lines().find_map(|line| {
             let line = line.trim().strip_prefix(&format!("\"{key}\": "))?;
             serde_json::from_str::<String>(line).ok()
         });
-        assert_eq!(mend.is_some(), !takes, "{value}: {answer}");
-        if let Some(mend) = mend {
-            let mended = keys(BACKENDS, &[("web/backend", &mend)]);
-            let (answer, after) = run(&mended, &pods, "");
-            assert!(after.contains_key(&server), "{mend}: {answer}");
+        assert_eq!(repair.is_some(), !accepted, "{value}: {answer}");
+        if let Some(repair) = repair {
+            let repaired = keys(BACKENDS, &[("web/backend", &repair)]);
+            let (answer, after) = run(&repaired, &pods, "");
+            assert!(after.contains_key(&server), "{repair}: {answer}");
         }
     }
 }
@@ -349,7 +352,7 @@ fn a_backend_gets_servers_only_where_vulcand_takes_its_definition() {
 #[test]
 fn keys_under_a_predecessors_prefix_are_found() {
     const SERVER: &str = r#"{"URL": "http://10.1.0.1:8080"}"#;
-    let cases: &[Made] = &[
+    let cases: &[Pairs] = &[
         &[("web/backend", HTTP), ("web/servers/10.1.0.1", SERVER)],
         &[("default-web/servers/10.1.0.1", SERVER)],
         &[
@@ -359,9 +362,9 @@ fn keys_under_a_predecessors_prefix_are_found() {
         ],
     ];
     let pods = [pod("default", "web-1", "web", "10.1.0.1")];
-    for made in cases {
-        let store = keys("/vulcan/backends/", made);
-        let backends = made.iter().map(|(key, _)| key.split('/').next());
+    for pairs in cases {
+        let store = keys("/vulcan/backends/", pairs);
+        let backends = pairs.iter().map(|(key, _)| key.split('/').next());
         let backends = backends.collect::<BTreeSet<_>>().len();
         for options in ["", "--dry-run", "-q"] {
             let (answer, after) = run(&store, &pods, options);
@@ -370,7 +373,7 @@ fn keys_under_a_predecessors_prefix_are_found() {
             assert!(answer.err.contains(&found), "{answer}");
             assert_eq!(after, store);
         }
-        // With a new tree beside them they are a finding.
+        // Next to a tree under the current prefix they are a finding.
         let mut beside = store.clone();
         beside.extend(keys(BACKENDS, &[("web/backend", HTTP)]));
         let (answer, _) = run(&beside, &pods, "");
@@ -380,9 +383,9 @@ fn keys_under_a_predecessors_prefix_are_found() {
     }
 }
 
-/// Pods that are new in `web`, Ready, and left out for a reason.
+/// All new Ready pods of `web` are left out, each for another reason.
 #[test]
-fn an_emptied_backend_is_an_alarm_until_it_is_mended() {
+fn an_emptied_backend_alarms_until_it_has_a_server() {
     let new = |n: u8| {
         pod(
             "default",
@@ -407,14 +410,17 @@ fn an_emptied_backend_is_an_alarm_until_it_is_mended() {
         (vec![without_ports(1)], "declares no TCP port"),
         (
             vec![
-                with(new(1), "port", "metrics"),
-                with(new(2), "port", "metrics"),
+                annotated(new(1), "port", "metrics"),
+                annotated(new(2), "port", "metrics"),
             ],
             "no TCP port named `metrics`",
         ),
-        (vec![with(new(1), "port", "0")], "port 0 is not within"),
-        (vec![with(new(1), "scheme", "gopher")], "`gopher`"),
-        (vec![with(new(1), "backend", "web:admin")], "named `admin`"),
+        (vec![annotated(new(1), "port", "0")], "port 0 is not within"),
+        (vec![annotated(new(1), "scheme", "gopher")], "`gopher`"),
+        (
+            vec![annotated(new(1), "backend", "web:admin")],
+            "named `admin`",
+        ),
     ];
     let server = |n: u8| {
         let value = json!({
@@ -452,7 +458,7 @@ fn an_emptied_backend_is_an_alarm_until_it_is_mended() {
                     assert!(text.contains(part), "{part}: {answer}");
                 }
             }
-            // Mended.
+            // A pod of `web` is published again.
             listed.push(new(9));
             let (answer, _) = run(&store, &listed, &options);
             assert_eq!(answer.code, 0, "{why}: {answer}");
@@ -461,10 +467,10 @@ fn an_emptied_backend_is_an_alarm_until_it_is_mended() {
     }
 }
 
-/// What is found costs output in proportion, and what is one matter is one note. What it costs in instructions is
-/// looked at elsewhere.
+/// Ten times the findings print at most eleven times the output, and repeated problems are one finding. `cost` counts
+/// the instructions.
 #[test]
-fn large_stores_are_reported_in_proportion() {
+fn output_size_is_linear_in_the_number_of_findings() {
     let vulcand = |make: &dyn Fn(usize) -> (String, &'static str), size: usize| {
         let mut store = keys(BACKENDS, &[("web/backend", HTTP)]);
         store.extend((0..size).map(|n| {
@@ -474,26 +480,27 @@ fn large_stores_are_reported_in_proportion() {
         let (answer, _) = run(&store, &[pod("default", "web-1", "web", "10.1.0.1")], "");
         answer
     };
-    let bytes_of_one = |make: &dyn Fn(usize) -> (String, &'static str), size: usize, code: i32| {
-        let [small, large] = [size / 10, size].map(|size| {
-            let answer = vulcand(make, size);
-            assert_eq!(answer.code, code, "{}", answer.err);
-            assert_eq!(answer.out.matches("finding: ").count(), size);
-            answer.out.len()
-        });
-        assert!(large <= small * 11, "{small} and {large} bytes");
-        large / size
-    };
+    let bytes_per_finding =
+        |make: &dyn Fn(usize) -> (String, &'static str), size: usize, code: i32| {
+            let [small, large] = [size / 10, size].map(|size| {
+                let answer = vulcand(make, size);
+                assert_eq!(answer.code, code, "{}", answer.err);
+                assert_eq!(answer.out.matches("finding: ").count(), size);
+                answer.out.len()
+            });
+            assert!(large <= small * 11, "{small} and {large} bytes");
+            large / size
+        };
     // Backends without a definition, each with the command that defines it.
     let undefined = |n| {
         let server = r#"{"URL":"http://10.9.9.9:80"}"#;
         (format!("u{n:05}/servers/a"), server)
     };
-    assert!(bytes_of_one(&undefined, 20_000, 0) < 400);
+    assert!(bytes_per_finding(&undefined, 20_000, 0) < 400);
     // Values that crash the proxy.
     let null = |n| (format!("web/servers/a{n:05}"), "null");
-    assert!(bytes_of_one(&null, 10_000, 3) < 200);
-    // Each of these ids begins with the first one: one finding, with a few examples.
+    assert!(bytes_per_finding(&null, 10_000, 3) < 200);
+    // `web` is a prefix of all these ids: one finding, with a few examples.
     let numbered = |n| (format!("web-{n}/backend"), HTTP);
     let answer = vulcand(&numbered, 1_000);
     assert_eq!(answer.code, 0, "{answer}");
@@ -501,15 +508,15 @@ fn large_stores_are_reported_in_proportion() {
     assert!(answer.out.lines().count() < 15, "{answer}");
     let text = answer.out.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("web gets the servers of web-0"), "{answer}");
-    // `web` and 1,000; and `web-1` and `web-10`, for each number and those that it begins.
+    // The pairs of `web` with all 1,000 others, and pairs such as `web-1` and `web-10`.
     let numbers = (0..1_000).map(|n: usize| n.to_string()).collect::<Vec<_>>();
-    let begins = |n: &String| {
+    let longer_ones = |n: &String| {
         let longer = numbers
             .iter()
             .filter(|m| m.len() > n.len() && m.starts_with(n.as_str()));
         longer.count()
     };
-    let pairs = 1_000 + numbers.iter().map(begins).sum::<usize>();
+    let pairs = 1_000 + numbers.iter().map(longer_ones).sum::<usize>();
     assert!(text.contains(&format!("begin alike ({pairs})")), "{answer}");
     assert!(
         text.contains(&format!("and {} more", pairs - 5)),

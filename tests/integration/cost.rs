@@ -1,5 +1,5 @@
-//! What a run costs: ten times the input costs at most fifteen times the instructions, as valgrind counts them.
-//! Nothing here looks at the clock.
+//! Cost of a run: ten times the input takes at most fifteen times the instructions, as counted by valgrind.
+//! No test here measures time.
 
 use std::fs;
 use std::path::Path;
@@ -10,18 +10,18 @@ use serde_json::{Map, Value, json};
 
 use crate::support::api::{Api, Request, list};
 
-/// The smaller size. A thing costs some 75,000 instructions: with ten times as many, twenty for each pair of them are
-/// seen.
+/// The smaller size. An item takes some 75,000 instructions: at ten times this size, a quadratic step is noticed from
+/// some twenty instructions for each pair of items on.
 const SIZE: usize = 250;
 const BACKENDS: &str = "/vulcand/backends";
 const SERVICES: &str = "traefik/http/services";
 
-/// One run: what is in the store, the pods, and the options.
+/// One run: the contents of the store, the pods, and the options.
 struct Case {
     store: Map<String, Value>,
     pods: Vec<Value>,
     options: &'static str,
-    /// What it may exit with.
+    /// Accepted exit codes.
     codes: &'static [i32],
 }
 
@@ -43,8 +43,8 @@ fn ip(number: usize) -> String {
     format!("10.{a}.{b}.{c}")
 }
 
-/// A server's value, marked as the run's that lists pods from a file.
-fn ours(number: usize, pod: &str) -> Value {
+/// The value of a server that is owned by the run: owner `prod`, scope of a pods file.
+fn owned(number: usize, pod: &str) -> Value {
     let ip = ip(number);
     let value =
         json!({"URL": format!("http://{ip}:8080"), "Owner": "prod", "Scope": "file", "Pod": pod});
@@ -56,7 +56,7 @@ fn foreign(url: &str) -> Value {
 }
 
 impl Case {
-    /// The backends `shop` and `site` are defined, and one pod is published there.
+    /// The backends `shop` and `site` are defined; one pod of `site` is listed.
     fn vulcand(options: &'static str) -> Self {
         let mut case = Self {
             store: Map::new(),
@@ -110,7 +110,7 @@ impl Case {
         [store, pods]
     }
 
-    /// How many instructions a run takes, and what it prints.
+    /// Counts the instructions of a run. Returns them and its stdout.
     #[track_caller]
     fn run(&self) -> (f64, String) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -121,7 +121,7 @@ impl Case {
     }
 }
 
-/// How many instructions the program takes with these arguments, and what it prints.
+/// Counts the instructions of the program with these arguments. Returns them and its stdout.
 #[track_caller]
 fn count<'a>(arguments: impl Iterator<Item = &'a str>, codes: &[i32]) -> (f64, String) {
     let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/static/vulcanized");
@@ -148,18 +148,18 @@ fn count<'a>(arguments: impl Iterator<Item = &'a str>, codes: &[i32]) -> (f64, S
     (count.expect("a count"), out)
 }
 
-/// Runs a case at a size and at ten times that size, and returns what the larger one prints. What a run costs that
-/// has nothing to do is not counted.
+/// Runs a case at a size and at ten times that size, checks that the cost grows linearly, and returns the larger run's
+/// stdout. The cost of a run without any work is subtracted.
 #[track_caller]
-fn is_linear(size: usize, case: impl Fn(usize) -> Case) -> String {
-    static NOTHING: LazyLock<f64> = LazyLock::new(|| Case::vulcand("--dry-run").run().0);
-    let nothing = *NOTHING;
+fn assert_linear(size: usize, case: impl Fn(usize) -> Case) -> String {
+    static BASELINE: LazyLock<f64> = LazyLock::new(|| Case::vulcand("--dry-run").run().0);
+    let baseline = *BASELINE;
     let (small, _) = case(size).run();
     let (large, out) = case(10 * size).run();
-    let ratio = (large - nothing) / (small - nothing);
+    let ratio = (large - baseline) / (small - baseline);
     assert!(
         ratio <= 15.0,
-        "{size}: {small}, {}: {large} instructions, {nothing} without any: {ratio:.1} times",
+        "{size}: {small}, {}: {large} instructions, baseline {baseline}: {ratio:.1} times",
         10 * size
     );
     out
@@ -167,7 +167,7 @@ fn is_linear(size: usize, case: impl Fn(usize) -> Case) -> String {
 
 #[test]
 fn one_foreign_value_full_of_urls() {
-    is_linear(4_000, |size| {
+    assert_linear(4_000, |size| {
         let mut case = Case::vulcand("--dry-run").alarms();
         let url = format!("http://{}", "u:p@x://".repeat(size));
         case.put(format!("{BACKENDS}/site/servers/10.250.0.1"), foreign(&url));
@@ -177,7 +177,7 @@ fn one_foreign_value_full_of_urls() {
 
 #[test]
 fn servers_under_undefined_backends() {
-    is_linear(SIZE, |size| {
+    assert_linear(SIZE, |size| {
         let mut case = Case::vulcand("--dry-run");
         for number in 0..size {
             let key = format!("{BACKENDS}/u{number:05}/servers/a");
@@ -188,12 +188,12 @@ fn servers_under_undefined_backends() {
 }
 
 #[test]
-fn servers_of_ours_under_undefined_backends() {
-    is_linear(SIZE, |size| {
+fn owned_servers_under_undefined_backends() {
+    assert_linear(SIZE, |size| {
         let mut case = Case::vulcand("");
         for number in 0..size {
             let key = format!("{BACKENDS}/u{number:05}/servers/a");
-            case.put(key, ours(number, "shop/gone"));
+            case.put(key, owned(number, "shop/gone"));
         }
         case
     });
@@ -201,7 +201,7 @@ fn servers_of_ours_under_undefined_backends() {
 
 #[test]
 fn services_without_a_router() {
-    is_linear(SIZE, |size| {
+    assert_linear(SIZE, |size| {
         let mut case = Case::traefik("--layout traefik --dry-run");
         for number in 0..size {
             let key = format!("{SERVICES}/U{number:05}/loadBalancer/servers/a/url");
@@ -213,7 +213,7 @@ fn services_without_a_router() {
 
 #[test]
 fn pods_of_undefined_backends() {
-    is_linear(SIZE, |size| {
+    assert_linear(SIZE, |size| {
         let mut case = Case::vulcand("--dry-run");
         let pods = (1..=size).map(|number| pod(number, &ip(number), &format!("u{number:05}")));
         case.pods.extend(pods);
@@ -223,7 +223,7 @@ fn pods_of_undefined_backends() {
 
 #[test]
 fn numbered_backends_are_one_finding() {
-    let out = is_linear(SIZE, |size| {
+    let out = assert_linear(SIZE, |size| {
         let mut case = Case::vulcand("--create-backends --dry-run").alarms();
         let pods = (1..=size).map(|number| pod(number, &ip(number), &format!("web-{number}")));
         case.pods.extend(pods);
@@ -237,8 +237,8 @@ fn numbered_backends_are_one_finding() {
 }
 
 #[test]
-fn ids_that_begin_many_others() {
-    is_linear(SIZE, |size| {
+fn ids_that_are_prefixes_of_many_others() {
+    assert_linear(SIZE, |size| {
         let mut case = Case::traefik("--create-backends --dry-run --layout traefik -o summary");
         let pods = (1..=size).map(|number| {
             let id = format!("{}{}", "a".repeat(number % 200 + 1), number / 200);
@@ -250,12 +250,12 @@ fn ids_that_begin_many_others() {
 }
 
 #[test]
-fn changes_that_are_held() {
-    for one in [true, false] {
-        is_linear(SIZE, |size| {
+fn held_changes() {
+    for one_backend in [true, false] {
+        assert_linear(SIZE, |size| {
             let mut case = Case::vulcand("--dry-run").alarms();
             for number in 1..=size {
-                let backend = if one {
+                let backend = if one_backend {
                     "shop".to_owned()
                 } else {
                     format!("s{number:05}")
@@ -265,7 +265,7 @@ fn changes_that_are_held() {
                     r#"{"Type":"http"}"#,
                 );
                 let key = format!("{BACKENDS}/{backend}/servers/{}", ip(number));
-                case.put(key, ours(number, &format!("shop/web-{number}")));
+                case.put(key, owned(number, &format!("shop/web-{number}")));
                 case.pods.push(pod(number, &ip(number), "site"));
             }
             case
@@ -274,8 +274,8 @@ fn changes_that_are_held() {
 }
 
 #[test]
-fn backends_that_are_emptied() {
-    is_linear(SIZE, |size| {
+fn emptied_backends() {
+    assert_linear(SIZE, |size| {
         let mut case = Case::vulcand("--dry-run").alarms();
         for number in 1..=size {
             let backend = format!("e{number:05}");
@@ -292,8 +292,8 @@ fn backends_that_are_emptied() {
 }
 
 #[test]
-fn values_that_hurt_the_proxy() {
-    is_linear(SIZE, |size| {
+fn values_that_crash_the_proxy() {
+    assert_linear(SIZE, |size| {
         let mut case = Case::vulcand("--dry-run").alarms();
         for number in 0..size {
             case.put(format!("{BACKENDS}/shop/servers/{number:05}"), "null");
@@ -305,7 +305,7 @@ fn values_that_hurt_the_proxy() {
 #[test]
 fn foreign_entries() {
     for options in ["", "--adopt unmarked"] {
-        is_linear(SIZE, |size| {
+        assert_linear(SIZE, |size| {
             let mut case = Case::vulcand(options);
             for number in 1..=size {
                 let url = format!("http://{}:8080", ip(number));
@@ -321,8 +321,8 @@ fn foreign_entries() {
 }
 
 #[test]
-fn servers_that_are_adopted_with_further_keys() {
-    is_linear(SIZE, |size| {
+fn adopted_servers_with_further_keys() {
+    assert_linear(SIZE, |size| {
         let mut case = Case::traefik("--layout traefik --adopt unmarked");
         for number in 1..=size {
             let server = format!("{SERVICES}/shop/loadBalancer/servers/a{number:05}");
@@ -338,8 +338,8 @@ fn servers_that_are_adopted_with_further_keys() {
 }
 
 #[test]
-fn unmarked_entries_at_one_address_of_many_pods() {
-    is_linear(SIZE, |size| {
+fn unmarked_entries_at_an_address_of_many_pods() {
+    assert_linear(SIZE, |size| {
         let mut case = Case::vulcand("--dry-run");
         for number in 1..=size {
             let key = format!("{BACKENDS}/site/servers/{number:05}");
@@ -352,9 +352,9 @@ fn unmarked_entries_at_one_address_of_many_pods() {
 }
 
 #[test]
-fn entries_of_one_address_of_many_pods() {
+fn owned_entries_at_an_address_of_many_pods() {
     for options in ["--dry-run", "--layout traefik --dry-run"] {
-        is_linear(SIZE, |size| {
+        assert_linear(SIZE, |size| {
             let traefik = options.contains("traefik");
             let mut case = if traefik {
                 Case::traefik(options)
@@ -386,7 +386,7 @@ fn entries_of_one_address_of_many_pods() {
 
 #[test]
 fn entries_of_many_clusters() {
-    is_linear(SIZE, |size| {
+    assert_linear(SIZE, |size| {
         let mut case = Case::vulcand("--dry-run --cluster main@file");
         for number in 1..=size {
             let ip = ip(number);
@@ -405,8 +405,8 @@ fn entries_of_many_clusters() {
 }
 
 #[test]
-fn pods_that_want_one_key() {
-    is_linear(SIZE, |size| {
+fn pods_with_the_same_key() {
+    assert_linear(SIZE, |size| {
         let mut case = Case::vulcand("--server-id one").alarms();
         case.pods
             .extend((1..=size).map(|number| pod(number, &ip(number), "shop")));
@@ -415,14 +415,17 @@ fn pods_that_want_one_key() {
 }
 
 #[test]
-fn changes_that_are_applied() {
-    is_linear(SIZE, |size| {
+fn applied_changes() {
+    assert_linear(SIZE, |size| {
         let mut case = Case::vulcand("--allow-empty");
         for number in 1..=size {
-            // One in three each is created, updated and deleted.
+            // A third each is created, updated and deleted.
             if number % 3 > 0 {
                 let key = format!("{BACKENDS}/shop/servers/{}", ip(number));
-                case.put(key, ours(number + 1_000_000, &format!("shop/web-{number}")));
+                case.put(
+                    key,
+                    owned(number + 1_000_000, &format!("shop/web-{number}")),
+                );
             }
             if number % 3 < 2 {
                 case.pods.push(pod(number, &ip(number), "shop"));
@@ -432,8 +435,8 @@ fn changes_that_are_applied() {
     });
 }
 
-/// A handshake is some 5 million instructions. A provider of cryptography that makes entropy of its own first takes a
-/// hundred times as many.
+/// A handshake takes some 5 million instructions. A crypto provider that first collects its own entropy takes a hundred
+/// times as many.
 #[test]
 fn tls_to_the_api_server() {
     let pods = [pod(1, "10.0.0.1", "web")];

@@ -1,5 +1,5 @@
-//! Which credential goes out, for each place it comes from and each way to the API server. What is expected is
-//! written down from client-go's source; kubectl runs on the same kubeconfigs and agrees.
+//! The credentials sent to the API server, for each source of credentials and each kind of connection. The expected
+//! values are taken from client-go's source; kubectl runs with the same kubeconfigs and must agree.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,15 +15,15 @@ use crate::support::certs::Leaf;
 use crate::support::front::Front;
 use crate::support::program::{kubectl, vulcanized};
 
-/// What arrives at the server: the header `Authorization`, and whether a certificate was shown.
+/// What the server receives: the header `Authorization`, and whether there was a client certificate.
 type Arrives = (Option<&'static str>, bool);
 
-/// A name that only a proxy knows: nobody goes to the own machine through one.
+/// A host name for the API server behind a proxy: proxies are not used for loopback addresses.
 const FAR: &str = "api.example.internal";
 
 const TOKEN: Option<&str> = Some("Bearer t");
 
-/// Where a credential comes from, and what arrives over `https`.
+/// Sources of credentials, and what the server receives over `https`.
 ///
 /// - tokens, basic auth: `transport/round_trippers.go`, `HTTPWrappersForConfig`;
 /// - a token file wins over a token: `tools/clientcmd/client_config.go`, `getUserIdentificationPartialConfig`,
@@ -40,7 +40,7 @@ const CREDENTIALS: [(&str, Arrives); 7] = [
     ("none", (None, false)),
 ];
 
-/// Over `http` nothing goes out: `tools/clientcmd/client_config.go`, `ClientConfig`, merges the user's part
+/// Over `http` no credential is sent: `tools/clientcmd/client_config.go`, `ClientConfig`, merges the user's part
 /// only where `rest.IsConfigTransportTLS` holds.
 const NOTHING: Arrives = (None, false);
 
@@ -54,7 +54,7 @@ fn arrived(request: &Request) -> (Option<&str>, bool) {
     (authorization.map(String::as_str), request.certificate)
 }
 
-/// A server over TLS that asks for a certificate, or one over plain HTTP.
+/// A server over TLS that requests a client certificate, or a server over plain HTTP.
 fn server(scheme: &str) -> Api {
     if scheme == "http" {
         return Api::start(respond);
@@ -108,7 +108,7 @@ fn user(credential: &str, folder: &Path, leaf: &Leaf) -> Value {
 }
 
 #[test]
-fn of_a_kubeconfig() {
+fn each_credential_of_a_kubeconfig_is_sent_as_by_kubectl() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     let definition = json!({ "/vulcand/backends/web/backend": r#"{"Type":"http"}"# });
@@ -136,13 +136,13 @@ fn of_a_kubeconfig() {
                     .kubeconfig(&kubeconfig)
                     .env("PATH", "/bin:/usr/bin")
                     .exits(0);
-                let asked = || front.as_ref().map_or(0, |front| front.asked().len());
+                let asked = || front.as_ref().map_or(0, |front| front.requests().len());
                 let by_us = asked();
                 let theirs = kubectl(kubeconfig.path()).output().expect("kubectl runs");
-                // Without a credential kubectl asks the person at the terminal for one, over TLS.
+                // Over TLS without a credential, kubectl prompts for one.
                 let asks = credential == "none" && scheme == "https";
-                let said = String::from_utf8_lossy(&theirs.stderr);
-                assert!(theirs.status.success() != asks, "{case}: {said}");
+                let err = String::from_utf8_lossy(&theirs.stderr);
+                assert!(theirs.status.success() != asks, "{case}: {err}");
                 let wanted = if scheme == "https" { over_tls } else { NOTHING };
                 let wanted = vec![wanted; if asks { 1 } else { 2 }];
                 let requests = &api.requests()[before..];
@@ -158,10 +158,10 @@ fn of_a_kubeconfig() {
     }
 }
 
-/// In a pod there is one credential, the service account's token file, and one scheme: `rest/config.go`,
+/// In a pod the only credential is the service account's token file, and the only scheme is `https`: `rest/config.go`,
 /// `InClusterConfig`. Proxies are the environment's.
 #[test]
-fn of_a_pod() {
+fn the_service_account_token_of_a_pod_is_sent_directly_and_through_proxies() {
     for way in ["direct", "http", "socks5"] {
         let api = server("https");
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -197,15 +197,15 @@ fn of_a_pod() {
         let arrived = requests.iter().map(arrived).collect::<Vec<_>>();
         assert_eq!(arrived, [(TOKEN, false)], "{way}");
         if let Some(front) = front {
-            assert_eq!(front.asked().len(), 1, "{way}");
+            assert_eq!(front.requests().len(), 1, "{way}");
         }
     }
 }
 
-/// Without a token this is not a pod with a service account, whatever the environment says: the kubeconfig counts, as
-/// in `tools/clientcmd/client_config.go`, `inClusterClientConfig.Possible`.
+/// Without a token file, the variables of the environment do not make an in-cluster configuration: the kubeconfig is
+/// used, as in `tools/clientcmd/client_config.go`, `inClusterClientConfig.Possible`.
 #[test]
-fn of_a_pod_without_a_token() {
+fn in_cluster_configuration_needs_a_token() {
     let in_cluster = server("https");
     let elsewhere = Api::start(respond);
     let port = in_cluster
@@ -302,7 +302,7 @@ fn of_a_pod_without_a_token() {
     }
 }
 
-/// Kubeconfigs that people have, as text: `SERVER`, `PLAIN`, `CA` and `DIR` stand for the servers over TLS and
+/// Unusual kubeconfigs, as text: `SERVER`, `PLAIN`, `CA` and `DIR` stand for the servers over TLS and
 /// plain HTTP (without their schemes), the CA in base64, and a folder with `token` (which holds `f`), `ca` and
 /// `plugin` in it.
 const KUBECONFIGS: [(&str, &str, &str); 32] = [
@@ -502,7 +502,7 @@ fn utf_16(text: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
     text.encode_utf16().flat_map(bytes).collect()
 }
 
-/// What arrives of a request by one of the two: where, who, as whom.
+/// A request as the server received it: path, credentials, impersonation.
 fn seen(request: &Request) -> String {
     let path = request
         .path
@@ -518,7 +518,7 @@ fn seen(request: &Request) -> String {
 }
 
 #[test]
-fn kubeconfigs_are_taken_as_kubectl_takes_them() {
+fn unusual_kubeconfigs_are_read_as_kubectl_reads_them() {
     use base64::Engine as _;
     let (api, plain) = (server("https"), server("http"));
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -561,12 +561,12 @@ fn kubeconfigs_are_taken_as_kubectl_takes_them() {
             .run();
         let ours = new();
         let theirs = kubectl(&path).output().expect("kubectl runs");
-        let said = String::from_utf8_lossy(&theirs.stderr);
+        let err = String::from_utf8_lossy(&theirs.stderr);
         let both = new();
         let theirs = (theirs.status.success(), &both[ours.len()..]);
         if (answer.code == 0, &*ours) != theirs {
             differ.push(format!(
-                "{case}: {ours:?}, kubectl: {:?}: {said}{answer}",
+                "{case}: {ours:?}, kubectl: {:?}: {err}{answer}",
                 theirs.1
             ));
         }

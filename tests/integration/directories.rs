@@ -1,5 +1,5 @@
-//! etcd v2 with directories where keys should be, and the reverse: they cost their own backend, and the printed
-//! commands help.
+//! etcd v2 with directories where keys should be, and the reverse: only their backend is affected, and the printed
+//! commands repair the tree.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -33,7 +33,7 @@ fn run(etcd: &Etcd, more: &str) -> Answer {
     vulcanized(&options).input(pods()).run()
 }
 
-/// The commands that are printed, without repetition: a finding and an error may name the same one.
+/// The printed commands without duplicates: a finding and an error may suggest the same one.
 fn commands(answer: &Answer) -> Vec<String> {
     let all = format!("{}{}", answer.out, answer.err);
     let commands = all.lines().flat_map(|line| {
@@ -53,24 +53,24 @@ fn commands(answer: &Answer) -> Vec<String> {
     distinct
 }
 
-/// Runs each printed command, and checks that it did what it says.
+/// Runs each printed command and checks its effect. Returns how many there were.
 #[track_caller]
-fn obey(etcd: &Etcd, answer: &Answer) -> usize {
+fn run_commands(etcd: &Etcd, answer: &Answer) -> usize {
     let commands = commands(answer);
     for command in &commands {
         let output = Command::new("sh").args(["-c", command]).output();
         let output = output.expect("a shell runs");
         assert!(output.status.success(), "{command}: {output:?}");
-        // `--endpoints='…' rm '…'`, or with a value behind.
-        let words = command.split('\'').collect::<Vec<_>>();
-        match *words.as_slice() {
+        // `--endpoints='…' rm '…'`, or `set` with a value after the key.
+        let parts = command.split('\'').collect::<Vec<_>>();
+        match *parts.as_slice() {
             [_, _, " set ", key, " ", value, ""] => {
                 assert_eq!(etcd.get_v2(key).as_deref(), Some(value), "{command}");
             }
             [_, _, " rm " | " rmdir " | " rm --recursive ", key, ""] => {
                 assert_eq!(etcd.below_v2(key), BTreeMap::new(), "{command}");
             }
-            _ => panic!("what does this do? {command}"),
+            _ => panic!("unexpected command: {command}"),
         }
     }
     commands.len()
@@ -116,7 +116,7 @@ fn an_answer_with_keys_of_another_directory_is_refused() {
 }
 
 #[test]
-fn at_a_server_key_they_cost_only_their_backend() {
+fn a_directory_at_a_server_key_fails_only_its_backend() {
     let etcd = Etcd::start();
     for backend in ["admin", "shop", "web"] {
         define(&etcd, backend);
@@ -136,14 +136,14 @@ fn at_a_server_key_they_cost_only_their_backend() {
         let server = format!("/vulcand/backends/{backend}/servers/10.0.0.{n}");
         assert!(etcd.get_v2(&server).is_some(), "{server}: {answer}");
     }
-    assert_eq!(obey(&etcd, &answer), 1, "{answer}");
+    assert_eq!(run_commands(&etcd, &answer), 1, "{answer}");
     let answer = run(&etcd, "");
     assert_eq!(answer.code, 0, "{answer}");
     assert!(etcd.get_v2(key).is_some(), "{answer}");
 }
 
 #[test]
-fn at_a_definition_they_cost_only_their_backend() {
+fn a_directory_at_a_definition_affects_only_its_backend() {
     for more in ["", "--create-backends"] {
         let etcd = Etcd::start();
         define(&etcd, "admin");
@@ -157,7 +157,7 @@ fn at_a_definition_they_cost_only_their_backend() {
         }
         let all = format!("{}{}", answer.out, answer.err);
         assert!(all.contains("/vulcand/backends/shop/backend"), "{answer}");
-        assert!(obey(&etcd, &answer) > 0, "{answer}");
+        assert!(run_commands(&etcd, &answer) > 0, "{answer}");
         define(&etcd, "shop");
         let answer = run(&etcd, more);
         assert_eq!(answer.code, 0, "{answer}");
@@ -167,7 +167,7 @@ fn at_a_definition_they_cost_only_their_backend() {
 }
 
 #[test]
-fn ids_that_begin_alike_are_created() {
+fn backends_with_a_common_prefix_are_created() {
     let etcd = Etcd::start();
     let ids = ["api", "api-v2", "api.v3", "ap"];
     let pods = ids.iter().enumerate().map(|(n, id)| {
@@ -198,11 +198,11 @@ fn ids_that_begin_alike_are_created() {
     assert_eq!(etcd.index_v2(), index);
 }
 
-/// Each kind of node that may be of the wrong type, or hold what the proxy cannot use: what is printed
-/// repairs it, step by step, and other backends get their servers at once.
+/// Each kind of node with the wrong type or a value that the proxy cannot use: the printed commands repair the tree in
+/// at most four rounds, and the other backends get their servers in the first run.
 #[test]
-fn what_is_printed_repairs_the_tree() {
-    /// Keys below `/vulcand/backends/` with their values; without one it is an empty directory.
+fn printed_commands_repair_an_etcd_v2_tree() {
+    /// Keys below `/vulcand/backends/` with their values; `None` is an empty directory.
     type Nodes = &'static [(&'static str, Option<&'static str>)];
     const HTTP: Option<&str> = Some(r#"{"Type":"http"}"#);
     const SERVER: Option<&str> = Some(r#"{"URL":"http://10.9.9.9:80"}"#);
@@ -249,7 +249,7 @@ fn what_is_printed_repairs_the_tree() {
             assert!(etcd.get_v2(&server).is_some(), "{nodes:?}: {answer}");
         }
         for _ in 0..4 {
-            if obey(&etcd, &answer) == 0 {
+            if run_commands(&etcd, &answer) == 0 {
                 break;
             }
             answer = run(&etcd, "--create-backends");
@@ -262,9 +262,9 @@ fn what_is_printed_repairs_the_tree() {
     }
 }
 
-/// No command removes keys that neither the proxy nor this program reads.
+/// No command is printed for keys that neither the proxy nor this program reads.
 #[test]
-fn a_backend_of_other_keys_alone_is_found() {
+fn a_backend_with_only_unknown_keys_is_a_finding() {
     let etcd = Etcd::start();
     etcd.put_v2("/vulcand/backends/other/note", Some("x"));
     let answer = run(&etcd, "--create-backends");
@@ -281,7 +281,7 @@ fn a_backend_of_other_keys_alone_is_found() {
 }
 
 #[test]
-fn a_key_in_the_place_of_all_backends_is_named() {
+fn a_key_in_place_of_the_backends_directory_is_an_error() {
     let etcd = Etcd::start();
     etcd.put_v2("/vulcand/backends", Some("x"));
     let answer = run(&etcd, "--create-backends");
@@ -295,7 +295,7 @@ fn a_key_in_the_place_of_all_backends_is_named() {
     let wanted = "`/vulcand` is a key where a directory should be";
     assert!(answer.err.contains(wanted), "{answer}");
     etcd.remove_v2("/vulcand");
-    // Where only a predecessor's keys could be it is none of ours.
+    // `/vulcan/` is listed only to find predecessors' keys: a key in its place is not an error.
     etcd.put_v2("/vulcan", Some("x"));
     let answer = run(&etcd, "--create-backends");
     assert_eq!(answer.code, 0, "{answer}");

@@ -1,4 +1,4 @@
-//! The documents: their commands run, their links resolve, and the reference is what the program says.
+//! The documents: their commands run, their links resolve, and the reference is the program's output.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -126,7 +126,7 @@ fn tests() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_shell_block_runs_in_a_test_or_says_what_it_needs() {
+fn every_shell_block_runs_in_a_test_or_states_what_it_needs() {
     let tests = tests();
     for (path, text) in documents() {
         for block in blocks_of(&text) {
@@ -164,8 +164,8 @@ fn the_readme_is_short_and_links_resolve() {
         let headings = text.lines().filter(|line| line.starts_with('#'));
         let anchor = |heading: &str| {
             let heading = heading.trim_start_matches('#').trim().to_lowercase();
-            let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
-            let text = heading.chars().filter(kept).collect::<String>();
+            let in_anchor = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+            let text = heading.chars().filter(in_anchor).collect::<String>();
             text.replace(' ', "-")
         };
         headings.map(anchor).collect()
@@ -197,8 +197,8 @@ fn the_readme_is_short_and_links_resolve() {
 }
 
 #[test]
-fn the_first_command_prints_what_the_readme_says() {
-    let first = shell_block("the_first_command_prints_what_the_readme_says");
+fn the_first_command_prints_the_output_in_the_readme() {
+    let first = shell_block("the_first_command_prints_the_output_in_the_readme");
     let (install, run) = first
         .split_once("&&\ncp ")
         .expect("it installs, then it runs");
@@ -240,8 +240,8 @@ fn the_first_command_prints_what_the_readme_says() {
 }
 
 #[test]
-fn what_is_installed_runs() {
-    let block = shell_block("what_is_installed_runs");
+fn the_installed_program_runs() {
+    let block = shell_block("the_installed_program_runs");
     assert_eq!(block, "cargo install --locked --path .\n");
     // `cargo install` would build everything again: what it installs is the package's programs.
     let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
@@ -312,7 +312,7 @@ fn quick_start_with_traefik() {
 }
 
 #[test]
-fn what_can_go_wrong_goes_wrong_in_a_test() {
+fn every_fault_in_the_docs_has_a_test() {
     let faults = fs::read_to_string(root().join("docs/faults.md")).expect("docs/faults.md");
     let rows = faults.lines();
     let rows = rows.filter(|line| line.starts_with("| ") && line.ends_with("` |"));
@@ -337,7 +337,7 @@ fn the_rule_is_one_sentence_and_a_table_of_three_rows() {
 }
 
 #[test]
-fn the_messages_of_the_page_for_3_am_are_those_of_the_program() {
+fn messages_quoted_in_the_readme_are_in_the_source() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
     let (_, page) = readme.split_once("\n## At 3 a.m.\n").expect("the page");
     let page = page.split("\n## ").next().expect("a first");
@@ -347,7 +347,7 @@ fn the_messages_of_the_page_for_3_am_are_those_of_the_program() {
     assert!(messages.len() >= 10, "{messages:?}");
     let mut code = String::new();
     sources(&root().join("src"), &mut code);
-    // A message's lines in the code are joined; what it fills in is not looked at.
+    // Continued string literals are joined; interpolated values are not compared.
     let mut joined = String::new();
     for line in code.lines() {
         match line.strip_suffix('\\') {
@@ -370,7 +370,7 @@ fn the_messages_of_the_page_for_3_am_are_those_of_the_program() {
 }
 
 #[test]
-fn the_reference_is_what_the_program_says() {
+fn the_reference_is_generated_by_the_program() {
     let reference = vulcanized("--generate reference").exits(0).out;
     golden(&root().join("docs/reference.md"), &reference);
     let (_, json) = reference
@@ -405,7 +405,7 @@ fn fields_of(value: &Value, into: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_help_fits_and_shows_no_value_of_the_environment() {
+fn the_help_fits_and_shows_no_environment_values() {
     let help = vulcanized("--help").exits(0).out;
     for line in help.lines() {
         assert!(line.chars().count() <= 100, "{line}");
@@ -448,7 +448,7 @@ fn the_short_help_is_one_screen() {
     assert_eq!(examples(&short), examples(&long));
     assert_eq!(examples(&short).len(), 3);
     for example in examples(&short) {
-        // Nothing listens there: it is no usage error.
+        // The examples fail to connect, which shows that they are not usage errors.
         let example = example.replace("kubectl get pods -o json", "echo");
         let example = example.replace("store.json", "/nonexistent/store.json");
         let example = example.replace("2379", "1");
@@ -466,7 +466,7 @@ fn the_short_help_is_one_screen() {
 }
 
 #[test]
-fn the_version_tells_the_build() {
+fn the_version_shows_commit_and_build() {
     let short = concat!("vulcanized ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!(vulcanized("--version").exits(0).out, short);
     for arguments in ["--version -v", "-V -v", "-vV"] {
@@ -484,7 +484,7 @@ fn the_version_tells_the_build() {
 }
 
 #[test]
-fn endpoints_is_another_name_of_etcd() {
+fn endpoints_is_an_alias_of_etcd() {
     for name in ["--etcd", "--endpoints"] {
         let program = vulcanized("--owner a --pods - --request-timeout 60s");
         let answer = program.arg(name).arg("http://127.0.0.1:1").exits(1);
@@ -493,7 +493,7 @@ fn endpoints_is_another_name_of_etcd() {
 }
 
 #[test]
-fn the_man_page_is_whole() {
+fn the_man_page_is_complete() {
     let page = vulcanized("--generate man").exits(0).out;
     let sections = page.lines().filter_map(|line| line.strip_prefix(".SH "));
     let sections = sections

@@ -1,4 +1,4 @@
-//! etcd, version 2 and version 3: TLS, users and roles, what version 2 shows, and what is no etcd.
+//! etcd, API versions 2 and 3: events, TLS, users and roles, and servers that are not etcd.
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -27,11 +27,11 @@ pub(super) fn v2_put(etcd: &Etcd, key: &str, value: &str) {
     let url = format!("{}/v2/keys{key}", etcd.url());
     ureq::put(&url)
         .send_form([("value", value)])
-        .expect("it is put");
+        .expect("the key is set");
 }
 
 #[test]
-fn v2_events_are_those_that_vulcand_sees() {
+fn v2_events_match_the_plan() {
     for version in [Version::V34, Version::V35] {
         let etcd = Etcd::version(version);
         v2_put(&etcd, "/vulcand/backends/web/backend", r#"{"Type":"http"}"#);
@@ -94,7 +94,7 @@ fn v2_events_are_those_that_vulcand_sees() {
 }
 
 #[test]
-fn v2_shows_what_stops_vulcand() {
+fn v2_entries_that_stop_vulcand_are_findings() {
     let etcd = Etcd::start();
     v2_put(&etcd, "/vulcand/backends/web/backend", r#"{"Type":"http"}"#);
     v2_put(
@@ -115,13 +115,13 @@ fn v2_shows_what_stops_vulcand() {
         etcd.url()
     );
     assert!(answer.out.contains(&command), "{answer}");
-    // v2 and v3 are two stores.
+    // v2 and v3 are separate stores.
     let other = PodsFile::new([web(1)]).on(&etcd.url(), "").exits(1);
     assert!(other.err.contains("--etcd-api"), "{other}");
 }
 
 #[test]
-fn v2_that_is_switched_off() {
+fn v2_switched_off_in_etcd() {
     let etcd = Etcd::with(Version::V34, "http", &["--enable-v2=false"], &[]);
     let answer = PodsFile::new([web(1)])
         .on(&etcd.url(), "--etcd-api 2")
@@ -129,7 +129,7 @@ fn v2_that_is_switched_off() {
     assert!(answer.err.contains("version 2 is switched off"), "{answer}");
 }
 
-/// Certificates in files.
+/// A folder of certificate files.
 struct Files {
     folder: tempfile::TempDir,
 }
@@ -154,27 +154,27 @@ impl Files {
 }
 
 #[test]
-fn tls_of_all_kinds() {
+fn tls_with_and_without_client_certificates() {
     let files = Files::new();
     let authority = Authority::new();
     let ca = files.write("ca.crt", &authority.pem);
     let other = files.write("other.crt", &Authority::new().pem);
     let (cert, key) = files.leaf("server", &authority.leaf("etcd", &["127.0.0.1"]));
     let (client, client_key) = files.leaf("client", &authority.leaf("root", &["client"]));
-    let mine = format!("--cacert {ca} --cert {client} --key {client_key}");
-    let trust = format!("--cacert {ca}");
+    let client_auth_flags = format!("--cacert {ca} --cert {client} --key {client_key}");
+    let ca_flag = format!("--cacert {ca}");
     let pods = PodsFile::new([web(1)]);
-    let check = |url: &str, more: &str, words: Option<&str>| {
+    let check = |url: &str, more: &str, reason: Option<&str>| {
         for api in ["3", "2"] {
             let more = format!("--etcd-api {api} --create-backends --request-timeout 60s {more}");
             let answer = pods.on(url, &more).run();
-            match words {
+            match reason {
                 None => assert!(answer.code == 0, "{more}: {answer}"),
-                Some(words) => {
+                Some(reason) => {
                     assert!(answer.code == 1, "{more}: {answer}");
                     assert!(
-                        answer.err.contains(words),
-                        "{more}: wanted `{words}`: {answer}"
+                        answer.err.contains(reason),
+                        "{more}: wanted `{reason}`: {answer}"
                     );
                 }
             }
@@ -192,10 +192,10 @@ fn tls_of_all_kinds() {
             Etcd::with(version, "https", arguments, &certificates)
         };
         let simple = start(&["--cert-file", &cert, "--key-file", &key], ctl(&[]));
-        check(&simple.url(), &trust, None);
-        // Without a scheme a CA means TLS, as `etcdctl` has it.
-        check(&simple.url().replace("https://", ""), &trust, None);
-        check(&simple.url(), &mine, None);
+        check(&simple.url(), &ca_flag, None);
+        // Without a scheme, `--cacert` means TLS, as with `etcdctl`.
+        check(&simple.url().replace("https://", ""), &ca_flag, None);
+        check(&simple.url(), &client_auth_flags, None);
         check(
             &simple.url(),
             &format!("--cacert {other}"),
@@ -216,23 +216,23 @@ fn tls_of_all_kinds() {
             &client_auth,
             ctl(&[&flags[0], &client, &flags[1], &client_key]),
         );
-        check(&mutual.url(), &mine, None);
-        check(&mutual.url(), &trust, Some("client certificate"));
-        // Its certificate is for the address, not for this name.
+        check(&mutual.url(), &client_auth_flags, None);
+        check(&mutual.url(), &ca_flag, Some("client certificate"));
+        // The certificate is valid for the address, not for this name.
         let renamed = simple.url().replace("127.0.0.1", "localhost");
         check(
             &renamed,
-            &trust,
+            &ca_flag,
             Some("its certificate is for another name"),
         );
         let plain = Etcd::version(version);
-        check(&plain.url().replace("http", "https"), &trust, Some("TLS"));
+        check(&plain.url().replace("http", "https"), &ca_flag, Some("TLS"));
     }
 }
 
 #[test]
-fn the_roles_of_the_readme_are_enough_and_not_more() {
-    let roles = shell_blocks("the_roles_of_the_readme_are_enough_and_not_more");
+fn the_documented_roles_are_sufficient_and_minimal() {
+    let roles = shell_blocks("the_documented_roles_are_sufficient_and_minimal");
     assert_eq!(roles.len(), 2, "vulcand's and Traefik's");
     let server =
         "traefik/http/services/web/loadBalancer/servers/prod.c1-00000000.shop.10.0.0.1/url";
@@ -253,13 +253,13 @@ fn the_roles_of_the_readme_are_enough_and_not_more() {
         let mut etcd = Etcd::version(Version::V35);
         etcd.put(definition.0, definition.1);
         for line in block.lines() {
-            let words = line.strip_prefix("etcdctl ").expect("a command");
-            let mut words = words.split_whitespace().collect::<Vec<_>>();
-            if words.starts_with(&["user", "add"]) {
-                // A person is asked for it.
-                words.push("--new-user-password=secret");
+            let arguments = line.strip_prefix("etcdctl ").expect("a command");
+            let mut arguments = arguments.split_whitespace().collect::<Vec<_>>();
+            if arguments.starts_with(&["user", "add"]) {
+                // On a terminal, etcdctl prompts for the password.
+                arguments.push("--new-user-password=secret");
             }
-            etcd.ctl(&words);
+            etcd.ctl(&arguments);
         }
         etcd.enable_auth();
         let web = || kubectl([pod("shop", "web-1", "web", "10.0.0.1")]);
@@ -275,7 +275,7 @@ fn the_roles_of_the_readme_are_enough_and_not_more() {
         assert_eq!((&*quiet.out, &*quiet.err), ("", ""));
         program(kubectl([])).arg("--allow-empty").exits(0);
         assert!(etcd.get(server).is_empty());
-        // Not more than that: the definition of a router or frontend is not its to write.
+        // The role may not write definitions of routers or frontends.
         let elsewhere = [
             "/vulcand/frontends/web/frontend",
             "traefik/http/routers/web/rule",
@@ -292,7 +292,7 @@ fn the_roles_of_the_readme_are_enough_and_not_more() {
 }
 
 #[test]
-fn users_of_all_kinds() {
+fn users_and_roles_of_v3() {
     for version in [Version::V34, Version::V35] {
         let mut etcd = Etcd::version(version);
         etcd.define("web");
@@ -319,7 +319,7 @@ fn users_of_all_kinds() {
                 .env("VULCANIZED_PASSWORD", password)
                 .exits(code)
         };
-        // A role for the backends alone is enough; the other spelling may not be read, silently.
+        // A role for the backends alone is enough: a denied read of the other prefix spelling is not reported.
         let answer = run("job", "s3cret", 0);
         assert_eq!(answer.err, "", "{answer}");
         let wrong = run("job", "wrong", 1);
@@ -346,25 +346,25 @@ fn users_of_all_kinds() {
 }
 
 #[test]
-fn servers_that_are_no_etcd() {
+fn servers_that_are_not_etcd() {
     let stopped = Etcd::start();
     stopped.signal("STOP");
     let closed = {
         let gone = TcpListener::bind("127.0.0.1:0").expect("a free port");
         gone.local_addr().expect("an address")
     };
-    let deaf = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let deaf_address = deaf.local_addr().expect("an address");
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let silent_address = silent.local_addr().expect("an address");
     let web_server = Api::start(|_, _| crate::support::api::Reply::new(404, "text/html", "no"));
     let ca = Files::new();
     let path = ca.write("ca.crt", &Authority::new().pem);
     let pods = PodsFile::new([web(1)]);
     for api in ["3", "2"] {
-        for (url, time, words) in [
+        for (url, time, reason) in [
             (stopped.url(), "1s", "within 1s"),
             (format!("http://{closed}"), "60s", "refused"),
-            (format!("http://{deaf_address}"), "1s", "within 1s"),
-            (format!("https://{deaf_address}"), "1s", "within 1s"),
+            (format!("http://{silent_address}"), "1s", "within 1s"),
+            (format!("https://{silent_address}"), "1s", "within 1s"),
             ("http://nowhere.invalid:2379".to_owned(), "60s", "resolve"),
             (web_server.url(), "60s", "a web server answers"),
         ] {
@@ -372,8 +372,8 @@ fn servers_that_are_no_etcd() {
                 format!("--etcd-api {api} --request-timeout {time} --timeout 60s --cacert {path}");
             let answer = pods.on(&url, &more).exits(1);
             assert!(
-                answer.err.contains(words),
-                "{url}: wanted `{words}`: {answer}"
+                answer.err.contains(reason),
+                "{url}: wanted `{reason}`: {answer}"
             );
         }
         let both = format!("http://{closed},{}", stopped.url());
@@ -384,7 +384,7 @@ fn servers_that_are_no_etcd() {
             "{answer}"
         );
     }
-    drop(deaf);
+    drop(silent);
     stopped.signal("CONT");
 }
 

@@ -75,7 +75,7 @@ fn loss(cluster: &Arc<Cluster>, member: usize, how: &'static str, middle: bool) 
     let pods = many(1);
     let (lost, served) = (Arc::clone(cluster), pods.clone());
     let api = Api::start(move |request, number| {
-        // The middle of the run: the store is listed, the plan is not made yet.
+        // In the middle of the run: the store is listed, but nothing is planned yet.
         if number == 0 && middle {
             lost.signal(member, how);
         }
@@ -103,7 +103,7 @@ fn loss(cluster: &Arc<Cluster>, member: usize, how: &'static str, middle: bool) 
     }
     assert!(
         last.code == 0,
-        "{how} {member}: the next run ends right: {last}"
+        "{how} {member}: the next run succeeds: {last}"
     );
     let keys = cluster
         .ctl(&["get", "--prefix", "--keys-only", ROOT])
@@ -213,7 +213,7 @@ fn clone(stream: &TcpStream) -> TcpStream {
 }
 
 #[test]
-fn an_answer_lost_on_the_wire_is_settled() {
+fn a_lost_answer_is_resolved_by_reading_the_store() {
     for version in [Version::V34, Version::V35] {
         lost_and_settled(&Etcd::version(version));
     }
@@ -236,7 +236,7 @@ fn lost_and_settled(etcd: &Etcd) {
         assert_eq!(
             (lines.len(), once.len()),
             (400, 400),
-            "each change is said once"
+            "each change is reported once"
         );
         assert!(
             answer.out.contains("400 created"),
@@ -249,7 +249,7 @@ fn lost_and_settled(etcd: &Etcd) {
 }
 
 #[test]
-fn an_answer_lost_for_good_is_said() {
+fn a_lost_answer_with_no_member_left_is_reported() {
     for version in [Version::V34, Version::V35] {
         lost_for_good(&Etcd::version(version));
     }
@@ -431,27 +431,27 @@ impl Churn {
 }
 
 #[test]
-fn ended_at_any_moment_on_3_4() {
+fn sigterm_at_any_moment_on_3_4() {
     Churn::new(Version::V34).rounds("TERM");
 }
 
 #[test]
-fn ended_at_any_moment_on_3_5() {
+fn sigterm_at_any_moment_on_3_5() {
     Churn::new(Version::V35).rounds("TERM");
 }
 
 #[test]
-fn killed_at_any_moment_on_3_4() {
+fn sigkill_at_any_moment_on_3_4() {
     Churn::new(Version::V34).rounds("KILL");
 }
 
 #[test]
-fn killed_at_any_moment_on_3_5() {
+fn sigkill_at_any_moment_on_3_5() {
     Churn::new(Version::V35).rounds("KILL");
 }
 
 #[test]
-fn signals_end_a_run_that_lists_at_once_as_pid_1_too() {
+fn signals_end_a_listing_run_also_as_pid_1() {
     let etcd = Etcd::start();
     etcd.define("web");
     let (sender, listed) = std::sync::mpsc::channel();

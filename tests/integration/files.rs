@@ -1,4 +1,4 @@
-//! Files that a run replaces, the store file and the metrics file: owner, mode and links are kept alike.
+//! Files that a run replaces, the store file and the metrics file: both keep owner, mode and symlinks.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink};
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::support::api::{kubectl, pod};
 use crate::support::program::{Answer, vulcanized};
 
-/// Runs with one of the two options at this path; the other file is elsewhere. The run writes both.
+/// Runs with this option at this path and the other file in a temporary folder. The run writes both.
 fn run(option: &str, path: &Path) -> Answer {
     let elsewhere = tempfile::tempdir().expect("a folder");
     let other = if option == "--store-file" {
@@ -25,6 +25,7 @@ fn run(option: &str, path: &Path) -> Answer {
         .run()
 }
 
+/// Each option with a text that its file contains after the run.
 const OPTIONS: [(&str, &str); 2] = [
     ("--store-file", "/vulcand/backends/web/servers/10.0.0.1"),
     (
@@ -34,7 +35,7 @@ const OPTIONS: [(&str, &str); 2] = [
 ];
 
 #[test]
-fn owner_and_mode_are_kept() {
+fn owner_and_mode_are_preserved() {
     for (option, text) in OPTIONS {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
@@ -54,7 +55,7 @@ fn owner_and_mode_are_kept() {
 }
 
 #[test]
-fn links_are_followed_and_stay() {
+fn symlinks_are_followed_and_preserved() {
     for (option, text) in OPTIONS {
         for exists in [true, false] {
             let folder = tempfile::tempdir().expect("a folder");
@@ -66,7 +67,7 @@ fn links_are_followed_and_stay() {
                 let old = if option == "--store-file" { "{}" } else { "" };
                 fs::write(path("files/file"), old).expect("it is written");
             }
-            // One link to another, both relative.
+            // A relative link to a relative link.
             symlink("../files/file", path("links/inner")).expect("a link");
             symlink("inner", path("links/outer")).expect("a link");
             let answer = run(option, &path("links/outer"));
@@ -75,23 +76,23 @@ fn links_are_followed_and_stay() {
             let content = fs::read_to_string(path("files/file")).expect("it is there");
             assert!(content.contains(text), "{option}, {exists}: {content}");
             for name in ["links", "files"] {
-                let left = fs::read_dir(path(name)).expect("a folder").count();
-                assert_eq!(left, if name == "links" { 2 } else { 1 }, "{option}");
+                let count = fs::read_dir(path(name)).expect("a folder").count();
+                assert_eq!(count, if name == "links" { 2 } else { 1 }, "{option}");
             }
         }
     }
 }
 
 #[test]
-fn what_is_no_regular_file_or_read_only_is_left_alone() {
+fn devices_and_read_only_files_are_not_replaced() {
     for (option, _) in OPTIONS {
         let folder = tempfile::tempdir().expect("a folder");
         let device = folder.path().join("null");
-        let made = Command::new("mknod")
+        let status = Command::new("mknod")
             .arg(&device)
             .args(["c", "1", "3"])
             .status();
-        assert!(made.expect("mknod").success(), "the tests run as root");
+        assert!(status.expect("mknod").success(), "the tests run as root");
         let answer = run(option, &device);
         assert_eq!(answer.code, 1, "{option}: {answer}");
         let kind = fs::metadata(&device).expect("it is there").file_type();

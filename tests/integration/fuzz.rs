@@ -290,7 +290,7 @@ fn seeds() {
 }
 
 #[test]
-fn every_target_is_here() {
+fn every_fuzz_target_is_listed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/fuzz_targets");
     let name = |entry: std::io::Result<fs::DirEntry>| {
         let path = entry.expect("an entry").path();
@@ -457,16 +457,16 @@ fn within(mebibytes: u32, code: i32, what: &str, arguments: &[&str]) -> String {
         .env("HOME", "/nonexistent")
         .output()
         .expect("the program starts");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let beginning = said.chars().take(500).collect::<String>();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    let beginning = err.chars().take(500).collect::<String>();
     assert_eq!(output.status.code(), Some(code), "{what}: {beginning}");
-    said
+    err
 }
 
-/// Inputs far larger than any real one, and such as grow when they are read: memory stays within a
-/// small multiple of what came in.
+/// Inputs that are far larger than real ones, or expand when parsed: memory stays within a small multiple of the
+/// input's size.
 #[test]
-fn large_and_growing_inputs_are_bounded() {
+fn memory_is_bounded_for_large_inputs() {
     const MEBI: usize = 1 << 20;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = |name: &str, text: &str| {
@@ -492,14 +492,14 @@ fn large_and_growing_inputs_are_bounded() {
     within(400, 0, "nesting", &["--pods", &pods, "--store-file", none]);
     fs::remove_file(pods).expect("it was there");
     let pods = file("label.json", &label);
-    let said = within(
+    let err = within(
         300,
         0,
         "a label",
         &["-v", "--pods", &pods, "--store-file", none],
     );
-    assert!(said.contains("no backend id: `a/a/"), "{said}");
-    assert!(said.len() < 1000, "{} bytes", said.len());
+    assert!(err.contains("no backend id: `a/a/"), "{err}");
+    assert!(err.len() < 1000, "{} bytes", err.len());
 
     // From the API server.
     for (what, body) in [("nesting", deep(100 * MEBI)), ("a label", label)] {
@@ -526,7 +526,7 @@ fn large_and_growing_inputs_are_bounded() {
         ),
     );
     let pods = file("web.json", &page("", "web"));
-    // One of the values is none of a server.
+    // One of the values is not a valid server.
     within(
         400,
         3,

@@ -1,4 +1,4 @@
-//! The image: built from the static binary by buildah, and run without an engine.
+//! The image: built from the static binary by buildah, and run in a chroot without a container engine.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn run(program: &str, arguments: &[&str]) -> Answer {
     Answer::from(output.unwrap_or_else(|error| panic!("{program}: {error}: run `tests/setup`")))
 }
 
-/// buildah with a storage of its own.
+/// buildah with its own storage.
 struct Buildah {
     folder: tempfile::TempDir,
 }
@@ -44,7 +44,7 @@ impl Buildah {
 }
 
 #[test]
-fn it_is_one_file_and_runs_unprivileged_on_a_read_only_root() {
+fn the_image_is_one_file_and_runs_unprivileged_on_a_read_only_root() {
     let binary = root().join("target/static/vulcanized");
     assert!(binary.exists(), "no static binary: run `tests/static`");
     let buildah = Buildah {
@@ -68,7 +68,7 @@ fn it_is_one_file_and_runs_unprivileged_on_a_read_only_root() {
     let found = run("find", &[&files, "-mindepth", "1", "-printf", "/%P %s\n"]).out;
     let size = fs::metadata(&binary).expect("it is there").len();
     assert_eq!(found, format!("/vulcanized {size}\n"), "one file");
-    // Its layers with a folder for the demo below them; without an upper one the mount is read-only.
+    // An overlay of the image over an empty `demo` folder. Without an upper layer the mount is read-only.
     let folder = buildah.folder.path();
     let demo = folder.join("demo");
     fs::create_dir_all(folder.join("below/demo")).expect("a folder");
@@ -117,7 +117,7 @@ fn it_is_one_file_and_runs_unprivileged_on_a_read_only_root() {
     assert_eq!(owner.out, "65532:65532\n", "written by the image's user");
 }
 
-/// What the first stage copies is enough for the build: cargo refuses a manifest whose targets are missing.
+/// The files that the first stage copies suffice for the build: cargo rejects a manifest whose targets are missing.
 #[test]
 fn the_first_stage_copies_what_the_build_needs() {
     let dockerfile = fs::read_to_string(root().join("Dockerfile")).expect("Dockerfile");
@@ -143,13 +143,13 @@ fn the_first_stage_copies_what_the_build_needs() {
             .current_dir(folder.path())
             .output();
         let answer = Answer::from(output.expect("cargo runs"));
-        // The static build's script, its build script, and what the build script needs are there.
+        // cargo does not notice when the script that builds the static binary or the build script is missing.
         let scripts = ["tests/static", "build.rs"];
-        let all = scripts.iter().all(|file| folder.path().join(file).exists());
-        (answer.code == 0 && all, answer.err)
+        let complete = scripts.iter().all(|file| folder.path().join(file).exists());
+        (answer.code == 0 && complete, answer.err)
     };
-    let (good, said) = builds("");
-    assert!(good, "{said}");
+    let (ok, err) = builds("");
+    assert!(ok, "{err}");
     for needed in ["benches", "build.rs", "Cargo.lock"] {
         assert!(!builds(needed).0, "{needed}: the check can fail");
     }

@@ -69,14 +69,14 @@ pub(super) fn contains(answer: &Answer, text: &str, what: &str) {
     );
 }
 
-/// Runs against this server and checks the exit code, the message and that nothing was written. Only a time-out in
-/// `more` can end the run.
+/// Runs against a server with this handler, and checks the exit code, the message and that nothing was written.
+/// Returns the requests. The timeouts are 60 seconds unless `more` sets others.
 #[track_caller]
-fn weather(
+fn check_run(
     what: &str,
     more: &str,
     code: i32,
-    words: &str,
+    message: &str,
     handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static,
 ) -> Vec<Request> {
     let store = Store::new();
@@ -89,7 +89,7 @@ fn weather(
         .kubeconfig(&kubeconfig)
         .run();
     assert!(answer.code == code, "{what}: wanted {code}, got:\n{answer}");
-    contains(&answer, words, what);
+    contains(&answer, message, what);
     if code == 1 {
         contains(&answer, "/api/v1/", what);
     }
@@ -99,7 +99,7 @@ fn weather(
 
 #[test]
 fn every_recorded_error() {
-    for (name, words, code) in [
+    for (name, message, code) in [
         ("400-bad-continue", "answered 400", 1),
         ("400-bad-fieldselector", "answered 400", 1),
         ("400-bad-labelselector", "answered 400", 1),
@@ -116,7 +116,7 @@ fn every_recorded_error() {
         ("etcd-down-rv-unset", "answered 504", 1),
         ("startup-2-403", "answered 403", 1),
     ] {
-        weather(name, "", code, words, move |_, _| {
+        check_run(name, "", code, message, move |_, _| {
             Reply::recorded(&format!("errors/{name}")).retry_after_the_run()
         });
     }
@@ -129,15 +129,15 @@ fn every_recorded_error() {
         "404-unknown-path",
         "504-too-large-resourceversion",
     ] {
-        let words = format!("answered {}: ", &name[..3]);
-        weather(name, "", 1, &words, move |_, _| {
+        let message = format!("answered {}: ", &name[..3]);
+        check_run(name, "", 1, &message, move |_, _| {
             Reply::recorded(&format!("errors/{name}.protobuf")).retry_after_the_run()
         });
     }
 }
 
 #[test]
-fn servers_that_do_not_answer_in_full() {
+fn missing_slow_and_truncated_answers() {
     let with = |change: fn(&mut Reply)| {
         move |request: &Request, _: usize| {
             let mut reply = in_sync(request);
@@ -146,28 +146,28 @@ fn servers_that_do_not_answer_in_full() {
         }
     };
     let short = "--request-timeout 500ms";
-    weather(
+    check_run(
         "silent",
         short,
         1,
         "no complete answer within 500ms",
         with(|reply| reply.silent = true),
     );
-    weather(
+    check_run(
         "stalls",
         short,
         1,
         "no complete answer",
         with(|reply| reply.stall = Some(0)),
     );
-    weather(
+    check_run(
         "stalls later",
         short,
         1,
         "no complete answer",
         with(|reply| reply.stall = Some(100)),
     );
-    weather("drips", short, 1, "no complete answer", |request, _| {
+    check_run("drips", short, 1, "no complete answer", |request, _| {
         let pods = (0..50).map(web).collect::<Vec<_>>();
         let mut reply = list(&pods, request, 500);
         reply.drip = Some(Duration::from_millis(200));
@@ -176,18 +176,18 @@ fn servers_that_do_not_answer_in_full() {
     for tenth in 0..10 {
         for framing in [Framing::Chunked, Framing::Length, Framing::Neither] {
             let what = format!("cut at {tenth} tenths, {framing:?}");
-            // Where the run asks again, the server is busy.
+            // A repeated request is answered with 503.
             let busy = || Reply::new(503, "text/plain", "busy").retry_after_the_run();
             let cut = move |mut reply: Reply| {
                 reply.cut = Some(reply.body.len() * tenth / 10);
                 reply.framing = framing;
                 reply
             };
-            weather(&what, "", 1, "GET ", move |request, number| match number {
+            check_run(&what, "", 1, "GET ", move |request, number| match number {
                 0 => cut(in_sync(request)),
                 _ => busy(),
             });
-            weather(
+            check_run(
                 &format!("protobuf, {what}"),
                 "-A --backend {namespace}.{name}",
                 1,
@@ -202,14 +202,14 @@ fn servers_that_do_not_answer_in_full() {
 }
 
 #[test]
-fn answers_that_are_no_pods() {
-    weather("HTML", "", 1, "`text/html`, not pods", |_, _| {
+fn answers_that_are_not_pod_lists() {
+    check_run("HTML", "", 1, "`text/html`, not pods", |_, _| {
         Reply::new(200, "text/html", "<html>sign in</html>")
     });
-    weather("HTML as JSON", "", 1, "not JSON", |_, _| {
+    check_run("HTML as JSON", "", 1, "not JSON", |_, _| {
         Reply::new(200, "application/json", "<html>sign in</html>")
     });
-    weather(
+    check_run(
         "no resourceVersion",
         "",
         1,
@@ -221,21 +221,21 @@ fn answers_that_are_no_pods() {
             )
         },
     );
-    weather("another kind", "", 1, "got a `ServiceList`", |_, _| {
+    check_run("another kind", "", 1, "got a `ServiceList`", |_, _| {
         let meta = json!({ "resourceVersion": "1" });
         Reply::json(
             200,
             &json!({ "kind": "ServiceList", "metadata": meta, "items": [] }),
         )
     });
-    weather(
+    check_run(
         "a redirect",
         "",
         1,
         "a redirect to http://elsewhere/",
         |_, _| Reply::new(302, "text/plain", "").header("Location", "http://elsewhere/"),
     );
-    weather(
+    check_run(
         "another namespace",
         "",
         1,
@@ -249,39 +249,39 @@ fn answers_that_are_no_pods() {
             )
         },
     );
-    weather("an empty list", "", 3, "", |_, _| {
+    check_run("an empty list", "", 3, "", |_, _| {
         Reply::recorded("lists/200-unknown-namespace")
     });
 }
 
 #[test]
-fn weather_that_passes() {
-    let seen = weather("429 once", "", 0, "", |request, number| match number {
+fn transient_errors_are_retried() {
+    let seen = check_run("429 once", "", 0, "", |request, number| match number {
         0 => Reply::recorded("errors/429-overload").header("Retry-After", "1"),
         _ => in_sync(request),
     });
     assert_eq!(seen.len(), 2);
     for status in [500, 502, 503, 504] {
-        weather("passing", "", 0, "", move |request, number| match number {
+        check_run("passing", "", 0, "", move |request, number| match number {
             0 | 1 => Reply::new(status, "text/plain", "trouble"),
             _ => in_sync(request),
         });
     }
-    let seen = weather("403 once", "", 0, "", |request, number| match number {
+    let seen = check_run("403 once", "", 0, "", |request, number| match number {
         0 => Reply::recorded("errors/startup-2-403"),
         _ => in_sync(request),
     });
     assert_eq!(seen.len(), 2);
-    let seen = weather("403 always", "", 1, "answered 403", |_, _| {
+    let seen = check_run("403 always", "", 1, "answered 403", |_, _| {
         Reply::recorded("errors/403-anonymous")
     });
     assert_eq!(seen.len(), 2);
 }
 
-/// A server that starts again resets connections: in the handshake, before its answer, within it. Pods that
-/// were taken in are not taken in twice.
+/// A restarting server resets connections: in the handshake, before or within an answer. The request is repeated unless
+/// pods of its answer have been taken already.
 #[test]
-fn connections_that_are_reset_are_made_again() {
+fn reset_connections_are_retried() {
     let number_of_requests = |cut: fn(&Reply) -> usize| {
         let handler = move |request: &Request, number: usize| {
             let mut reply = in_sync(request);
@@ -290,19 +290,19 @@ fn connections_that_are_reset_are_made_again() {
             }
             reply
         };
-        weather("cut twice", "", 0, "", handler).len()
+        check_run("cut twice", "", 0, "", handler).len()
     };
     assert_eq!(number_of_requests(|_| 0), 3, "before the list");
     assert_eq!(number_of_requests(|_| 20), 3, "before its pods");
     let almost = |reply: &Reply| reply.body.len() - 10;
     assert_eq!(number_of_requests(almost), 3, "in the first page");
     let more = "-A --backend {namespace}.{name}";
-    let seen = weather("protobuf", more, 1, "closed before", |_, _| {
+    let seen = check_run("protobuf", more, 1, "closed before", |_, _| {
         let mut reply = Reply::recorded("lists/mixed.protobuf");
         reply.cut = Some(reply.body.len() - 10);
         reply
     });
-    assert_eq!(seen.len(), 1, "pods of it were taken in as they came");
+    assert_eq!(seen.len(), 1, "pods of the answer were taken already");
     for secure in [true, false] {
         let store = Store::new();
         let respond = |request: &Request, _| in_sync(request);
@@ -332,10 +332,10 @@ fn connections_that_are_reset_are_made_again() {
         assert_eq!(answer.code, 1, "{secure}: {answer}");
         assert!(dropped > 1, "{secure}: {answer}");
         contains(&answer, "the run's time is up (--timeout 3s)", "reset");
-        // Over TLS either may come first.
-        let words = ["the connection was reset", "it closed the connection"];
+        // Over TLS either error may come first.
+        let messages = ["the connection was reset", "it closed the connection"];
         assert!(
-            words.iter().any(|words| answer.err.contains(words)),
+            messages.iter().any(|message| answer.err.contains(message)),
             "{answer}"
         );
     }
@@ -345,7 +345,7 @@ fn connections_that_are_reset_are_made_again() {
 fn an_expired_list_starts_over() {
     let pods = Arc::new((1..=2).map(web).collect::<Vec<_>>());
     let (once, always) = (Arc::clone(&pods), pods);
-    let seen = weather("410 once", "", 0, "", move |request, number| match number {
+    let seen = check_run("410 once", "", 0, "", move |request, number| match number {
         1 => Reply::recorded("errors/410-gone-continue"),
         _ => list(&once, request, 1),
     });
@@ -358,7 +358,7 @@ fn an_expired_list_starts_over() {
         [None, one.clone(), None, one],
         "from the start"
     );
-    let seen = weather(
+    let seen = check_run(
         "410 always",
         "",
         1,
@@ -380,7 +380,7 @@ fn an_expired_list_starts_over() {
 }
 
 #[test]
-fn explain_finds_a_pod_of_a_list_that_starts_over_once() {
+fn explain_counts_pods_of_a_restarted_list_once() {
     let pods = (1..=2).map(web).collect::<Vec<_>>();
     let api = Api::start(move |request, number| match number {
         1 => Reply::recorded("errors/410-gone-continue"),
@@ -395,12 +395,12 @@ fn explain_finds_a_pod_of_a_list_that_starts_over_once() {
 }
 
 #[test]
-fn nobody_listens() {
+fn connection_refused_or_unknown_host() {
     let store = Store::new();
     let api = Api::start(|request, _| in_sync(request));
     let kubeconfig = api.plain_kubeconfig();
     drop(api);
-    // Once closed, the port refuses.
+    // A closed port refuses connections.
     let answer = store
         .program("--timeout 3s")
         .kubeconfig(&kubeconfig)
@@ -419,16 +419,16 @@ fn nobody_listens() {
 }
 
 #[test]
-fn certificates_that_do_not_fit() {
-    let run = |api: &Api, cluster: &Value, words: &str, code: i32| {
+fn certificates_that_do_not_verify() {
+    let run = |api: &Api, cluster: &Value, message: &str, code: i32| {
         let store = Store::new();
         let kubeconfig = api.kubeconfig(cluster, &json!({}));
         let answer = store
             .program("--timeout 60s --request-timeout 60s")
             .kubeconfig(&kubeconfig)
             .exits(code);
-        contains(&answer, words, words);
-        store.is_untouched(words);
+        contains(&answer, message, message);
+        store.is_untouched(message);
     };
     let hosts = |hosts: &'static [&'static str]| {
         let listen = Listen {
@@ -467,18 +467,18 @@ fn certificates_that_do_not_fit() {
 }
 
 #[test]
-fn what_the_server_sees() {
+fn headers_and_queries_of_a_selected_list() {
     let store = Store::of_scope("c1@00000000 tier=a fields(spec.nodeName=a)");
     let pods = (3..=7).map(web).map(|mut pod| {
         pod["metadata"]["labels"]["tier"] = json!("a");
-        // None of them replaces ours, so that those are looked for.
+        // None of them replaces the stored pods, so that the run lists again without selectors.
         pod["metadata"]["labels"]["app"] = json!("other");
         pod
     });
     let pods = pods.collect::<Vec<_>>();
     let api = Api::tls(move |request, _| {
         let mut plain = request.clone();
-        // The stand-in knows one field: what else is selected is taken out before it answers.
+        // The stand-in supports one field selector only, so the other one is removed.
         let fields = plain
             .query
             .get_mut("fieldSelector")
@@ -538,7 +538,7 @@ fn a_recorded_compressed_list_is_read() {
     let version = whole.expect("JSON")["metadata"]["resourceVersion"].clone();
     let api = Api::start(move |_, number| match number {
         0 => Reply::new(200, "application/json", packed.clone()).header("Content-Encoding", "gzip"),
-        // It was recorded as a page of more: here it is the last but one.
+        // The recorded page has a continue token; the next page is empty.
         _ => Reply::json(
             200,
             &json!({
@@ -573,7 +573,7 @@ fn pods_seen(api: &Api) -> u64 {
 fn several_namespaces_all_or_none() {
     let pods = vec![web(1), pod("blog", "web-9", "web", "10.0.0.9")];
     let (all, some) = (pods.clone(), pods);
-    let seen = weather(
+    let seen = check_run(
         "two namespaces",
         "-n default -n blog --backend {namespace}.{name}.svc --dry-run",
         3,
@@ -581,7 +581,7 @@ fn several_namespaces_all_or_none() {
         move |request, _| list(&all, request, 500),
     );
     assert_eq!(seen.len(), 2, "one list each");
-    weather(
+    check_run(
         "one of two refused",
         "-n blog -n default --backend {namespace}.{name}.svc",
         1,

@@ -1,4 +1,4 @@
-//! Kubeconfigs, the credentials in them, and the service account of a pod, with a server that looks at them.
+//! Kubeconfigs, their credentials, and the service account of a pod, with a server that checks them.
 
 use std::fs;
 use std::io::Write as _;
@@ -76,7 +76,7 @@ fn credentials_of_a_kubeconfig() {
 }
 
 #[test]
-fn a_token_file_is_read_again_when_it_was_refused() {
+fn a_token_file_is_read_again_after_401() {
     let store = Store::new();
     let token = store.folder.path().join("token");
     fs::write(&token, "old").expect("it is written");
@@ -118,7 +118,7 @@ fn exec(command: &std::path::Path, version: &str) -> Value {
 }
 
 #[test]
-fn exec_plugins_that_work() {
+fn exec_plugins_that_succeed() {
     for version in ["v1", "v1beta1"] {
         let store = Store::new();
         let api = Api::tls(for_token("from-plugin-hello-get"));
@@ -154,8 +154,8 @@ printf '"status":{{"token":"from-plugin-%s-%s"}}}}' "$GREETING" "$1""#,
             .env("PATH", "/bin:/usr/bin")
             .exits(0);
         let theirs = kubectl(kubeconfig.path()).output().expect("kubectl runs");
-        let said = String::from_utf8_lossy(&theirs.stderr);
-        assert!(theirs.status.success(), "{answer}: {said}");
+        let err = String::from_utf8_lossy(&theirs.stderr);
+        assert!(theirs.status.success(), "{answer}: {err}");
     }
     let store = Store::new();
     let listen = Listen {
@@ -183,7 +183,7 @@ printf '"status":{{"token":"from-plugin-%s-%s"}}}}' "$GREETING" "$1""#,
 
 /// A plugin's children end with it, both when it times out and at a signal.
 #[test]
-fn children_of_exec_plugins_end_with_them() {
+fn children_of_exec_plugins_are_killed_with_them() {
     let api = Api::tls(for_token("never"));
     for (ending, signal) in [("time-out", false), ("signal", true)] {
         let store = Store::new();
@@ -194,7 +194,7 @@ fn children_of_exec_plugins_end_with_them() {
             pid.display()
         );
         let kubeconfig = api.kubeconfig(&json!({}), &exec(&plugin(&store.folder, &script), "v1"));
-        // Time enough to start the child; it never ends by itself.
+        // Long enough for the plugin to start its child, which never exits by itself.
         let time = if signal { "60s" } else { "5s" };
         let child = store
             .program(&format!("--request-timeout {time} --timeout 60s"))
@@ -208,7 +208,7 @@ fn children_of_exec_plugins_end_with_them() {
         }
         let answer = ended(child);
         assert_eq!(answer.code, 1, "{ending}: {answer}");
-        // Gone, or a zombie that is not reaped yet.
+        // The child is gone, or a zombie that is not yet reaped.
         poll(&format!("{ending}: the end of the child"), || {
             let text = fs::read_to_string(&state);
             text.map_or(true, |text| text.contains(") Z "))
@@ -218,10 +218,10 @@ fn children_of_exec_plugins_end_with_them() {
 }
 
 #[test]
-fn exec_plugins_that_do_not() {
+fn exec_plugins_that_fail() {
     const HANGS: &str = "sleep 60";
     let api = Api::tls(for_token("never"));
-    for (script, words) in [
+    for (script, message) in [
         (
             "echo no luck >&2; exit 3",
             "it ended with exit status: 3: no luck",
@@ -246,7 +246,7 @@ fn exec_plugins_that_do_not() {
             .kubeconfig(&kubeconfig)
             .env("PATH", "/bin:/usr/bin")
             .exits(1);
-        contains(&answer, words, script);
+        contains(&answer, message, script);
         contains(&answer, "exec plugin `", script);
         assert!(!answer.err.contains("t0ken"), "{answer}");
         store.is_untouched(script);
@@ -312,7 +312,7 @@ fn the_service_account_of_a_pod() {
     assert!(error.to_string().contains("not in a pod"), "{error}");
 }
 
-/// The same kubeconfigs, read by kubectl and by us: cluster, user and namespace come out alike.
+/// kubectl and the program merge the same kubeconfigs: both get the same cluster, user and namespace.
 #[test]
 fn merged_kubeconfigs_are_read_as_kubectl_reads_them() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -405,8 +405,8 @@ fn merged_kubeconfigs_are_read_as_kubectl_reads_them() {
         let store = Store::new();
         let more = context.map_or(String::new(), |name| format!("--context {name}"));
         let answer = store.program(&more).env("KUBECONFIG", &list).exits(1);
-        let words = format!("token Bearer {token} in {namespace}");
-        contains(&answer, &words, &format!("{files:?} {context:?}"));
+        let message = format!("token Bearer {token} in {namespace}");
+        contains(&answer, &message, &format!("{files:?} {context:?}"));
         contains(
             &answer,
             &format!("GET {server}/"),
@@ -416,7 +416,7 @@ fn merged_kubeconfigs_are_read_as_kubectl_reads_them() {
 }
 
 #[test]
-fn a_proxy_is_used_where_it_is_named() {
+fn proxies_of_kubeconfig_and_environment_are_used() {
     // The stand-in is the proxy and sees the requested host.
     let proxy = Api::start(|_, _| Reply::new(502, "text/plain", "no way through"));
     let store = Store::new();
@@ -452,7 +452,7 @@ fn a_proxy_is_used_where_it_is_named() {
 }
 
 #[test]
-fn no_secret_is_ever_said() {
+fn secrets_are_redacted_in_every_output() {
     let secrets = ["s3cret-token", "s3cret-password", "s3cret-etcd"];
     let store = Store::new();
     let api = Api::start(|request, _| in_sync(request));
@@ -484,13 +484,16 @@ fn no_secret_is_ever_said() {
             let dumped = dumped
                 .filter_map(|line| line.split_whitespace().last())
                 .collect::<String>();
-            let said = format!("{}{}{dumped}", answer.out, answer.err);
+            let output = format!("{}{}{dumped}", answer.out, answer.err);
             for secret in secrets
                 .iter()
                 .copied()
                 .chain([base64_of("me:s3cret-password").as_str()])
             {
-                assert!(!said.contains(secret), "{more} says {secret}:\n{said}");
+                assert!(
+                    !output.contains(secret),
+                    "{more} prints {secret}:\n{output}"
+                );
             }
         }
     }

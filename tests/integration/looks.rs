@@ -113,7 +113,7 @@ pub(super) fn golden(name: &str, answer: &Answer) {
     golden::golden(&path, &got);
 }
 
-/// Every output at both widths; the widest line is as wide as allowed, and colour adds nothing but colour.
+/// Compares the output at both widths, with and without colour; colour adds only escape sequences.
 #[track_caller]
 fn at_all_widths(name: &str, program: &dyn Fn() -> Program) {
     for columns in ["80", "140"] {
@@ -134,14 +134,11 @@ fn at_all_widths(name: &str, program: &dyn Fn() -> Program) {
     }
     let by_default = program().run();
     let narrow = program().env("COLUMNS", "80").run();
-    assert_eq!(
-        by_default.out, narrow.out,
-        "80 columns where nobody said otherwise"
-    );
+    assert_eq!(by_default.out, narrow.out, "80 columns by default");
 }
 
 #[test]
-fn status_shows_all_that_is_there() {
+fn status_of_every_kind_of_entry() {
     let site = Site::new();
     at_all_widths("status", &|| site.program("status"));
     at_all_widths("status.web", &|| site.program("status web empty"));
@@ -157,7 +154,7 @@ fn status_shows_all_that_is_there() {
     }
     let missing = site.program("status nosuch web").exits(1);
     assert!(missing.err.contains("no backend `nosuch`"), "{missing}");
-    // It needs no owner and writes nothing, with the flags of a run, too.
+    // `status` needs no owner, and writes nothing even with the flags of a run.
     let before = fs::read_to_string(site.0.path().join("store.json")).expect("the store");
     site.program("--owner prod --create-backends status")
         .exits(0);
@@ -231,16 +228,16 @@ fn explain_follows_a_pod() {
         let explained = site.explain(pod, "-o json").run();
         let explained = serde_json::from_str::<Value>(&explained.out).expect("JSON");
         let steps = explained["steps"].as_array().expect("a list");
-        let says = |text: &str| {
+        let predicts = |text: &str| {
             let mut steps = steps.iter();
             steps.any(|step| {
                 step["step"] == "run"
                     && step["text"]
                         .as_str()
-                        .is_some_and(|said| said.starts_with(text))
+                        .is_some_and(|step| step.starts_with(text))
             })
         };
-        assert_eq!(says("creates it"), creates, "{pod}: {explained}");
+        assert_eq!(predicts("creates it"), creates, "{pod}: {explained}");
         assert_eq!(explained["published"], published, "{pod}");
     }
     golden("explain.json", &site.explain("annotated", "-o json").run());
@@ -248,10 +245,10 @@ fn explain_follows_a_pod() {
     assert!(held.out.contains("nothing: held"), "{held}");
 }
 
-/// One pod and one store each, for what else may be the matter.
+/// One pod and one store for each further reason that `explain` knows.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn explain_follows_odd_pods() {
+fn explain_follows_unusual_pods() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     let web = || pod("shop", "web-1", "web", "10.0.0.1");
@@ -404,16 +401,16 @@ fn explain_follows_odd_pods() {
         let Answer { code, out, err } = answer;
         text.extend([format!("# {case}: {flags}\n{out}{err}exit code {code}\n\n")]);
     }
-    let whole = Answer {
+    let all = Answer {
         code: 0,
         out: text,
         err: String::new(),
     };
-    golden("explain.odd", &whole);
+    golden("explain.odd", &all);
 }
 
 #[test]
-fn explain_says_what_it_cannot_find() {
+fn explain_of_unknown_and_ambiguous_pods() {
     let site = Site::new();
     let answer = site.explain("nosuch", "").exits(1);
     assert!(
@@ -449,8 +446,8 @@ fn lines_of_a_dry_run() {
     at_all_widths("lines", &|| site.run("--dry-run -o lines"));
 }
 
-/// Lines that the scenarios have not: a server whose pod moved, one that moves with its further keys, one that
-/// another owner serves, and entries that a single pod says nothing of.
+/// Lines that no scenario has: a server whose pod moved, one that moves with its further keys, one of another owner,
+/// and entries that are out of scope for a single pod.
 #[test]
 fn lines_of_rare_changes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -551,9 +548,9 @@ fn status_names_other_prefixes() {
     );
 }
 
-/// A failed run prints a JSON document too, with `-q` as well.
+/// With `-o json` a failed run prints a JSON document, also with `-q`.
 #[test]
-fn failures_are_documents() {
+fn failed_runs_print_a_json_document() {
     let site = Site::new();
     for (arguments, exit) in [
         ("-o json --pods /nonexistent", 1),
@@ -574,9 +571,9 @@ fn failures_are_documents() {
     assert_eq!(quiet.out, "");
 }
 
-/// `-q` is silent about what is in order, and about nothing else.
+/// `-q` suppresses only output about what is in order.
 #[test]
-fn mistakes_are_not_silenced() {
+fn quiet_still_reports_mistakes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("store.json");
     let fresh = || {
@@ -601,7 +598,7 @@ fn mistakes_are_not_silenced() {
     portless["spec"]["containers"][0]["ports"] = json!([]);
     let mut nameless = pod("shop", "job", "x", "10.0.0.3");
     nameless["metadata"]["labels"] = json!({});
-    let said = "1 pod not published as meant: 1 without a port; `-v` names it";
+    let mistake = "1 pod not published as meant: 1 without a port; `-v` names it";
     for more in [
         "",
         "-q",
@@ -611,14 +608,14 @@ fn mistakes_are_not_silenced() {
         "--dry-run -o lines",
     ] {
         let out = run(more, std::slice::from_ref(&portless));
-        assert!(out.contains(said), "{more}: {out}");
+        assert!(out.contains(mistake), "{more}: {out}");
     }
     let document = run("-o json -q", std::slice::from_ref(&portless));
     assert!(document.contains("no TCP port"), "{document}");
     assert_eq!(
         run("-q", &[nameless.clone()]),
         "",
-        "nobody meant it to be published"
+        "the pod was not meant to be published"
     );
     assert!(run("", &[nameless]).contains("1 pod without a backend"));
     assert_eq!(run("-q", &[]), "");

@@ -1,6 +1,5 @@
-//! Mistakes and accidents that must not cost a backend its live servers: a healthy world is published by
-//! the program itself, something goes wrong, and it runs again, and once more. Judged by the URLs in the
-//! store and the exit code alone, in both layouts.
+//! Mistakes and accidents that must not delete live servers: the program publishes healthy pods, something goes wrong,
+//! and it runs twice more. Checked are the URLs in the store and the exit code, in both layouts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -236,7 +235,7 @@ fn twenty_backends_of_one_server_and_a_wrong_flag() {
         dual_stack(pod)
     });
     let pods = pods.collect::<Vec<_>>();
-    // Another prefix for annotations matters only to those who have some.
+    // `--annotation-prefix` affects only pods with annotations.
     let annotated = pods.iter().cloned().map(|mut pod| {
         pod["metadata"]["annotations"] =
             json!({ "vulcanized.io/backend": pod["metadata"]["labels"]["app"].clone() });
@@ -263,14 +262,14 @@ fn twenty_backends_of_one_server_and_a_wrong_flag() {
             (&annotated, "--annotation-prefix example.com/", 3),
             // The URL stays under another id: nothing is lost and there is no alarm.
             (&pods, "--server-id {pod}", 0),
-            // All of them want one key: one of them in each backend.
+            // All pods of a backend map to the same key; each backend has one pod.
             (&pods, "--server-id one", 0),
         ] {
             let site = Site::new(layout, &backends);
             site.publish("", pods);
             site.keeps_all(flags, pods, code, flags, pods);
-            // The flag put right, nothing is left to look at; but what the wrong run
-            // added is alive, too, and not taken out unasked.
+            // With the right flag there is no alarm, except about servers that the wrong run added: their pods are
+            // alive, so they are held.
             let joined = site.servers() != urls(pods);
             let right = site.run("", pods);
             assert_eq!(right.code, if joined { 3 } else { 0 }, "{flags}: {right}");
@@ -337,7 +336,7 @@ fn the_only_pod_is_terminating_and_still_ready() {
         let site = Site::new(layout, &["web"]);
         site.publish("", &[web(1)]);
         site.keeps_all("only", &[web(1)], 3, "", &[terminating(web(1))]);
-        // With a successor it is let go.
+        // With a successor its server is deleted.
         let answer = site.run("", &[terminating(web(1)), web(2)]);
         assert_eq!(answer.code, 0, "{answer}");
         assert_eq!(site.servers(), urls(&[web(2)]));
@@ -374,7 +373,7 @@ fn the_only_pod_leaves_the_selector() {
         site.keeps("selector", &urls(&[web(1)]), 3, &|site, more| {
             run(site, now.clone(), more)
         });
-        // Beside another one that is selected, too: one would remain, and it is enough.
+        // If another selected pod remains in the backend, the server is deleted.
         let two = vec![tier(web(1), "b"), tier(web(2), "a")];
         let answer = run(&site, two, "");
         assert_eq!(answer.code, 0, "{answer}");
@@ -398,7 +397,7 @@ fn entries_edited_to_a_host_name() {
 }
 
 #[test]
-fn the_new_pods_have_several_ports_and_the_old_ones_go() {
+fn new_pods_have_several_ports_and_old_pods_are_deleted() {
     let several = |n: u8| {
         let mut pod = web(n);
         let ports = json!([{ "containerPort": 8080 }, { "containerPort": 9090 }]);
@@ -409,7 +408,7 @@ fn the_new_pods_have_several_ports_and_the_old_ones_go() {
     let new = [11, 12, 13].map(several);
     let api = pod("shop", "api-1", "api", "10.0.0.100");
     for layout in LAYOUTS {
-        // While the old ones last they serve.
+        // Terminating pods are kept as long as there is no replacement.
         let site = Site::new(layout, &["web", "api"]);
         site.publish("", &[&old[..], std::slice::from_ref(&api)].concat());
         let leaving = old.clone().map(terminating);
@@ -421,7 +420,7 @@ fn the_new_pods_have_several_ports_and_the_old_ones_go() {
             "",
             &[&now[..], std::slice::from_ref(&api)].concat(),
         );
-        // Then nothing does, and that is no success, in any run.
+        // Afterwards the backend is empty, and every run alarms.
         let now = [&new[..], std::slice::from_ref(&api)].concat();
         let answer = site.keeps_all("emptied", std::slice::from_ref(&api), 3, "", &now);
         assert_eq!(site.servers(), urls(std::slice::from_ref(&api)));
@@ -442,26 +441,26 @@ fn over(site: &Site, api: &Api, cluster: &Value, flags: &str) -> Answer {
     program.arg(kubeconfig.path()).run()
 }
 
-/// Nothing of the first cluster's is lost or joined; the run says why and what to do.
+/// Checks that no entry of the first cluster is deleted or joined, and that the run prints the reason and the way out.
 #[track_caller]
 fn is_another_cluster(site: &Site, twins: bool, run: &dyn Fn(&str) -> Answer) {
     let before = site.store();
     let serving = site.servers();
     let answer = site.keeps("another cluster", &serving, 3, &|_, more| run(more));
     assert_eq!(site.store(), before, "it joins nothing: {answer}");
-    let words = answer.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    let unwrapped = answer.out.split_whitespace().collect::<Vec<_>>().join(" ");
     for text in [
         "out of scope: entries of our owner from another cluster",
         "Is this the right context?",
         "--adopt scope",
         "give this job an owner of its own",
     ] {
-        assert!(words.contains(text), "wanted `{text}`: {answer}");
+        assert!(unwrapped.contains(text), "wanted `{text}`: {answer}");
     }
-    // Where the other one's pods have the same keys and URLs, nothing is left out.
+    // If the pods of both clusters have the same keys and URLs, no pod is left out.
     let twins = twins && site.layout == "vulcand";
     let left_out = "not shared: backend web: it holds servers of another cluster";
-    assert!(words.contains(left_out) != twins, "{answer}");
+    assert!(unwrapped.contains(left_out) != twins, "{answer}");
 }
 
 fn shop(n: u8) -> Value {
@@ -497,7 +496,7 @@ fn two_clusters_behind_one_gateway() {
     }
 }
 
-/// Neither CA nor path tells them apart: that is what names are for.
+/// CA and path are the same for both clusters, so only names distinguish them.
 #[test]
 fn two_api_servers_under_one_ca_with_a_name_each() {
     for layout in LAYOUTS {
@@ -533,7 +532,7 @@ fn one_name_for_two_clusters() {
         let site = Site::new(layout, &["web"]);
         let answer = over(&site, &first, &json!({}), "--cluster main");
         assert_eq!(answer.code, 0, "{answer}");
-        // Other pods; of the same names; and less than half of them at the same addresses, too.
+        // Other pods, pods of the same names, and pods of which fewer than half have the same addresses too.
         for pods in [
             vec![pod("shop", "other-1", "web", "10.1.0.1")],
             vec![shop(1), shop(2), shop(3)],
@@ -549,8 +548,8 @@ fn one_name_for_two_clusters() {
                 )
             });
         }
-        // All of them at the same addresses: that is the same cluster with a renewed CA, for all that can
-        // be known. Nothing is written.
+        // If all pods have the same addresses, the program assumes the same cluster with a renewed CA. Nothing is
+        // written.
         let before = site.store();
         let renewed = tls(vec![web(1), web(2), web(3)]);
         let answer = over(&site, &renewed, &json!({}), "--cluster main");
@@ -560,9 +559,9 @@ fn one_name_for_two_clusters() {
 
 type Meddle = fn(&Etcd);
 
-/// What somebody writes after the store was listed; a comparison of the backend's range does not see deletes.
+/// Another writer changes the store after it was listed. The comparison of a backend's range does not notice deletes.
 #[test]
-fn what_a_loss_rests_on_is_taken_away_between_list_and_apply() {
+fn evidence_is_removed_between_list_and_apply() {
     const WEB: &str = "/vulcand/backends/web/";
     let mark = |owner: &str, n: u8| {
         let (pod, url) = (format!("shop/web-{n}"), format!("http://10.0.0.{n}:8080"));
@@ -577,9 +576,9 @@ fn what_a_loss_rests_on_is_taken_away_between_list_and_apply() {
         etcd.put(&format!("{WEB}servers/blue"), value);
     };
     for (case, before, meddle, pods, after, code) in [
-        // `old` would go: its URL stays as 10.0.0.2.
+        // The plan deletes `old`, because its URL is also served as 10.0.0.2.
         ("stays", ["servers/old", two], delete, both(), vec![two], 0),
-        // The server that is not Ready would go: a Ready one remains.
+        // The plan deletes the server that is not Ready, because a Ready one remains.
         ("remains", [one, two], delete, both(), vec![two], 0),
         ("type", [one, two], not_http, both(), vec![one, two], 3),
         (
@@ -620,7 +619,7 @@ fn what_a_loss_rests_on_is_taken_away_between_list_and_apply() {
     }
 }
 
-/// The second endpoint is of another cluster, and the first one ends after it was listed.
+/// The second endpoint belongs to another cluster, and the first is killed after it was listed.
 #[test]
 fn an_etcd_of_another_cluster_is_not_written() {
     for (version, api_version) in [

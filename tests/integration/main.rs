@@ -1,16 +1,18 @@
-//! The real program against real stores and a stand-in Kubernetes API server.
+//! Tests of the program against real stores and a stand-in Kubernetes API server.
 //!
-//! Where a new test goes: what the core decides is tested beside it in `src`. Here,
-//! - a mapping, a rule, a message as a whole run shows it: a folder in `fixtures/scenarios` (`scenarios`);
-//! - what a backend must not lose: `losses`, and an event of `model::world` or a judgement of `model`;
-//! - the API server, what it answers and what it does to connections: `kube`; who we are to it: `kubeconfig`,
-//!   `credentials`; the way there: `tls`, `proxies`;
-//! - etcd: what all stores do alike and the kinds of stores `stores`, versions and users `etcd`, members and wires that fail `faults`,
-//!   `weather`, directories of v2 `directories`; files that a run replaces `files`;
-//! - the proxies: `traefik*`; vulcand's definitions are tested in `src/layout`;
-//! - the command line: `options`, `looks`, `messages`, `reach`, `stdin`; documents and recipes: `docs`, `recipes`,
-//!   `predecessors`; deployment: `manifest`, `operations`, `image`, `metrics`;
-//! - cost, by instructions: `cost`; decoders with hostile input: `fuzz`.
+//! Where a test belongs: tests of the core's decisions are next to the code in `src`. Here,
+//! - a mapping, a rule or a message in the output of a run: a folder in `fixtures/scenarios` (`scenarios`);
+//! - servers that must not be deleted: `losses`, and an event of `model::world` or a check of `model`;
+//! - the Kubernetes API: answers and connections `kube`, credentials `kubeconfig` and `credentials`, TLS `tls`, proxies
+//!   `proxies`;
+//! - stores: the contract of all and the particulars of each `stores`, etcd's versions, TLS and users `etcd` and
+//!   `reach`, lost members, lost answers and concurrent runs `faults` and `weather`, directories of etcd v2
+//!   `directories`, files `files`;
+//! - Traefik: `traefik*`; vulcand's definitions are tested in `src/layout`;
+//! - the contents of a store: `contents`; the commands that findings print: `repairs`;
+//! - the command line: `options`, `looks`, `messages`, `stdin`; documents: `docs`, `recipes`, `predecessors`;
+//! - deployment: `manifest`, `operations`, `image`, `metrics`;
+//! - cost in instructions: `cost`; decoders with hostile input: `fuzz`.
 
 #![expect(
     unreachable_pub,

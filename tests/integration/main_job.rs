@@ -48,18 +48,18 @@ fn exits(answer: &Answer, code: i32) {
 }
 
 #[track_caller]
-fn says(answer: &Answer, text: &str) {
-    // Compare words: output is wrapped at 80 columns.
-    let said = format!("{} {}", answer.out, answer.err);
-    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+fn prints(answer: &Answer, text: &str) {
+    // Output is wrapped at 80 columns: compare with single spaces.
+    let output = format!("{} {}", answer.out, answer.err);
+    let unwrapped = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
-        words(&said).contains(&words(text)),
+        unwrapped(&output).contains(&unwrapped(text)),
         "wanted `{text}`, got:\n{answer}"
     );
 }
 
 #[test]
-fn the_article() {
+fn ready_pods_are_published_and_a_second_run_writes_nothing() {
     let etcd = Etcd::start();
     etcd.define("example");
     let api = Api::pods((2..=4).map(example).collect(), 500);
@@ -74,7 +74,7 @@ fn the_article() {
     let revision = etcd.revision();
     let again = run(&api, &etcd, "");
     exits(&again, 0);
-    says(&again, "in sync: 3 unchanged");
+    prints(&again, "in sync: 3 unchanged");
     assert_eq!(etcd.revision(), revision);
     let quiet = run(&api, &etcd, "-q");
     assert_eq!(
@@ -84,7 +84,7 @@ fn the_article() {
 }
 
 #[test]
-fn one_run_makes_it_right_in_one_transaction() {
+fn one_run_applies_all_changes_in_one_transaction() {
     let etcd = Etcd::start();
     etcd.define("example");
     exits(
@@ -136,11 +136,11 @@ fn one_run_makes_it_right_in_one_transaction() {
     let why = |line: &str, at: &str| line.split_once(at).map(|(_, why)| why.to_owned());
     let planned = planned.map(|line| why(line, ": ")).collect::<Vec<_>>();
     let done = done.map(|line| why(line, "  ")).collect::<Vec<_>>();
-    assert_eq!(planned, done, "what is done is what was planned");
+    assert_eq!(planned, done, "a run applies what the dry run planned");
 }
 
 #[test]
-fn the_events_of_a_run_come_puts_first() {
+fn puts_come_before_deletes_in_a_watch() {
     let etcd = Etcd::start();
     etcd.define("example");
     exits(
@@ -152,7 +152,7 @@ fn the_events_of_a_run_come_puts_first() {
         &run(&Api::pods((4..=6).map(example).collect(), 500), &etcd, ""),
         0,
     );
-    // History is asked for by a watch that is ended from outside.
+    // A watch from an old revision reads the history. It has to be killed.
     let mut watch = etcd.watch("/vulcand/", &from);
     let out = std::io::BufReader::new(watch.stdout.take().expect("stdout"));
     let lines = std::io::BufRead::lines(out).map(|line| line.expect("a line"));
@@ -168,7 +168,7 @@ fn the_events_of_a_run_come_puts_first() {
 }
 
 #[test]
-fn what_others_wrote_survives() {
+fn foreign_entries_are_not_changed() {
     let etcd = Etcd::start();
     etcd.define("example");
     let by_hand = (
@@ -184,14 +184,14 @@ fn what_others_wrote_survives() {
     let both = Api::pods(vec![example(1), example(2)], 500);
     let answer = run(&both, &etcd, "");
     exits(&answer, 3);
-    says(&answer, "conflict: backend example");
+    prints(&answer, "conflict: backend example");
     exits(&run(&Api::pods(vec![example(1)], 500), &etcd, ""), 3);
     let servers = etcd.get(SERVERS);
     assert_eq!(servers, [taken, by_hand]);
 }
 
 #[test]
-fn another_owners_backend_is_shared_only_when_told() {
+fn another_owners_backend_needs_share_backends() {
     let etcd = Etcd::start();
     etcd.define("example");
     let blue = mark("blue", "c1@00000000", "default/x", "http://10.200.1.9:8080");
@@ -199,7 +199,7 @@ fn another_owners_backend_is_shared_only_when_told() {
     let api = Api::pods(vec![example(1)], 500);
     let answer = run(&api, &etcd, "");
     exits(&answer, 3);
-    says(
+    prints(
         &answer,
         "not shared: backend example: it holds servers of owner blue",
     );
@@ -235,31 +235,31 @@ fn a_second_cluster_selector_or_namespace_of_the_same_owner() {
     etcd.define("other");
     let answer = over(&second, "");
     exits(&answer, 3);
-    says(
+    prints(
         &answer,
         &format!("entries of our owner from another cluster, `{scope}`; this run looks at `"),
     );
     let selected = over(&first, "-l tier=a");
     exits(&selected, 3);
-    says(
+    prints(
         &selected,
         &format!("with the scope `{scope}`; this run's is `{scope} tier=a`"),
     );
     let elsewhere = over(&first, "-n elsewhere");
     exits(&elsewhere, 3);
-    says(&elsewhere, "of namespaces that this run did not list");
+    prints(&elsewhere, "of namespaces that this run did not list");
     assert_eq!(etcd.get(SERVERS), before);
 }
 
 #[test]
-fn a_backend_that_is_not_defined() {
+fn an_undefined_backend_is_created_only_with_create_backends() {
     let etcd = Etcd::start();
     etcd.define("other");
     let api = Api::pods(vec![example(1)], 500);
     let revision = etcd.revision();
     let answer = run(&api, &etcd, "");
     exits(&answer, 0);
-    says(
+    prints(
         &answer,
         r#"etcdctl put '/vulcand/backends/example/backend' '{"Type":"http"}'"#,
     );
@@ -289,14 +289,14 @@ fn a_store_without_any_backend_is_an_error() {
         "--etcd-api",
         "--create-backends",
     ] {
-        says(&answer, hint);
+        prints(&answer, hint);
     }
     assert_eq!(etcd.get("/").len(), 0);
     exits(&run(&api, &etcd, "--create-backends"), 0);
 }
 
 #[test]
-fn the_right_spelling_of_the_prefix_is_found() {
+fn the_spelling_of_the_prefix_is_detected() {
     let etcd = Etcd::start();
     etcd.put("vulcand/backends/example/backend", r#"{"Type":"http"}"#);
     let api = Api::pods(vec![example(1)], 500);
@@ -308,18 +308,18 @@ fn the_right_spelling_of_the_prefix_is_found() {
     assert_eq!(etcd.get("/vulcand").len(), 0);
     let wrong = run(&api, &etcd, "--prefix /vulcand");
     exits(&wrong, 1);
-    says(&wrong, "under `vulcand/`: is that the right `--prefix`?");
+    prints(&wrong, "under `vulcand/`: is that the right `--prefix`?");
     etcd.define("example");
     let both = run(&api, &etcd, "");
     exits(&both, 2);
-    says(&both, "backends under both `/vulcand` and `vulcand`");
+    prints(&both, "backends under both `/vulcand` and `vulcand`");
     for bad in ["--prefix=", "--prefix=/vulcand/"] {
         exits(&run(&api, &etcd, bad), 2);
     }
 }
 
 #[test]
-fn a_definition_removed_under_our_servers() {
+fn a_definition_is_removed_but_owned_servers_remain() {
     let etcd = Etcd::start();
     etcd.define("example");
     exits(
@@ -332,13 +332,13 @@ fn a_definition_removed_under_our_servers() {
         let api = Api::pods(vec![example(1), example(2), example(3)], 500);
         let answer = run(&api, &etcd, "");
         exits(&answer, 3);
-        says(&answer, "1 left out, 2 of ours stay");
+        prints(&answer, "1 left out, 2 of ours stay");
         assert_eq!(api.requests().len(), 1, "planned once");
     }
     assert_eq!(etcd.get(SERVERS), before);
 }
 
-/// Three pages; `fault` answers the one of its number, each time it is asked for.
+/// Serves three pages. The page with the number `fault` fails in the way `how`, at each request.
 fn three_pages(fault: usize, how: &'static str) -> Api {
     let pods = (1..=6).map(example).collect::<Vec<_>>();
     Api::start(move |request, _| {
@@ -395,22 +395,22 @@ fn each_page_failing_in_turn() {
                 continue; // The first page is what the others are compared with.
             }
             let api = three_pages(page, how);
-            // A page that is cut off is asked for again until the time is up.
+            // A truncated page is requested again until the timeout.
             let time = if how == "cut" { "3s" } else { "60s" };
             let answer = run(&api, &etcd, &format!("--timeout {time}"));
             exits(&answer, 1);
-            says(
+            prints(
                 &answer,
                 &format!("GET {}/api/v1/namespaces/default/pods", api.url()),
             );
-            says(&answer, cause);
+            prints(&answer, cause);
             assert_eq!(etcd.revision(), revision, "{how} on page {page}");
         }
     }
 }
 
 #[test]
-fn hostile_names_make_no_keys() {
+fn pods_with_hostile_names_are_left_out() {
     let etcd = Etcd::start();
     etcd.define("ok");
     let long = "x".repeat(300);
@@ -466,7 +466,7 @@ fn hostile_names_make_no_keys() {
     );
     let several = run(&api, &etcd, "-A --backend {namespace}-{name}");
     exits(&several, 2);
-    says(&several, "--backend '{namespace}.{name}.svc'");
+    prints(&several, "--backend '{namespace}.{name}.svc'");
     let two = run(&api, &etcd, "-n a -n b");
     exits(&two, 2);
 }
@@ -493,21 +493,21 @@ fn fifty_thousand_servers() {
     write(&pods);
     let first = run("--timeout 120s");
     exits(&first, 0);
-    says(&first, "50000 created");
+    prints(&first, "50000 created");
     let second = run("");
     exits(&second, 0);
-    says(&second, "in sync: 50000 unchanged");
-    // 200 changes in one backend, with its comparison: more than one transaction holds.
+    prints(&second, "in sync: 50000 unchanged");
+    // 200 deletes and the comparison of their backend exceed one transaction.
     let revision = etcd.revision();
     write(&pods[200..]);
     let third = run("");
     exits(&third, 0);
-    says(&third, "200 deleted, 49800 unchanged");
+    prints(&third, "200 deleted, 49800 unchanged");
     assert_eq!(etcd.revision(), revision + 2, "128 and 72");
 }
 
 #[test]
-fn somebody_else_writes_between_list_and_apply() {
+fn another_writer_between_list_and_apply() {
     let etcd = Arc::new(Etcd::start());
     etcd.define("example");
     let other = Arc::clone(&etcd);
@@ -530,7 +530,7 @@ fn somebody_else_writes_between_list_and_apply() {
 }
 
 #[test]
-fn somebody_else_writes_again_and_again() {
+fn another_writer_before_every_attempt() {
     let etcd = Arc::new(Etcd::start());
     etcd.define("example");
     let other = Arc::clone(&etcd);
@@ -544,7 +544,7 @@ fn somebody_else_writes_again_and_again() {
     });
     let answer = run(&api, &etcd, "");
     exits(&answer, 1);
-    says(
+    prints(
         &answer,
         "applied 0 of 2 changes: the store changed under the plan 3 times",
     );
@@ -556,7 +556,7 @@ fn somebody_else_writes_again_and_again() {
 }
 
 #[test]
-fn the_definition_goes_between_list_and_apply() {
+fn the_definition_is_deleted_between_list_and_apply() {
     let etcd = Arc::new(Etcd::start());
     etcd.define("example");
     etcd.define("other");
@@ -569,7 +569,7 @@ fn the_definition_goes_between_list_and_apply() {
     });
     let answer = run(&api, &etcd, "");
     exits(&answer, 0);
-    says(&answer, "not defined: backend example");
+    prints(&answer, "not defined: backend example");
     assert_eq!(etcd.keys("/vulcand/backends/"), ["other/backend"]);
 }
 
@@ -579,7 +579,7 @@ fn a_server_registered_after_our_pods_were_listed_is_not_deleted() {
     etcd.define("example");
     exits(&run(&Api::pods(vec![example(1)], 500), &etcd, ""), 0);
     let other = Arc::clone(&etcd);
-    // The pods list is old: it lacks a pod that another run of this job has registered meanwhile.
+    // The list lacks a pod that another run of this job has registered since.
     let api = Api::start(move |request, _| {
         let reply = list(&[example(1)], request, 500);
         let entry = mark(

@@ -36,7 +36,7 @@ fn object_of(text: &str, kind: &str) -> Value {
 }
 
 #[test]
-fn it_is_all_there() {
+fn the_manifest_has_every_object() {
     let kinds = objects(&manifest())
         .into_iter()
         .map(|object| object["kind"].clone())
@@ -60,7 +60,7 @@ fn the_role_lists_pods_and_nothing_else() {
 }
 
 #[test]
-fn its_arguments_are_understood() {
+fn the_arguments_are_valid() {
     let job = object("CronJob");
     let pod = &job["spec"]["jobTemplate"]["spec"]["template"]["spec"];
     let arguments = arguments_of(&job);
@@ -70,12 +70,12 @@ fn its_arguments_are_understood() {
     assert_eq!(
         (config.owner.as_str(), config.cluster.as_ref()),
         ("prod", None),
-        "the fingerprint alone tells the cluster"
+        "the fingerprint alone identifies the cluster"
     );
     let limit = job["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"].as_u64();
     assert!(
         limit.expect("a limit") > config.timeout.as_secs(),
-        "the program ends itself first"
+        "the program's own timeout comes first"
     );
     assert_eq!(job["spec"]["concurrencyPolicy"], "Forbid");
     assert_eq!(job["spec"]["jobTemplate"]["spec"]["backoffLimit"], 0);
@@ -99,11 +99,12 @@ fn validate(text: &str) -> (bool, String) {
         .arg(file.path())
         .output()
         .expect("python3 runs");
-    let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
-    (output.status.success(), said.concat())
+    let printed = [output.stdout, output.stderr];
+    let printed = printed.map(|text| String::from_utf8(text).expect("UTF-8"));
+    (output.status.success(), printed.concat())
 }
 
-/// The manifest with the commented lines from the one with `first` to the one with `last` taken in.
+/// The manifest with the comment markers removed from the line with `first` to the line with `last`.
 fn uncommented(text: &str, first: &str, last: &str) -> String {
     let mut is_in = false;
     let mut found = false;
@@ -129,7 +130,7 @@ fn uncommented(text: &str, first: &str, last: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// The arguments of its container are understood; returns them.
+/// The arguments of the container in a job or cron job. Checks that the program accepts them.
 fn arguments_of(job: &Value) -> Vec<String> {
     let pod = match job["kind"].as_str() {
         Some("CronJob") => &job["spec"]["jobTemplate"]["spec"]["template"]["spec"],
@@ -148,20 +149,20 @@ fn arguments_of(job: &Value) -> Vec<String> {
 }
 
 #[test]
-fn it_and_its_variants_are_valid_kubernetes() {
+fn the_manifest_and_its_variants_match_the_schema() {
     let manifest = manifest();
-    let (good, said) = validate(&manifest);
-    assert!(good, "{said}");
-    let (good, said) = validate(&manifest.replace("backoffLimit:", "backoffLimits:"));
-    assert!(!good, "a misspelt field must fail: {said}");
+    let (valid, output) = validate(&manifest);
+    assert!(valid, "{output}");
+    let (valid, output) = validate(&manifest.replace("backoffLimit:", "backoffLimits:"));
+    assert!(!valid, "a misspelt field must fail: {output}");
     let without = |names: &[&str]| {
         let lines = manifest.lines();
-        let kept = |line: &&str| {
+        let is_other = |line: &&str| {
             !names
                 .iter()
                 .any(|name| line.contains(&format!("- --{name}=")))
         };
-        lines.filter(kept).collect::<Vec<_>>().join("\n") + "\n"
+        lines.filter(is_other).collect::<Vec<_>>().join("\n") + "\n"
     };
     let password = without(&["cert", "key"]);
     for (variant, argument) in [
@@ -187,8 +188,8 @@ fn it_and_its_variants_are_valid_kubernetes() {
             "--timeout=45s",
         ),
     ] {
-        let (good, said) = validate(&variant);
-        assert!(good, "{said}: {variant}");
+        let (valid, output) = validate(&variant);
+        assert!(valid, "{output}: {variant}");
         assert!(variant != manifest);
         let arguments = arguments_of(&object_of(&variant, "CronJob"));
         assert!(
@@ -201,7 +202,7 @@ fn it_and_its_variants_are_valid_kubernetes() {
 }
 
 #[test]
-fn a_job_of_it_with_another_flag() {
+fn a_job_created_from_the_cronjob_with_another_flag() {
     let commands = blocks("console")
         .into_iter()
         .find(|block| block.contains("create job"));
@@ -212,14 +213,14 @@ fn a_job_of_it_with_another_flag() {
             .expect(part)
             .to_owned()
     };
-    // Suspended, it is all there but does not run.
+    // A suspended CronJob is valid and creates no jobs.
     let suspended = command("suspend: true");
     let suspended = suspended.split(" | ").next().expect("a first");
     let suspended = sh(suspended, &[]).out;
     assert_eq!(object_of(&suspended, "CronJob")["spec"]["suspend"], true);
     assert!(validate(&suspended).0);
-    // The real kubectl makes a job of what the API server has.
-    // YAML 1.1, which kubectl reads, takes 0440 for octal; the reader here does not.
+    // The real kubectl creates a job from the CronJob that the API server returns.
+    // kubectl reads YAML 1.1, where 0440 is octal; the parser used here does not.
     let stored = object_of(&manifest().replace("0440", "288"), "CronJob");
     let api = Api::start(move |request, _| match request.path.as_str() {
         "/apis/batch/v1/namespaces/default/cronjobs/vulcanized" => Reply::json(200, &stored),
@@ -273,10 +274,10 @@ fn a_job_of_it_with_another_flag() {
         assert!(answer.code == 0, "{command}: {answer}");
     }
     let job = fs::read_to_string(&once).expect("the job");
-    let (good, said) = validate(&job);
-    assert!(good, "{said}: {job}");
+    let (valid, output) = validate(&job);
+    assert!(valid, "{output}: {job}");
     let arguments = arguments_of(&object_of(&job, "Job"));
-    let whole = arguments_of(&object("CronJob"));
-    assert_eq!(arguments.len(), whole.len() + 1, "{arguments:?}");
+    let of_cronjob = arguments_of(&object("CronJob"));
+    assert_eq!(arguments.len(), of_cronjob.len() + 1, "{arguments:?}");
     assert!(arguments.contains(&"--dry-run".to_owned()), "{arguments:?}");
 }

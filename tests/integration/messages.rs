@@ -1,5 +1,5 @@
-//! What is said to people: usage errors in full, and that every sentence of the reports is in a golden file
-//! (`src/report/tests.rs` keeps them with what they are about).
+//! Messages: the golden file of usage errors, and a check that every sentence of the reports is in some golden file
+//! (`src/report/tests.rs` tests the reports themselves).
 
 use std::fs;
 use std::path::Path;
@@ -7,9 +7,9 @@ use std::path::Path;
 use super::looks::golden;
 use crate::support::program::{Answer, vulcanized};
 
-/// Every usage error, with what was typed.
+/// Every usage error with its command line.
 #[test]
-fn usage_errors_are_kept_in_full() {
+fn every_usage_error() {
     let mut text = String::new();
     for arguments in [
         "",
@@ -78,17 +78,17 @@ fn usage_errors_are_kept_in_full() {
     golden("usage.txt", &answer);
 }
 
-/// Every sentence of the reports is in a golden file, so that somebody has read it.
+/// Every sentence of the reports is in a golden file, so that it was reviewed in context.
 #[test]
-fn every_sentence_is_kept_somewhere() {
+fn every_sentence_of_the_reports_is_in_a_golden_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut kept = String::new();
+    let mut goldens = String::new();
     let folders = fs::read_dir(root.join("fixtures/scenarios")).expect("a folder");
     let folders = folders.map(|entry| entry.expect("an entry").path());
     for folder in folders.chain([root.join("fixtures/looks")]) {
         for file in fs::read_dir(folder).expect("a folder") {
             let text = fs::read_to_string(file.expect("a file").path()).expect("UTF-8");
-            kept.extend(text.split_whitespace().flat_map(|word| [word, " "]));
+            goldens.extend(text.split_whitespace().flat_map(|word| [word, " "]));
         }
     }
     let mut missing = Vec::new();
@@ -108,7 +108,7 @@ fn every_sentence_is_kept_somewhere() {
             .lines()
             .filter(|line| !line.trim_start().starts_with("//"));
         let code = code.collect::<Vec<_>>().join("\n").replace("\\\"", "\u{1}");
-        // Every second part is within quotes.
+        // Every second part is a string literal.
         for text in code.split('"').skip(1).step_by(2) {
             let text = text
                 .replace("{{", "\u{2}")
@@ -128,7 +128,7 @@ fn every_sentence_is_kept_somewhere() {
                 .replace('\u{2}', "{")
                 .replace('\u{3}', "}");
             sentences += 1;
-            if !kept.contains(&sentence) {
+            if !goldens.contains(&sentence) {
                 missing.push(format!("{file}: {sentence}"));
             }
         }

@@ -1,4 +1,4 @@
-//! Metrics in files and in a real Pushgateway, and the alerts of the README on top of them.
+//! Metrics in files and in a real Pushgateway, and the README's alert rules.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -13,6 +13,7 @@ use crate::support::api::{kubectl, web};
 use crate::support::etcd::{Etcd, free_ports, poll, test_tools};
 use crate::support::program::{Answer, Program, vulcanized};
 
+/// Runs promtool with this stdin. Returns whether it succeeded, and its stdout and stderr.
 fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
     let tool = test_tools().join("prometheus/usr/bin/promtool");
     let mut child = Command::new(tool)
@@ -41,7 +42,7 @@ fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
     )
 }
 
-/// The value of a gauge of `owner`, with this text among its labels.
+/// The value of a gauge of `owner` whose line contains `label`.
 #[track_caller]
 fn value(text: &str, name: &str, owner: &str, label: &str) -> f64 {
     let line = text.lines().find(|line| {
@@ -54,8 +55,9 @@ fn value(text: &str, name: &str, owner: &str, label: &str) -> f64 {
     value.parse().expect("a number")
 }
 
+/// Compares bit by bit: the metrics are copied, not computed.
 #[track_caller]
-fn same(a: f64, b: f64) {
+fn assert_same(a: f64, b: f64) {
     assert_eq!(a.to_bits(), b.to_bits(), "{a} and {b}");
 }
 
@@ -67,7 +69,7 @@ fn run(etcd: &str, pods: &[Value], more: &str) -> Program {
 }
 
 #[test]
-fn metrics_of_all_kinds_of_runs() {
+fn metrics_after_success_alarm_and_failure() {
     let etcd = Etcd::start();
     etcd.define("web");
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -79,12 +81,12 @@ fn metrics_of_all_kinds_of_runs() {
     let text = || fs::read_to_string(&path).expect("it is there");
     let value = |name: &str| value(&text(), name, "prod", "");
     let valid = || {
-        let (good, said) = promtool(&["check", "metrics"], &text());
-        assert!(good && said.is_empty(), "{said}");
+        let (ok, output) = promtool(&["check", "metrics"], &text());
+        assert!(ok && output.is_empty(), "{output}");
     };
     run(&[web(1)], &etcd.url(), "--dry-run");
     assert!(!path.exists(), "a dry run leaves none");
-    // A failure first: all series are there.
+    // All series exist even if the first run fails.
     assert_eq!(run(&[web(1)], "http://127.0.0.1:1", "").code, 1);
     valid();
     let series = |text: &str| {
@@ -94,19 +96,19 @@ fn metrics_of_all_kinds_of_runs() {
     };
     let first = series(&text());
     assert!(first.len() > 20, "{first:?}");
-    same(value("last_finished_timestamp_seconds"), 0.0);
-    same(value("run_exit_code"), 1.0);
-    // A success, with a pod that is left out by mistake.
+    assert_same(value("last_finished_timestamp_seconds"), 0.0);
+    assert_same(value("run_exit_code"), 1.0);
+    // A success with one pod left out by a misconfiguration.
     let mut several = web(3);
     let ports = &mut several["spec"]["containers"][0]["ports"];
     *ports = serde_json::json!([{"containerPort": 1}, {"containerPort": 2}]);
     assert_eq!(run(&[web(1), web(2), several], &etcd.url(), "").code, 0);
     valid();
     assert_eq!(series(&text()), first);
-    same(value("pods_seen"), 3.0);
-    same(value("pods_published"), 2.0);
-    same(value("changes"), 2.0);
-    same(
+    assert_same(value("pods_seen"), 3.0);
+    assert_same(value("pods_published"), 2.0);
+    assert_same(value("changes"), 2.0);
+    assert_same(
         self::value(
             &text(),
             "pods_left_out",
@@ -117,9 +119,9 @@ fn metrics_of_all_kinds_of_runs() {
     );
     assert!(value("store_revision") > 1.0);
     let success = value("last_success_timestamp_seconds");
-    same(value("last_finished_timestamp_seconds"), success);
-    same(value("alarm"), 0.0);
-    // An alarm is a finished run, and no success; the same where its exit code is 0.
+    assert_same(value("last_finished_timestamp_seconds"), success);
+    assert_same(value("alarm"), 0.0);
+    // A run with an alarm is finished but not successful, also with `--alarm-exit-code 0`.
     for (more, code) in [
         ("", 3),
         ("--alarm-exit-code 0", 0),
@@ -127,24 +129,24 @@ fn metrics_of_all_kinds_of_runs() {
     ] {
         assert_eq!(run(&[], &etcd.url(), more).code, code);
         valid();
-        same(value("held"), 2.0);
-        same(value("servers_owned"), 2.0);
-        same(value("alarm"), 1.0);
-        same(value("run_exit_code"), f64::from(code));
-        same(value("last_success_timestamp_seconds"), success);
+        assert_same(value("held"), 2.0);
+        assert_same(value("servers_owned"), 2.0);
+        assert_same(value("alarm"), 1.0);
+        assert_same(value("run_exit_code"), f64::from(code));
+        assert_same(value("last_success_timestamp_seconds"), success);
     }
     let finished = value("last_finished_timestamp_seconds");
     assert!(finished > success);
-    same(value("last_run_timestamp_seconds"), finished);
-    // A failure keeps what was known.
+    assert_same(value("last_run_timestamp_seconds"), finished);
+    // A failed run keeps the values of the last finished one.
     assert_eq!(run(&[web(1)], "http://127.0.0.1:1", "").code, 1);
     valid();
-    same(value("run_exit_code"), 1.0);
-    same(value("last_success_timestamp_seconds"), success);
-    same(value("last_finished_timestamp_seconds"), finished);
+    assert_same(value("run_exit_code"), 1.0);
+    assert_same(value("last_success_timestamp_seconds"), success);
+    assert_same(value("last_finished_timestamp_seconds"), finished);
     assert!(value("last_run_timestamp_seconds") > finished);
-    same(value("held"), 2.0);
-    same(value("alarm"), 1.0);
+    assert_same(value("held"), 2.0);
+    assert_same(value("alarm"), 1.0);
     assert_eq!(series(&text()), first);
     assert_eq!(
         fs::read_dir(folder.path()).expect("a folder").count(),
@@ -154,7 +156,7 @@ fn metrics_of_all_kinds_of_runs() {
 }
 
 #[test]
-fn an_alarm_as_exit_code_0_hides_no_changes() {
+fn alarm_exit_code_0_still_reports_changes() {
     let etcd = Etcd::start();
     etcd.define("web");
     etcd.put(
@@ -170,7 +172,7 @@ fn an_alarm_as_exit_code_0_hides_no_changes() {
     assert!(bad.err.contains("--alarm-exit-code"), "{bad}");
 }
 
-/// Debian's Pushgateway, on a port of its own.
+/// Debian's Pushgateway on a free port.
 struct Pushgateway {
     child: Child,
     port: u16,
@@ -195,7 +197,7 @@ impl Pushgateway {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// What Prometheus would scrape.
+    /// The text that Prometheus would scrape.
     fn text(&self) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").ok()?;
@@ -213,7 +215,7 @@ impl Drop for Pushgateway {
 }
 
 #[test]
-fn a_real_pushgateway_holds_them_after_success_alarm_and_failure() {
+fn pushed_metrics_after_success_alarm_and_failure() {
     let etcd = Etcd::start();
     etcd.define("web");
     let gateway = Pushgateway::start();
@@ -229,35 +231,35 @@ fn a_real_pushgateway_holds_them_after_success_alarm_and_failure() {
     let dead = "http://127.0.0.1:1";
     run(&[web(1)], &etcd.url(), "--dry-run");
     assert!(!gateway.text().expect("it answers").contains("vulcanized_"));
-    // A first run that failed, and another owner's, which stays as it is.
+    // A failed first run, and one of another owner, whose metrics must not change afterwards.
     assert_eq!(run(&[], dead, "").code, 1);
-    same(value("run_exit_code", ""), 1.0);
-    same(value("last_finished_timestamp_seconds", ""), 0.0);
+    assert_same(value("run_exit_code", ""), 1.0);
+    assert_same(value("last_finished_timestamp_seconds", ""), 0.0);
     assert_eq!(run(&[], dead, "--owner other").code, 2, "given twice");
     let other = vulcanized(&format!("--owner other --etcd {dead} --pods - {push}"));
     other.input(kubectl([])).exits(1);
     let success = run(&[web(1), web(2)], &etcd.url(), "");
     assert_eq!((success.code, &*success.err), (0, ""), "{success}");
-    same(value("changes", "action=\"create\""), 2.0);
-    same(value("run_exit_code", ""), 0.0);
+    assert_same(value("changes", "action=\"create\""), 2.0);
+    assert_same(value("run_exit_code", ""), 0.0);
     let success = value("last_success_timestamp_seconds", "");
     assert!(success > 0.0);
     assert_eq!(run(&[], &etcd.url(), "").code, 3);
-    same(value("held", ""), 2.0);
-    same(value("alarm", ""), 1.0);
-    same(value("last_success_timestamp_seconds", ""), success);
+    assert_same(value("held", ""), 2.0);
+    assert_same(value("alarm", ""), 1.0);
+    assert_same(value("last_success_timestamp_seconds", ""), success);
     let finished = value("last_finished_timestamp_seconds", "");
     assert!(finished > success);
     let failed = run(&[web(1)], dead, "");
     assert!(failed.code == 1 && !failed.err.contains("push"), "{failed}");
-    same(value("run_exit_code", ""), 1.0);
-    same(value("held", ""), 2.0);
-    same(value("alarm", ""), 1.0);
-    same(value("last_success_timestamp_seconds", ""), success);
-    same(value("last_finished_timestamp_seconds", ""), finished);
+    assert_same(value("run_exit_code", ""), 1.0);
+    assert_same(value("held", ""), 2.0);
+    assert_same(value("alarm", ""), 1.0);
+    assert_same(value("last_success_timestamp_seconds", ""), success);
+    assert_same(value("last_finished_timestamp_seconds", ""), finished);
     let text = gateway.text().expect("it answers");
-    same(self::value(&text, "run_exit_code", "other", ""), 1.0);
-    // With a file beside it both say the same.
+    assert_same(self::value(&text, "run_exit_code", "other", ""), 1.0);
+    // With `--metrics-file` too, the file and the Pushgateway have the same values.
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("vulcanized.prom");
     let both = format!("--metrics-file {}", file.display());
@@ -268,12 +270,12 @@ fn a_real_pushgateway_holds_them_after_success_alarm_and_failure() {
         "run_duration_seconds",
         "servers_owned",
     ] {
-        same(value(name, ""), self::value(&text, name, "prod", ""));
+        assert_same(value(name, ""), self::value(&text, name, "prod", ""));
     }
 }
 
 #[test]
-fn a_pushgateway_that_is_down_costs_a_warning() {
+fn an_unreachable_pushgateway_is_a_warning() {
     let etcd = Etcd::start();
     etcd.define("web");
     let [port] = free_ports();
@@ -287,7 +289,7 @@ fn a_pushgateway_that_is_down_costs_a_warning() {
             )
         );
     }
-    // One that takes nothing.
+    // A path that the Pushgateway does not serve.
     let gateway = Pushgateway::start();
     let wrong = format!("--metrics-push {}/nothing-here", gateway.url());
     let answer = run(&etcd.url(), &[web(1)], &wrong).exits(0);
@@ -307,10 +309,10 @@ fn a_pushgateway_that_is_down_costs_a_warning() {
     }
 }
 
-/// A name, series with their values, and what must fire.
+/// A name, series with their values, and the expected alerts.
 type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], String);
 
-/// The alerts that fire at a time, of those with these series.
+/// Runs `promtool test rules` with these series and expected alerts. Returns whether it passed, and its output.
 fn alerts_test(rules: &str, name: &str, series: &[(&str, &str)], alerts: &str) -> (bool, String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let write = |name: &str, text: &str| -> PathBuf {
@@ -331,7 +333,7 @@ fn alerts_test(rules: &str, name: &str, series: &[(&str, &str)], alerts: &str) -
     promtool(&["test", "rules", &test.display().to_string()], "")
 }
 
-/// One line of an `alert_rule_test`: whether this alert fires then, for the owner `prod`.
+/// One line of an `alert_rule_test`: at `at` the alert fires with this severity and these further labels, or not.
 fn alert(at: &str, name: &str, fires: Option<(&str, &str)>) -> String {
     let expected = match fires {
         None => "[]".to_owned(),
@@ -343,9 +345,9 @@ fn alert(at: &str, name: &str, fires: Option<(&str, &str)>) -> String {
 }
 
 #[test]
-fn the_alerts_fire_when_they_should() {
+fn alerts_fire_after_their_thresholds() {
     let [rules] = blocks("yaml").try_into().expect("one block");
-    // Expected annotations would have to be repeated: labels tell enough.
+    // Without annotations, which the expected alerts would have to repeat.
     let lines = rules.lines().filter(|line| !line.contains("annotations:"));
     let rules = lines.collect::<Vec<_>>().join("\n");
     let owner = r#"{owner="prod"}"#;
@@ -353,19 +355,19 @@ fn the_alerts_fire_when_they_should() {
     let last_run = format!("vulcanized_last_run_timestamp_seconds{owner}");
     let alarm = format!("vulcanized_alarm{owner}");
     let left_out = r#"vulcanized_pods_left_out{owner="prod",reason="with several ports"}"#;
-    let prod = |severity| Some((severity, ", owner: prod"));
+    let of_prod = |severity| Some((severity, ", owner: prod"));
     let stale = |at, fires: bool| {
         alert(
             at,
             "VulcanizedStale",
-            fires.then_some(prod("page")).flatten(),
+            fires.then_some(of_prod("page")).flatten(),
         )
     };
     let alarms = |at, fires: bool| {
         alert(
             at,
             "VulcanizedAlarm",
-            fires.then_some(prod("page")).flatten(),
+            fires.then_some(of_prod("page")).flatten(),
         )
     };
     let missing = |at, fires: bool| alert(at, "VulcanizedMissing", fires.then_some(("page", "")));
@@ -378,7 +380,7 @@ fn the_alerts_fire_when_they_should() {
     };
     let cases: [Case; 7] = [
         (
-            "in order",
+            "healthy",
             &[
                 (&finished, "0+60x1440"),
                 (&last_run, "0+60x1440"),
@@ -428,7 +430,7 @@ fn the_alerts_fire_when_they_should() {
         (
             "left out",
             &[(left_out, "2x60")],
-            alert("30m", "VulcanizedPodsLeftOut", prod("ticket")),
+            alert("30m", "VulcanizedPodsLeftOut", of_prod("ticket")),
         ),
         (
             "CronJobs",
@@ -444,9 +446,10 @@ fn the_alerts_fire_when_they_should() {
     }
 }
 
+/// Checks the alerts of a case, and that the check fails with rules that never fire.
 fn check_alerts(rules: &str, (name, series, alerts): &Case) {
-    let (good, said) = alerts_test(rules, name, series, alerts);
-    assert!(good, "{name}: {said}");
+    let (ok, output) = alerts_test(rules, name, series, alerts);
+    assert!(ok, "{name}: {output}");
     let broken = rules
         .replace(" > 300", " > 1e12")
         .replace("> 0", "> 99")
@@ -464,9 +467,9 @@ fn the_alert_rules_are_valid() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("rules.yaml");
     fs::write(&path, &rules).expect("it is written");
-    let (good, said) = promtool(&["check", "rules", &path.display().to_string()], "");
-    assert!(good && said.contains("6 rules found"), "{said}");
-    // They speak of metrics that there are.
+    let (ok, output) = promtool(&["check", "rules", &path.display().to_string()], "");
+    assert!(ok && output.contains("6 rules found"), "{output}");
+    // The rules use only metrics that exist.
     let reference = vulcanized("--generate reference").exits(0).out;
     let names = rules.split(|c: char| !c.is_ascii_lowercase() && c != '_');
     let names = names.filter(|name| name.starts_with("vulcanized_"));

@@ -1,4 +1,4 @@
-//! What runs around the program: crontab, units, metrics, the manifest's schema.
+//! Operating the program: crontab, systemd units, output that cannot be written, log format, the static binary.
 
 use std::fs;
 use std::io::Write as _;
@@ -35,7 +35,7 @@ fn the_crontab_line_works_as_pasted() {
         "/usr/local/bin/vulcanized",
         &program().display().to_string(),
     );
-    // What cron gives: this PATH (see `sh`), the user's home, and no KUBECONFIG.
+    // cron sets PATH (see `sh`), HOME and SHELL, and no KUBECONFIG.
     let home = folder.path().display().to_string();
     fs::create_dir(folder.path().join(".kube")).expect("a folder");
     fs::copy(kubeconfig.path(), folder.path().join(".kube/config")).expect("it is copied");
@@ -53,7 +53,7 @@ fn the_crontab_line_works_as_pasted() {
 }
 
 #[test]
-fn the_units_are_valid() {
+fn the_systemd_units_are_valid() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let [service, timer] = blocks("systemd").try_into().expect("two units");
     let service = service.replace(
@@ -77,10 +77,10 @@ fn the_units_are_valid() {
             stdout,
             stderr,
         } = output.expect("systemd-analyze: run `tests/setup`");
-        let said = [stdout, stderr]
+        let output = [stdout, stderr]
             .map(|text| String::from_utf8(text).expect("UTF-8"))
             .concat();
-        (status.success(), said)
+        (status.success(), output)
     };
     let security = |path: &PathBuf| {
         let output = Command::new("systemd-analyze")
@@ -90,7 +90,7 @@ fn the_units_are_valid() {
             .expect("systemd-analyze: run `tests/setup`");
         Answer::from(output)
     };
-    // 20 is an exposure of 2.0 of 10, where a unit without such settings has 9.6.
+    // 20 means an exposure of 2.0 out of 10. A unit without hardening has 9.6.
     let exposed = security(&service);
     assert!(exposed.code == 0, "{exposed}");
     let bare = write(
@@ -98,16 +98,16 @@ fn the_units_are_valid() {
         "[Service]\nType=oneshot\nExecStart=/bin/true\n",
     );
     assert!(security(&bare).code != 0, "the check can fail");
-    let (good, said) = verify(&[&service, &timer]);
-    assert!(good && !said.contains("vulcanized."), "{said}");
+    let (ok, output) = verify(&[&service, &timer]);
+    assert!(ok && !output.contains("vulcanized."), "{output}");
     let broken = write(
         "broken.service",
         "[Service]\nType=oneshot\nExecStartt=/bin/true\n",
     );
-    let (good, said) = verify(&[&broken]);
+    let (ok, output) = verify(&[&broken]);
     assert!(
-        !good || said.contains("ExecStartt"),
-        "the check can fail: {said}"
+        !ok || output.contains("ExecStartt"),
+        "the check can fail: {output}"
     );
 }
 
@@ -131,9 +131,9 @@ fn a_metrics_file_that_cannot_be_written() {
     );
     assert!(
         answer.out.contains("1 created"),
-        "the work itself is done: {answer}"
+        "all changes are applied: {answer}"
     );
-    // A full disk: a file system of no size to speak of, in a mount namespace of its own.
+    // A full disk: a file system of 4 KiB in a mount namespace.
     let full = folder.path().join("full");
     fs::create_dir(&full).expect("a folder");
     let script = format!(
@@ -163,7 +163,7 @@ fn a_metrics_file_that_cannot_be_written() {
     assert!(answer.err.contains("No space left on device"), "{answer}");
     assert!(
         answer.out.ends_with("2\n"),
-        "the old file stays, nothing else is left: {answer}"
+        "the old file is unchanged, no other file is left: {answer}"
     );
 }
 
@@ -172,7 +172,7 @@ fn pod_text() -> String {
 }
 
 #[test]
-fn a_closed_stdout_is_no_failure() {
+fn a_closed_stdout_is_not_a_failure() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     let pods = folder.path().join("pods.json");
@@ -198,7 +198,7 @@ fn a_closed_stdout_is_no_failure() {
 }
 
 #[test]
-fn a_full_stdout_does_not_leave_half_of_a_plan() {
+fn a_full_stdout_does_not_stop_applying() {
     let etcd = Etcd::start();
     etcd.define("web");
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -227,7 +227,7 @@ fn a_full_stdout_does_not_leave_half_of_a_plan() {
         answer.code == 1 && answer.err.contains(unwritten),
         "{answer}"
     );
-    // More than one transaction takes.
+    // 250 changes take more than one transaction.
     let answer = run("");
     assert_eq!(
         etcd.keys("/vulcand/backends/web/servers/").len(),
@@ -239,7 +239,7 @@ fn a_full_stdout_does_not_leave_half_of_a_plan() {
 }
 
 #[test]
-fn a_plan_that_comes_too_late_is_not_applied() {
+fn a_plan_after_the_timeout_is_not_applied() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (store, pods) = (
         folder.path().join("store.json"),
@@ -277,19 +277,19 @@ fn log_lines_in_json() {
     }
 }
 
-/// The static binary in a folder with nothing else, in a network of its own: it finds etcd by a name of
-/// `/etc/hosts`, and by one that only a DNS server knows, and trusts the CA it is given.
+/// The static binary in a chroot and a network namespace: it resolves etcd's name through `/etc/hosts` and through a
+/// DNS server, and trusts the CA of `--cacert`.
 #[test]
-fn the_static_binary_needs_nothing() {
+fn the_static_binary_runs_in_an_empty_chroot() {
     let binary = root().join("target/static/vulcanized");
     assert!(binary.exists(), "no static binary: run `tests/static`");
     let ldd = Command::new("ldd").arg(&binary).output().expect("ldd runs");
-    let said = [ldd.stdout, ldd.stderr]
+    let linkage = [ldd.stdout, ldd.stderr]
         .map(|text| String::from_utf8(text).expect("UTF-8"))
         .concat();
     assert!(
-        said.contains("statically linked") || said.contains("not a dynamic"),
-        "{said}"
+        linkage.contains("statically linked") || linkage.contains("not a dynamic"),
+        "{linkage}"
     );
     let size = fs::metadata(&binary).expect("it is there").len();
     assert!(size < 10 << 20, "{size} bytes");
@@ -322,7 +322,7 @@ fn the_static_binary_needs_nothing() {
     assert_eq!(answer.out.matches("1 created").count(), 2, "{answer}");
 }
 
-/// Answers each question for an address with 127.0.0.1, and each other with nothing.
+/// Answers queries for the address of `by-dns` with 127.0.0.1, and all others without a record.
 const DNS: &str = r#"
 import socket
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -337,7 +337,7 @@ while True:
     server.sendto(head + query[12:end] + record, client)
 "#;
 
-/// Runs in the network namespace: all ports are free there, and none reach outside.
+/// Runs in the network namespace, where all ports are free and nothing outside is reachable.
 const CHROOT: &str = r#"
 set -euo pipefail
 ip link set lo up

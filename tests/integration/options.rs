@@ -1,4 +1,4 @@
-//! The command line and its environment.
+//! Options and environment variables.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ fn dry_run(folder: &tempfile::TempDir, arguments: &str) -> Program {
 }
 
 #[test]
-fn an_empty_variable_is_absent_and_some_values_switch_a_flag_off() {
+fn empty_and_falsey_environment_variables() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for off in ["", "0", "false", "No", "off"] {
         // `--pods` conflicts with `--all-namespaces` and `--selector`.
@@ -39,7 +39,7 @@ fn an_empty_variable_is_absent_and_some_values_switch_a_flag_off() {
 }
 
 #[test]
-fn a_variable_that_nothing_reads_is_warned_of() {
+fn unknown_environment_variables_are_warnings() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let answer = dry_run(&folder, "--dry-run")
         .env("VULCANIZED_NAMESPACES", "shop")
@@ -57,12 +57,12 @@ fn a_variable_that_nothing_reads_is_warned_of() {
     );
     assert!(
         answer.out.contains("http://10.0.0.1:8080"),
-        "the pod's own port, not the Service's: {answer}"
+        "the port of the pod, not of the Service: {answer}"
     );
 }
 
 #[test]
-fn the_longest_time_is_no_abort() {
+fn huge_timeouts_do_not_panic() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     for option in ["--timeout", "--request-timeout"] {
@@ -78,9 +78,9 @@ fn the_longest_time_is_no_abort() {
     }
 }
 
-/// A dry run is approved by its hash: exactly that plan is applied, or nothing.
+/// `--expect` takes the hash of a dry run: that plan is applied, or nothing.
 #[test]
-fn a_plan_is_applied_as_expected_or_not_at_all() {
+fn only_the_expected_plan_is_applied() {
     let etcd = Etcd::start();
     etcd.define("web");
     let pods = |count: u8| {
@@ -112,7 +112,7 @@ fn a_plan_is_applied_as_expected_or_not_at_all() {
         "{lines}"
     );
     let revision = etcd.revision();
-    // Another pod meanwhile, another hash, and what another writer did.
+    // Not applied: a plan for other pods, and a plan with another hash.
     let expect = format!("--expect {hash}");
     for (more, pods) in [(&*expect, &pods(1)), ("--expect 00000000", &two)] {
         let answer = run(more, pods);
@@ -123,13 +123,14 @@ fn a_plan_is_applied_as_expected_or_not_at_all() {
         );
         assert_eq!(etcd.revision(), revision, "{answer}");
     }
-    let theirs = "/vulcand/backends/web/servers/10.0.0.1";
-    etcd.put(theirs, r#"{"URL":"http://10.9.9.9:80"}"#);
+    // Nor after another writer has taken a key.
+    let foreign = "/vulcand/backends/web/servers/10.0.0.1";
+    etcd.put(foreign, r#"{"URL":"http://10.9.9.9:80"}"#);
     let written = etcd.revision();
     let answer = run(&expect, &two);
     assert_eq!(answer.code, 5, "{answer}");
     assert_eq!(etcd.revision(), written, "{answer}");
-    etcd.delete(theirs);
+    etcd.delete(foreign);
     let answer = run(&expect, &two);
     assert_eq!(answer.code, 0, "{answer}");
     assert_eq!(
@@ -137,7 +138,7 @@ fn a_plan_is_applied_as_expected_or_not_at_all() {
         2,
         "{answer}"
     );
-    // 5 is worse than 3 and 4, and nothing else is worse than 1.
+    // 5 takes precedence over 3. A hash with seven digits is a usage error.
     etcd.put(
         "/vulcand/backends/web/servers/blue",
         r#"{"URL":"http://10.9.9.9:80","Owner":"blue","Scope":"x"}"#,
@@ -152,7 +153,7 @@ fn a_plan_is_applied_as_expected_or_not_at_all() {
 }
 
 #[test]
-fn an_endpoint_is_scheme_host_and_port() {
+fn endpoints_with_more_than_scheme_host_and_port_are_rejected() {
     for (endpoint, why) in [
         (
             "http://etcd:99999",
@@ -189,15 +190,15 @@ fn an_endpoint_is_scheme_host_and_port() {
     }
 }
 
-/// Somebody writes after both sides were listed: the plan is made anew, and applied only if it is still the
-/// expected one.
+/// Another writer changes the store after it was listed: the run plans again, and applies the new plan only if it is
+/// the expected one.
 #[test]
-fn a_foreign_write_between_list_and_apply_is_expected_or_not() {
-    let theirs = r#"{"URL":"http://10.9.9.9:80"}"#;
+fn a_foreign_write_between_list_and_apply_with_expect() {
+    let foreign = r#"{"URL":"http://10.9.9.9:80"}"#;
     for (key, expected) in [
-        // Nothing of the plan changes by it.
+        // The plan stays the same.
         ("/vulcand/backends/web/servers/hand", true),
-        // The key is taken.
+        // The plan changes: one of its keys is taken.
         ("/vulcand/backends/web/servers/10.0.0.1", false),
     ] {
         let etcd = Arc::new(Etcd::start());
@@ -211,7 +212,7 @@ fn a_foreign_write_between_list_and_apply_is_expected_or_not() {
         let api = Api::start(move |request, _| {
             // The first list is the dry run's.
             if seen.fetch_add(1, Ordering::SeqCst) == 1 {
-                other.put(key, theirs);
+                other.put(key, foreign);
             }
             list(&pods, request, 500)
         });
@@ -237,7 +238,7 @@ fn a_foreign_write_between_list_and_apply_is_expected_or_not() {
             assert_eq!(
                 etcd.revision(),
                 revision + 1,
-                "theirs and no other: {answer}"
+                "only the foreign write: {answer}"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! Taking over from Amdatu Vulcanized and romulus, from the keys that they wrote: from the first dry run to the
-//! last leftover, on both APIs of a real etcd.
+//! Migrating from Amdatu Vulcanized and romulus, with the keys that they wrote: from the first dry run to the deletion
+//! of the last leftover entry, on both APIs of a real etcd.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::support::api::{Api, kubectl, pod};
 use crate::support::etcd::Etcd;
 use crate::support::program::{Answer, Program, vulcanized};
 
-/// The store that a predecessor has filled, over one of its APIs.
+/// A store with a predecessor's keys, accessed through one of etcd's APIs.
 struct Store {
     etcd: Etcd,
     v2: bool,
@@ -18,7 +18,7 @@ struct Store {
 const BACKENDS: &str = "/vulcan/backends/";
 
 impl Store {
-    /// Keys below `/vulcan/` with their values.
+    /// A store with these keys below `/vulcan/`.
     fn new(v2: bool, keys: &[(&str, &str)]) -> Self {
         let etcd = Etcd::start();
         let store = Self { etcd, v2 };
@@ -47,7 +47,7 @@ impl Store {
         }
     }
 
-    /// The owners of the servers, by `backend/id`; empty without one.
+    /// The owners of the servers by `backend/id`; an unmarked server has the empty owner.
     fn owners(&self) -> BTreeMap<String, String> {
         let keys = self.keys();
         let servers = keys.iter().filter_map(|(key, value)| {
@@ -67,13 +67,13 @@ impl Store {
         })
     }
 
-    /// A run on these pods, without a prefix unless `more` gives it.
+    /// Runs with these pods. The prefix is detected unless `more` sets it.
     fn run(&self, pods: &[Value], more: &str) -> Answer {
         let program = self.program(&format!("--owner prod --pods - {more}"));
         program.input(kubectl(pods.iter().cloned())).run()
     }
 
-    /// Removes a server as the recipe does, with `etcdctl`.
+    /// Deletes a server by hand, as the recipe says.
     fn remove(&self, server: &str) {
         let (backend, id) = server.split_once('/').expect("a backend and an id");
         let key = format!("{BACKENDS}{backend}/servers/{id}");
@@ -85,6 +85,7 @@ impl Store {
     }
 }
 
+/// Pairs of `backend/id` and owner.
 fn owners(owned: &[(&str, &str)]) -> BTreeMap<String, String> {
     let owned = owned.iter();
     owned
@@ -98,7 +99,7 @@ const FRONTEND: (&str, &str) = (
     r#"{"Type": "http", "BackendId": "web", "Route": "Path(`/`)"}"#,
 );
 
-/// The first releases: a backend for each `name` label, ids are addresses.
+/// The first releases: backends are named by the label `name`, server ids are addresses.
 fn from_amdatu_vulcanized(v2: bool) {
     let store = Store::new(
         v2,
@@ -127,27 +128,27 @@ fn from_amdatu_vulcanized(v2: bool) {
     };
     let pods = [web(1), web(2), web(3)];
     let before = store.keys();
-    // Without the prefix it says where the keys are.
-    let lost = store.run(&pods, "--dry-run");
-    assert_eq!(lost.code, 1, "{lost}");
+    // Without the prefix, the error names the place of the keys.
+    let hint = store.run(&pods, "--dry-run");
+    assert_eq!(hint.code, 1, "{hint}");
     assert!(
-        lost.err
+        hint.err
             .contains("under `/vulcan/`, where Amdatu Vulcanized"),
-        "{lost}"
+        "{hint}"
     );
     let look = store.run(&pods, "--prefix /vulcan --dry-run");
     assert_eq!(look.code, 0, "{look}");
     assert!(look.out.contains("2 served by unmarked entries"), "{look}");
     assert!(!look.out.contains("finding"), "{look}");
     assert_eq!(store.keys(), before);
-    // The old tool is stopped.
+    // The predecessor is stopped from here on.
     let adopted = store.run(&pods, "--prefix /vulcan --adopt unmarked");
     assert_eq!(adopted.code, 0, "{adopted}");
     let mut wanted = owners(&[
         ("web/10.0.0.1", "prod"),
         ("web/10.0.0.2", "prod"),
         ("web/10.0.0.3", "prod"),
-        // What vanished while the old tool was down.
+        // Its pod disappeared while the predecessor was stopped.
         ("web/10.0.0.9", ""),
     ]);
     assert_eq!(store.owners(), wanted);
@@ -164,7 +165,7 @@ fn from_amdatu_vulcanized(v2: bool) {
     for key in others.map(|key| format!("/vulcan/{key}")) {
         assert_eq!(store.keys()[&key], before[&key], "{key}");
     }
-    // From now on they are deleted with their pods.
+    // Adopted servers are deleted with their pods.
     store.run(&pods[..2], "--prefix /vulcan");
     wanted.remove("web/10.0.0.3");
     assert_eq!(store.owners(), wanted);
@@ -180,7 +181,8 @@ fn from_amdatu_vulcanized_on_etcd_v3() {
     from_amdatu_vulcanized(false);
 }
 
-/// Later releases: `<namespace>-<name>`, which a job for each namespace makes, with an owner of its own.
+/// Later releases: backends are named `<namespace>-<name>`. A job for each namespace, with its own owner, replaces
+/// them.
 fn from_later_amdatu_vulcanized(v2: bool) {
     let mut keys = Vec::new();
     for (backend, n) in [("default-web", 1), ("shop-web", 2), ("shop-web", 9)] {
@@ -195,7 +197,7 @@ fn from_later_amdatu_vulcanized(v2: bool) {
         pod("shop", "web-2", "web", "10.0.0.2"),
         pod("shop", "web-3", "web", "10.0.0.3"),
     ];
-    // Of several namespaces at once such ids could not be told apart.
+    // Such ids are ambiguous when a run covers several namespaces.
     let both = store.run(&pods, "--prefix /vulcan --backend {namespace}-{name}");
     assert_eq!(both.code, 2, "{both}");
     let api = Api::pods(pods, 100);
@@ -226,7 +228,7 @@ fn from_later_amdatu_vulcanized(v2: bool) {
     assert_eq!(store.owners(), wanted);
     store.remove("shop-web/10.0.0.9");
     wanted.remove("shop-web/10.0.0.9");
-    // Each looks after its own namespace and leaves the other's alone.
+    // Each job leaves the entries of the other namespace unchanged.
     for (namespace, servers) in [("default", 1), ("shop", 2), ("default", 1)] {
         let again = run(namespace, "");
         let in_sync = format!("in sync: {servers} unchanged");
@@ -245,7 +247,7 @@ fn from_later_amdatu_vulcanized_on_etcd_v3() {
     from_later_amdatu_vulcanized(false);
 }
 
-/// romulus: `<name>.<namespace>`, definitions with settings, ids are addresses.
+/// romulus: backends are named `<name>.<namespace>`, definitions have settings, server ids are addresses.
 fn from_romulus(v2: bool) {
     let settings =
         r#"{"Type":"http","Settings":{"KeepAlive":{"MaxIdleConnsPerHost":128,"Period":"4s"}}}"#;
@@ -293,7 +295,7 @@ fn from_romulus(v2: bool) {
     assert!(again.out.starts_with("in sync: 2 unchanged\n"), "{again}");
     assert_eq!(store.owners(), wanted);
     let definition = &store.keys()[&format!("{BACKENDS}example.default/backend")];
-    assert_eq!(definition, settings, "its settings stay");
+    assert_eq!(definition, settings, "the settings are unchanged");
 }
 
 #[test]
@@ -306,15 +308,15 @@ fn from_romulus_on_etcd_v3() {
     from_romulus(false);
 }
 
-/// What is wrong with a predecessor's keys is found where they are, and each command names a key there.
+/// Findings about a predecessor's keys, and their commands, name keys under the predecessor's prefix.
 #[test]
-fn findings_name_the_predecessors_keys() {
+fn findings_name_keys_under_the_predecessors_prefix() {
     for v2 in [true, false] {
         let store = Store::new(
             v2,
             &[
                 ("backends/web/backend", HTTP),
-                // Early romulus: ids of its own, and durations as numbers, which vulcand refuses.
+                // Early romulus: UUIDs as backend ids, and durations as numbers, which vulcand rejects.
                 (
                     "backends/4f2c6a5e-0b1d-4e57-9d0a-1c2b3a4d5e6f/backend",
                     r#"{"Type":"http","Settings":{"Timeouts":{"Read":5000000000}}}"#,
@@ -329,7 +331,7 @@ fn findings_name_the_predecessors_keys() {
         );
         let pods = [pod("default", "web-1", "web", "10.0.0.1")];
         let answer = store.run(&pods, "--prefix /vulcan");
-        assert_eq!(answer.code, 3, "`null` crashes it: {answer}");
+        assert_eq!(answer.code, 3, "`null` crashes vulcand: {answer}");
         for key in [
             "4f2c6a5e-0b1d-4e57-9d0a-1c2b3a4d5e6f/backend",
             "gone/backend",
@@ -340,7 +342,7 @@ fn findings_name_the_predecessors_keys() {
             assert!(answer.out.contains(&key), "{key}: {answer}");
         }
         assert!(!answer.out.contains("/vulcand/"), "{answer}");
-        // Under another prefix it is one finding, with the prefix that would be right.
+        // If the run uses another prefix, they are one finding, which suggests `--prefix /vulcan`.
         store.put("/vulcand/backends/web/backend", HTTP);
         let beside = store.run(&pods, "");
         assert_eq!(beside.code, 0, "{beside}");

@@ -1,4 +1,4 @@
-//! Proxies on the way to the API server: kubectl takes the same way with the same kubeconfig and environment.
+//! Proxies to the API server: kubectl sends the same requests through them, with the same kubeconfig and environment.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::support::front::Front;
 use crate::support::program::{kubectl, vulcanized};
 
 #[test]
-fn each_kind_of_proxy_is_asked_as_kubectl_asks_it() {
+fn each_kind_of_proxy_gets_the_requests_kubectl_sends() {
     let authority = Authority::new();
     let leaf = authority.leaf("proxy", &["127.0.0.1"]);
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -47,9 +47,9 @@ fn each_kind_of_proxy_is_asked_as_kubectl_asks_it() {
         let pair = Some((certificate.as_path(), key.as_path())).filter(|_| kind == "https");
         let proxy = Front::proxy(kind, pair);
         let protocol = if secure { "https" } else { "http" };
-        // The name resolves nowhere: only the proxy knows it.
+        // The host name does not resolve: the proxy connects to 127.0.0.1 whatever the host.
         let ca = file("ca", &format!("{}{}", authority.pem, api.ca()));
-        // Where the server speaks plain HTTP, kubectl does not look at the cluster's CA.
+        // For a server with plain HTTP, kubectl ignores the cluster's CA, so the proxy's CA comes from the environment.
         let trusted = if secure {
             Path::new("/nonexistent")
         } else {
@@ -74,7 +74,7 @@ fn each_kind_of_proxy_is_asked_as_kubectl_asks_it() {
             .env(variable, &url)
             .env("SSL_CERT_FILE", trusted)
             .exits(0);
-        let ours = proxy.asked();
+        let ours = proxy.requests();
         let theirs = kubectl(kubeconfig.path())
             .env(variable, &url)
             .env("SSL_CERT_FILE", trusted)
@@ -85,9 +85,9 @@ fn each_kind_of_proxy_is_asked_as_kubectl_asks_it() {
             "{case}: {}",
             String::from_utf8_lossy(&theirs.stderr)
         );
-        let asked = proxy.asked();
-        // Both are asked for the same, but for the query of the list.
-        let plain = |line: &String| {
+        let all = proxy.requests();
+        // The requests are equal except for the query of the list.
+        let without_query = |line: &String| {
             let (before, after) = line.split_once('?').unwrap_or((line, ""));
             let after = after.split_once(" HTTP/1.1").map_or("", |(_, rest)| rest);
             format!("{before} {after}")
@@ -95,8 +95,11 @@ fn each_kind_of_proxy_is_asked_as_kubectl_asks_it() {
                 .trim()
                 .replace("  ", " ")
         };
-        let ours = ours.iter().map(plain).collect::<Vec<_>>();
-        let theirs = asked[ours.len()..].iter().map(plain).collect::<Vec<_>>();
+        let ours = ours.iter().map(without_query).collect::<Vec<_>>();
+        let theirs = all[ours.len()..]
+            .iter()
+            .map(without_query)
+            .collect::<Vec<_>>();
         assert_eq!(ours, theirs, "{case}");
         assert_eq!(ours.len(), 1, "{case}");
     }

@@ -1,4 +1,4 @@
-//! How etcd is reached: TLS, users, and everything that may answer in its place.
+//! Connections to etcd: TLS, users, and other servers that answer in its place.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -69,8 +69,8 @@ fn fails(folder: &Folder, arguments: &str, why: &[&str]) {
     let answer = folder.run(arguments);
     assert_eq!(answer.code, 1, "{arguments}\n{answer}");
     for why in why {
-        let said = answer.err.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(said.contains(why), "wanted `{why}`: {arguments}\n{answer}");
+        let err = answer.err.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(err.contains(why), "wanted `{why}`: {arguments}\n{answer}");
     }
     assert!(!answer.err.contains("s3cret"), "{answer}");
 }
@@ -182,7 +182,7 @@ fn user_matrix() {
             &denied,
             &["permission denied", "`/vulcand/backends/`"],
         );
-        // What may be read and not written.
+        // A user who may read but not write.
         etcd.add_reader("reader", "s3cret", BACKENDS);
         folder.pods(&[pod("default", "web-3", "web", "10.0.0.3")]);
         let reader = format!("{at} --user reader --password-file %password");
@@ -199,7 +199,7 @@ fn user_matrix() {
 }
 
 #[test]
-fn users_of_v2() {
+fn user_matrix_on_v2() {
     let folder = Folder::new();
     folder.write("password", "s3cret\n");
     folder.write("wrong", "s3cret-wrong");
@@ -226,9 +226,10 @@ fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
     let port = listener.local_addr().expect("bound").port();
     // It ends with the test's process.
     thread::spawn(move || {
-        let mut kept = Vec::new();
+        // The streams stay open.
+        let mut streams = Vec::new();
         for stream in listener.incoming().flatten() {
-            kept.push(stream.try_clone());
+            streams.push(stream.try_clone());
             serve(stream);
         }
     });
@@ -236,7 +237,7 @@ fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
 }
 
 #[test]
-fn whatever_else_may_be_there() {
+fn endpoints_that_do_not_answer_as_etcd() {
     let folder = Folder::new();
     let [closed] = free_ports();
     let silent = server(|_| {});
@@ -276,7 +277,7 @@ fn whatever_else_may_be_there() {
             &["closed the connection"],
         );
         check(&format!("http://127.0.0.1:{slammed}"), &["closed"]);
-        // Each endpoint with its own trouble.
+        // Each endpoint is reported with its own problem.
         check(
             &format!("http://127.0.0.1:{closed},http://127.0.0.1:{silent} {short}"),
             &[
@@ -310,7 +311,7 @@ fn whatever_else_may_be_there() {
 }
 
 #[test]
-fn v2_switched_off_says_so() {
+fn v2_switched_off_is_reported() {
     for version in VERSIONS {
         let settings = Settings {
             no_v2: true,
@@ -328,7 +329,7 @@ fn v2_switched_off_says_so() {
 }
 
 #[test]
-fn a_token_that_expires_in_mid_run_is_fetched_again() {
+fn a_token_that_expires_mid_run_is_renewed() {
     for version in VERSIONS {
         let settings = Settings {
             token_ttl: Some(1),
@@ -341,7 +342,7 @@ fn a_token_that_expires_in_mid_run_is_fetched_again() {
         let etcd = Arc::new(etcd);
         let store = Arc::clone(&etcd);
         let pods = [pod("default", "web-1", "web", "10.0.0.1")];
-        // The pods come when the token that the store was listed with has expired.
+        // The pods arrive after the token with which the store was listed has expired.
         let api = Api::start(move |request, _| {
             store.wait_until_tokens_expire();
             list(&pods, request, 500)

@@ -1,4 +1,4 @@
-//! `docs/recipes.md`, from beginning to end.
+//! The recipes of `docs/recipes.md`; those for predecessors are in `predecessors`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::support::api::{Api, kubectl, list, web};
 use crate::support::etcd::Etcd;
 use crate::support::program::{Answer, Program, vulcanized};
 
-/// A store file, and runs on it.
+/// A store file and the pods of the next run.
 struct World {
     folder: tempfile::TempDir,
     pods: Vec<Value>,
@@ -52,7 +52,7 @@ impl World {
         serde_json::from_str(&text).expect("JSON")
     }
 
-    /// `backend/id` and the owner of each server.
+    /// `backend/id` and owner of each server; `unmarked` without an owner.
     fn servers(&self) -> Vec<(String, String)> {
         let store = self.store();
         let servers = store.iter().filter_map(|(key, value)| {
@@ -60,7 +60,7 @@ impl World {
                 .strip_prefix("/vulcand/backends/")?
                 .split_once("/servers/")?;
             let value = serde_json::from_str::<Value>(value).expect("JSON");
-            let owner = value["Owner"].as_str().unwrap_or("nobody").to_owned();
+            let owner = value["Owner"].as_str().unwrap_or("unmarked").to_owned();
             Some((format!("{backend}/{id}"), owner))
         });
         servers.collect()
@@ -97,9 +97,9 @@ fn from_hand_made_entries() {
     assert!(look.out.contains("1 served by unmarked entries"), "{look}");
     world.run("--owner prod --adopt unmarked", 0);
     let mut wanted = owned("prod", &["web/10.0.0.1", "web/10.0.0.2"]);
-    wanted.extend(owned("nobody", &["web/other"]));
+    wanted.extend(owned("unmarked", &["web/other"]));
     assert_eq!(world.servers(), wanted);
-    // From now on they go with their pods.
+    // Adopted servers are deleted with their pods.
     let world = World {
         pods: vec![web(2)],
         ..world
@@ -109,7 +109,7 @@ fn from_hand_made_entries() {
 }
 
 #[test]
-fn adopt_unmarked_leaves_what_is_marked() {
+fn adopt_unmarked_does_not_change_marked_entries() {
     let blue =
         r#"{"URL":"http://10.0.0.1:8080","Owner":"blue","Scope":"file","Pod":"default/web-1"}"#;
     let world = World::new(&[DEFINED, ("/vulcand/backends/web/servers/10.0.0.1", blue)]).pods([1]);
@@ -144,7 +144,7 @@ fn another_template_for_backends() {
     world.run("--owner prod", 0);
     let both = world.run("--owner prod --backend {name}.svc", 3);
     assert!(both.out.contains("held: backend web:"), "{both}");
-    assert_eq!(world.servers().len(), 4, "old and new ones");
+    assert_eq!(world.servers().len(), 4, "old and new servers");
     assert!(both.out.contains("--allow-deletes 2"), "{both}");
     world.run("--owner prod --backend {name}.svc --allow-deletes 2", 0);
     assert_eq!(
@@ -167,7 +167,7 @@ fn another_name_for_the_cluster() {
             .all(|value| !value.contains("\"old\""))
     );
     world.run("--owner prod --cluster new", 0);
-    // From the wrong cluster it takes nothing: its pods are not seen there.
+    // From the wrong cluster it deletes nothing: the entries' pods are not in its list.
     let elsewhere = World {
         pods: vec![web(9)],
         ..world
@@ -215,7 +215,7 @@ fn blue_and_green() {
 }
 
 #[test]
-fn leaving() {
+fn leaving_deletes_every_entry_of_the_owner() {
     let world = World::new(&[
         DEFINED,
         (
@@ -228,20 +228,20 @@ fn leaving() {
     let world = world.pods([]);
     world.run("--owner prod --cluster main", 3);
     world.run("--owner prod --cluster main --allow-empty", 0);
-    assert_eq!(world.servers(), owned("nobody", &["web/by-hand"]));
+    assert_eq!(world.servers(), owned("unmarked", &["web/by-hand"]));
 }
 
 #[test]
 fn a_renewed_ca() {
     let fingerprints = ["11111111", "22222222"];
     let world = World::new(&[DEFINED]).pods([1, 2, 3]);
-    // With a name nothing is to be done, and the entries keep the spelling that they have.
+    // With a name there is nothing to do; the entries keep the old fingerprint.
     world.run("--owner named --cluster main@11111111", 0);
     let before = world.store();
     let after = world.run("--owner named --cluster main@22222222", 0);
     assert!(after.out.starts_with("in sync"), "{after}");
     assert_eq!(world.store(), before);
-    // Without one they are out of scope, until they are adopted once.
+    // Without a name the entries are out of scope until they are adopted.
     let world = World::new(&[DEFINED]).pods([1, 2, 3]);
     world.run(&format!("--owner prod --cluster {}", fingerprints[0]), 0);
     let renewed = format!("--owner prod --cluster {}", fingerprints[1]);
@@ -271,7 +271,7 @@ fn pods_moved_to_another_cluster() {
 }
 
 #[test]
-fn leaving_as_pasted() {
+fn the_leaving_recipe_as_pasted() {
     let etcd = Etcd::start();
     etcd.define("web");
     vulcanized("--owner prod --cluster main@3f2a91c0 --pods -")
@@ -280,7 +280,8 @@ fn leaving_as_pasted() {
         .input(kubectl([web(1), web(2)]))
         .exits(0);
     assert_eq!(etcd.keys("/vulcand/backends/web/servers/").len(), 2);
-    let block = shell_block("leaving_as_pasted").replace("http://127.0.0.1:2379", &etcd.url());
+    let block =
+        shell_block("the_leaving_recipe_as_pasted").replace("http://127.0.0.1:2379", &etcd.url());
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_vulcanized"));
     let bin = program.parent().expect("a folder").display();
     let answer = sh(&block, &[("PATH", &format!("{bin}:/usr/bin:/bin"))]);
@@ -320,7 +321,7 @@ fn from_etcd_v2_to_v3() {
     }
     assert_eq!(etcd.keys("/vulcand/backends/web/servers/").len(), 2);
     let before = etcd.below_v2("/vulcand/backends/web/servers");
-    assert_eq!(before.len(), 2, "the first store is as it was");
+    assert_eq!(before.len(), 2, "the v2 store is unchanged");
 }
 
 #[test]
@@ -335,7 +336,7 @@ fn a_job_that_moves_behind_a_gateway() {
             .kubeconfig(&kubeconfig)
             .run()
     };
-    // With the same name on both sides there is nothing to do.
+    // With the same name for both there is nothing to do.
     let etcd = Etcd::start();
     etcd.define("web");
     assert_eq!(run(&direct, &etcd, "--cluster main").code, 0);
@@ -344,7 +345,7 @@ fn a_job_that_moves_behind_a_gateway() {
         moved.code == 0 && moved.out.starts_with("in sync"),
         "{moved}"
     );
-    // Without one the entries are taken over once, and none is lost.
+    // Without a name the entries are adopted once, and none is deleted.
     let etcd = Etcd::start();
     etcd.define("web");
     assert_eq!(run(&direct, &etcd, "").code, 0);

@@ -1,4 +1,4 @@
-//! The commands that findings print for etcd v3: each is run, does what it says, and repairs the tree.
+//! The commands that findings print for etcd v3: each is run, its effect is checked, and together they repair the tree.
 
 use std::process::Command;
 
@@ -19,9 +19,9 @@ fn run(etcd: &Etcd, layout: &str) -> Answer {
     vulcanized(&options).input(kubectl(pods)).run()
 }
 
-/// Runs each printed command and checks its effect; returns how many there were.
+/// Runs each printed command and checks its effect. Returns how many there were.
 #[track_caller]
-fn obey(etcd: &Etcd, answer: &Answer) -> usize {
+fn run_commands(etcd: &Etcd, answer: &Answer) -> usize {
     let lines = answer.out.lines().map(str::trim);
     let commands = lines.filter(|line| line.starts_with("etcdctl "));
     let mut count = 0;
@@ -33,36 +33,37 @@ fn obey(etcd: &Etcd, answer: &Answer) -> usize {
             .output();
         let output = shell.expect("a shell runs");
         assert!(output.status.success(), "{command}: {output:?}");
-        let words = command.split('\'').collect::<Vec<_>>();
+        let parts = command.split('\'').collect::<Vec<_>>();
         let value = |key: &str| {
             let found = etcd.get(key).into_iter().find(|(found, _)| found == key);
             found.map(|(_, value)| value)
         };
-        match *words.as_slice() {
+        match *parts.as_slice() {
             ["etcdctl put ", key, " ", wanted, " --endpoints=", _, ""] => {
                 assert_eq!(value(key).as_deref(), Some(wanted), "{command}");
             }
             ["etcdctl del ", key, " --endpoints=", _, ""] => {
                 assert_eq!(value(key), None, "{command}");
             }
-            _ => panic!("what does this do? {command}"),
+            _ => panic!("unexpected command: {command}"),
         }
     }
     count
 }
 
-/// Repairs a tree with these keys below `prefix`, beside what defines `web`.
+/// Runs the printed commands on a tree with these keys below `prefix` until there are none, and checks that both pods
+/// are published without findings.
 #[track_caller]
-fn is_repaired(layout: &str, prefix: &str, defined: &[(&str, &str)], broken: &[(&str, &str)]) {
+fn assert_repaired(layout: &str, prefix: &str, defined: &[(&str, &str)], broken: &[(&str, &str)]) {
     let etcd = Etcd::start();
     for (key, value) in defined.iter().chain(broken) {
         etcd.put(&format!("{prefix}{key}"), value);
     }
     let first = run(&etcd, layout);
-    assert_ne!(obey(&etcd, &first), 0, "{broken:?}: {first}");
+    assert_ne!(run_commands(&etcd, &first), 0, "{broken:?}: {first}");
     let mut answer = run(&etcd, layout);
     for _ in 0..3 {
-        if obey(&etcd, &answer) == 0 {
+        if run_commands(&etcd, &answer) == 0 {
             break;
         }
         answer = run(&etcd, layout);
@@ -71,12 +72,12 @@ fn is_repaired(layout: &str, prefix: &str, defined: &[(&str, &str)], broken: &[(
     assert!(!answer.out.contains("finding"), "{broken:?}: {answer}");
     assert!(!answer.out.contains("not defined"), "{broken:?}: {answer}");
     let servers = etcd.keys(prefix).into_iter();
-    let ours = servers.filter(|key| key.contains("10.0.0.0") || key.contains("10.0.0.1"));
-    assert_eq!(ours.count(), 2, "{broken:?}: {answer}");
+    let published = servers.filter(|key| key.contains("10.0.0.0") || key.contains("10.0.0.1"));
+    assert_eq!(published.count(), 2, "{broken:?}: {answer}");
 }
 
 #[test]
-fn what_is_printed_repairs_vulcands_tree() {
+fn printed_commands_repair_vulcands_tree() {
     let cases: &[&[(&str, &str)]] = &[
         &[],
         &[("shop/backend", "null")],
@@ -98,7 +99,7 @@ fn what_is_printed_repairs_vulcands_tree() {
         ],
     ];
     for broken in cases {
-        is_repaired(
+        assert_repaired(
             "vulcand",
             "/vulcand/backends/",
             &[("web/backend", HTTP)],
@@ -108,7 +109,7 @@ fn what_is_printed_repairs_vulcands_tree() {
 }
 
 #[test]
-fn what_is_printed_repairs_traefiks_tree() {
+fn printed_commands_repair_traefiks_tree() {
     let web = ("routers/web/service", "web");
     let shop = ("routers/shop/service", "shop");
     let url = "http://10.9.9.9:80";
@@ -124,6 +125,6 @@ fn what_is_printed_repairs_traefiks_tree() {
         &[shop, ("services/other/loadBalancer/servers/a/url", url)],
     ];
     for broken in cases {
-        is_repaired("traefik", "traefik/http/", &[web], broken);
+        assert_repaired("traefik", "traefik/http/", &[web], broken);
     }
 }

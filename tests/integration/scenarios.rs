@@ -1,6 +1,6 @@
-//! Each folder of `fixtures/scenarios` is a run: `pods.json` and `before.json` in, `plan.diff` and
-//! `after.json` out; then a run that has nothing left to do. The same is run in Traefik's layout, from
-//! `before.traefik.json`. `BLESS=1` accepts what comes out.
+//! Each folder of `fixtures/scenarios` is a scenario: `pods.json` and `before.json` are its input, `plan.diff`,
+//! `applied` and `after.json` the expected output of a dry run and a run; a second run must write nothing. Traefik's
+//! layout starts from `before.traefik.json`. `BLESS=1` accepts new output.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,17 +29,17 @@ struct Scenario {
 
 impl Scenario {
     fn open(folder: PathBuf) -> Self {
-        Self::of(folder, Layout::Vulcand)
+        Self::with_layout(folder, Layout::Vulcand)
     }
 
-    fn of(folder: PathBuf, layout: Layout) -> Self {
+    fn with_layout(folder: PathBuf, layout: Layout) -> Self {
         let name = folder
             .file_name()
             .expect("a name")
             .to_string_lossy()
             .into_owned();
         let store = tempfile::tempdir().expect("a temporary folder");
-        let before = folder.join(of_layout("before.json", layout));
+        let before = folder.join(file_of_layout("before.json", layout));
         fs::copy(before, store.path().join("store.json")).expect("the store before");
         Self {
             layout,
@@ -79,17 +79,19 @@ impl Scenario {
             .arg(self.folder.join("pods.json"))
     }
 
-    /// Compares with the file beside the inputs.
+    /// Compares with the golden file of this name in the scenario's folder.
     fn compare(&self, file: &str, got: &str) {
-        golden(&self.folder.join(of_layout(file, self.layout)), got);
+        golden(&self.folder.join(file_of_layout(file, self.layout)), got);
     }
 
     fn read(&self) -> String {
         fs::read_to_string(self.store()).expect("the store")
     }
 
+    /// Dry run, run and second run.
     fn check(&self) {
-        let said = |Answer { code, out, err }: Answer| format!("{out}{err}exit code {code}\n");
+        let transcript =
+            |Answer { code, out, err }: Answer| format!("{out}{err}exit code {code}\n");
         let before = self.read();
         let plan = self.program().arg("--dry-run").run();
         let colour = self
@@ -105,7 +107,7 @@ impl Scenario {
             self.name
         );
         assert_eq!(plan.code, colour.code);
-        // Paint is all the difference, and the only control character.
+        // Colour adds only escape sequences; otherwise there are no control characters.
         let mut plain = colour.out;
         for code in ["0", "1", "31", "32", "33", "36"] {
             plain = plain.replace(&format!("\u{1b}[{code}m"), "");
@@ -117,9 +119,9 @@ impl Scenario {
             "{}: a control character",
             self.name
         );
-        self.compare("plan.diff", &said(plan));
+        self.compare("plan.diff", &transcript(plan));
         let applied = self.program().run();
-        self.compare("applied", &said(applied));
+        self.compare("applied", &transcript(applied));
         self.compare("after.json", &self.read());
         let modified = fs::metadata(self.store())
             .expect("the store")
@@ -139,8 +141,8 @@ impl Scenario {
     }
 }
 
-/// `plan.diff` is `plan.traefik.diff` in Traefik's layout.
-fn of_layout(file: &str, layout: Layout) -> String {
+/// The name of a scenario's file in this layout: `plan.diff` is `plan.traefik.diff` for Traefik.
+fn file_of_layout(file: &str, layout: Layout) -> String {
     match (layout, file.split_once('.')) {
         (Layout::Vulcand, _) => file.to_owned(),
         (Layout::Traefik, Some((name, ending))) => format!("{name}.traefik.{ending}"),
@@ -152,14 +154,14 @@ fn of_layout(file: &str, layout: Layout) -> String {
 fn every_scenario_in_traefiks_layout() {
     let folders = fs::read_dir(folder()).expect("scenarios");
     let folders = folders.map(|entry| entry.expect("one").path());
-    // Traefik knows no definition that could be created.
-    let vulcands = |folder: &Path| {
+    // Traefik has no definitions to create.
+    let is_vulcand_only = |folder: &Path| {
         let args = fs::read_to_string(folder.join("args")).unwrap_or_default();
         args.contains("--create-backends")
     };
-    let folders = folders.filter(|folder| !vulcands(folder));
+    let folders = folders.filter(|folder| !is_vulcand_only(folder));
     let scenarios = folders
-        .map(|folder| Scenario::of(folder, Layout::Traefik))
+        .map(|folder| Scenario::with_layout(folder, Layout::Traefik))
         .collect::<Vec<_>>();
     assert!(scenarios.len() > 40, "the scenarios are there");
     for scenario in scenarios {
@@ -195,16 +197,16 @@ fn every_finding_and_its_healthy_twin() {
     let names = names
         .filter(|name| name.starts_with("finding_"))
         .collect::<Vec<_>>();
-    let (healthy, ill) = names
+    let (healthy, broken) = names
         .iter()
         .partition::<Vec<_>, _>(|name| name.ends_with("_healthy"));
-    assert!(ill.len() >= 10 && healthy.len() >= 10);
-    for name in healthy.into_iter().chain(ill) {
+    assert!(broken.len() >= 10 && healthy.len() >= 10);
+    for name in healthy.into_iter().chain(broken) {
         for layout in [Layout::Vulcand, Layout::Traefik] {
-            let scenario = Scenario::of(folder().join(name), layout);
+            let scenario = Scenario::with_layout(folder().join(name), layout);
             let answer = scenario.program().arg("--dry-run").run();
             let found = answer.out.matches("finding: ").count();
-            // Traefik does not mix services whose names begin alike.
+            // Unlike vulcand, Traefik does not mix up services with a common prefix.
             let harmless = layout == Layout::Traefik && name == "finding_bleeding";
             let expected = usize::from(!name.ends_with("_healthy") && !harmless);
             assert_eq!(found, expected, "{name}: {answer}");
@@ -213,7 +215,7 @@ fn every_finding_and_its_healthy_twin() {
 }
 
 #[test]
-fn lines_of_ours_are_not_wider_than_80_columns() {
+fn report_lines_fit_80_columns() {
     for entry in fs::read_dir(folder()).expect("scenarios") {
         for file in [
             "plan.diff",
@@ -222,17 +224,18 @@ fn lines_of_ours_are_not_wider_than_80_columns() {
             "applied.traefik",
         ] {
             let path = entry.as_ref().expect("one").path().join(file);
-            // Some scenarios are vulcand's alone.
+            // Some scenarios exist only in vulcand's layout.
             let optional = file.contains("traefik");
             let Ok(text) = fs::read_to_string(&path) else {
                 assert!(optional, "{}", path.display());
                 continue;
             };
             for line in text.lines() {
-                let values = ["+", "-", "@", "    ", "~"]
+                // Lines that hold keys, values or commands may be longer.
+                let is_data = ["+", "-", "@", "    ", "~"]
                     .iter()
                     .any(|sign| line.starts_with(sign));
-                let long = line.chars().count() > 80 && !values;
+                let long = line.chars().count() > 80 && !is_data;
                 assert!(!long, "{}: {line}", path.display());
             }
         }
@@ -249,7 +252,7 @@ fn everything_in_colour_and_in_json() {
         .arg("always")
         .run();
     everything.compare("plan.color", &colour.out);
-    assert!(colour.out.contains("\u{1b}[31m-{"), "what goes is red");
+    assert!(colour.out.contains("\u{1b}[31m-{"), "deletes are red");
     let dry = everything
         .program()
         .arg("--dry-run")
@@ -272,13 +275,13 @@ fn everything_in_colour_and_in_json() {
     assert_eq!(
         changes(&dry),
         changes(&applied),
-        "what is done is what was planned"
+        "a run applies what the dry run planned"
     );
     assert_ne!(changes(&dry).0.as_array().map_or(0, Vec::len), 0);
 }
 
 #[test]
-fn what_is_held_stays_until_its_number_is_given() {
+fn held_changes_need_their_number_in_allow_deletes() {
     for name in [
         "held_relabelled",
         "held_port",
@@ -306,7 +309,7 @@ fn what_is_held_stays_until_its_number_is_given() {
         let first = scenario.program().exits(3);
         let after = store();
         for key in &held {
-            assert_eq!(before.get(key), after.get(key), "{name}: {key} stays");
+            assert_eq!(before.get(key), after.get(key), "{name}: {key} is held");
         }
         for change in plan["changes"].as_array().expect("changes") {
             if change["action"] == "create" {
@@ -320,7 +323,7 @@ fn what_is_held_stays_until_its_number_is_given() {
             .out
             .split("--allow-deletes ")
             .nth(1)
-            .expect("it is printed");
+            .expect("the number is printed");
         let number = number
             .split(|c: char| !c.is_ascii_digit())
             .next()
@@ -337,7 +340,11 @@ fn what_is_held_stays_until_its_number_is_given() {
             less.code == 3 && less.out.contains("held: "),
             "{name}: {less}"
         );
-        assert_eq!(store(), after, "{name}: one less changes nothing");
+        assert_eq!(
+            store(),
+            after,
+            "{name}: a number that is too small releases no hold"
+        );
         let enough = with(number);
         assert!(!enough.out.contains("held: "), "{name}: {enough}");
         assert!(
@@ -348,7 +355,7 @@ fn what_is_held_stays_until_its_number_is_given() {
 }
 
 #[test]
-fn exit_code_4_is_for_changes() {
+fn exit_code_4_means_pending_changes() {
     let changes = scenario("first_run");
     changes
         .program()
@@ -363,7 +370,7 @@ fn exit_code_4_is_for_changes() {
         .arg("--dry-run")
         .arg("--exit-code")
         .exits(0);
-    // 3 wins over 4.
+    // 3 takes precedence over 4.
     scenario("held_relabelled")
         .program()
         .arg("--dry-run")
@@ -372,7 +379,7 @@ fn exit_code_4_is_for_changes() {
 }
 
 #[test]
-fn suggested_commands_do_what_they_say_and_nothing_else() {
+fn suggested_commands_change_only_their_key() {
     let etcd = Etcd::start();
     let mut commands = 0;
     for entry in fs::read_dir(folder()).expect("scenarios") {
@@ -383,8 +390,8 @@ fn suggested_commands_do_what_they_say_and_nothing_else() {
             etcd.ctl(&["del", "--prefix", prefix]);
         }
         etcd.put_all(&before.into_iter().collect::<Vec<_>>());
-        let look = scenario.program_on(&etcd).arg("--dry-run").run();
-        let suggested = look.out.lines().map(str::trim);
+        let dry_run = scenario.program_on(&etcd).arg("--dry-run").run();
+        let suggested = dry_run.out.lines().map(str::trim);
         for command in suggested.filter(|line| line.starts_with("etcdctl ")) {
             let now = || {
                 let all = ["/", "v", "x"].iter().flat_map(|prefix| etcd.get(prefix));
@@ -396,8 +403,8 @@ fn suggested_commands_do_what_they_say_and_nothing_else() {
                 .output()
                 .expect("sh runs");
             assert!(output.status.success(), "{command}: {output:?}");
-            let words = command.split('\'').collect::<Vec<_>>();
-            match (words[0], &words[1..]) {
+            let parts = command.split('\'').collect::<Vec<_>>();
+            match (parts[0], &parts[1..]) {
                 ("etcdctl put ", [key, " ", value, ..]) => {
                     expected.insert((*key).to_owned(), (*value).to_owned());
                 }
@@ -427,15 +434,15 @@ fn every_pod_left_out_has_a_reason() {
         .arg("-v")
         .exits(0);
     assert_eq!(answer.err.matches("is left out").count(), 7, "{answer}");
-    let loud = scenario("none_published").program().run();
+    let diff = scenario("none_published").program().run();
     assert_eq!(
-        loud.out.lines().last(),
+        diff.out.lines().last(),
         Some("0 of 3 pods published: 3 without a backend")
     );
-    let line = scenario("none_published")
+    let summary = scenario("none_published")
         .program()
         .arg("-o")
         .arg("summary")
         .run();
-    assert_eq!(line.out.lines().count(), 1, "{line}");
+    assert_eq!(summary.out.lines().count(), 1, "{summary}");
 }

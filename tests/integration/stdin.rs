@@ -36,7 +36,7 @@ fn waiting(arguments: &str) -> Child {
 }
 
 #[test]
-fn a_stdin_that_stays_open_ends_with_the_run() {
+fn an_open_stdin_ends_at_the_timeout() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     let options = format!(
@@ -58,7 +58,7 @@ fn a_stdin_that_stays_open_ends_with_the_run() {
 }
 
 #[test]
-fn the_store_is_not_locked_while_stdin_is_waited_for() {
+fn the_store_is_not_locked_while_waiting_for_stdin() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = folder.path().join("store.json");
     let options = format!(
@@ -81,7 +81,7 @@ fn the_store_is_not_locked_while_stdin_is_waited_for() {
 
 /// When the answer to a write is lost, the run lists the store again and keeps its pods.
 #[test]
-fn pods_from_stdin_are_kept_for_planning_anew() {
+fn pods_from_stdin_are_reused_when_planning_again() {
     let mut planned_anew = 0;
     for after in (200..2600).step_by(200) {
         let etcd = Etcd::start();
@@ -108,11 +108,11 @@ fn pods_from_stdin_are_kept_for_planning_anew() {
     assert!(planned_anew > 0, "no answer to a write was lost");
 }
 
-/// What kubectl and people make of a pod list, encoded as their shells do it: taken, or refused by name with the
-/// way out, and nothing written.
+/// Pod lists as kubectl and people produce them, in the encodings of their shells: accepted, or rejected with a message
+/// that names the problem, and nothing is written.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn pod_lists_of_all_kinds() {
+fn pod_list_formats_and_encodings() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (store, file) = (folder.path().join("store.json"), folder.path().join("pods"));
     let before = json!({ "/vulcand/backends/web/backend": r#"{"Type":"http"}"# }).to_string();
@@ -126,7 +126,7 @@ fn pod_lists_of_all_kinds() {
     let typed = json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "7" }, "items": items });
     let page = json!({ "kind": "PodList", "metadata": { "resourceVersion": "7", "continue": "x" }, "items": items });
     let mixed = json!({ "kind": "List", "items": [items[0], { "kind": "Service", "metadata": { "name": "a" } }] });
-    for (case, input, words) in [
+    for (case, input, message) in [
         ("a List", list.clone().into_bytes(), None),
         ("a PodList", typed.to_string().into_bytes(), None),
         (
@@ -234,14 +234,14 @@ fn pod_lists_of_all_kinds() {
                 vulcanized(&format!("--owner prod --pods {from} --store-file")).arg(&store);
             let answer = program.input(input.clone()).run();
             let after = std::fs::read_to_string(&store).expect("the store");
-            match words {
+            match message {
                 None => {
                     assert_eq!(answer.code, 0, "{case}: {answer}");
                     assert!(after.contains("servers/10.0.0.1"), "{case}: {answer}");
                 }
-                Some(words) => {
+                Some(message) => {
                     assert_eq!((answer.code, &after), (1, &before), "{case}: {answer}");
-                    assert!(answer.err.contains(words), "{case}: {answer}");
+                    assert!(answer.err.contains(message), "{case}: {answer}");
                 }
             }
         }

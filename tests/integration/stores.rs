@@ -1,4 +1,4 @@
-//! Stores: the contract that all of them keep, and what is particular to etcd v3, etcd v2 and files.
+//! Stores: the contract of all stores, and the particulars of etcd v3, etcd v2 and files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -276,7 +276,7 @@ fn contract_file() {
 }
 
 #[test]
-fn etcd3_reads_what_is_larger_than_an_answer_at_one_revision() {
+fn etcd3_reads_all_pages_at_one_revision() {
     for version in VERSIONS {
         let etcd = Etcd::version(version);
         // 12 MB: an answer may have 4 MiB.
@@ -296,7 +296,7 @@ fn etcd3_reads_what_is_larger_than_an_answer_at_one_revision() {
 }
 
 #[test]
-fn etcd3_goes_on_after_a_compaction_and_a_restart() {
+fn etcd3_continues_after_a_compaction_and_a_restart() {
     let mut etcd = Etcd::start();
     let mut store = v3(&etcd);
     etcd.put(&key("a/backend"), "{}");
@@ -319,7 +319,7 @@ fn etcd3_goes_on_after_a_compaction_and_a_restart() {
 }
 
 #[test]
-fn etcd3_refuses_what_is_too_large_and_nothing_is_written() {
+fn etcd3_refuses_a_transaction_that_is_too_large() {
     let etcd = Etcd::start();
     let mut store = v3(&etcd);
     let ops = (0..129).map(|n| put(&format!("a/{n}"), "")).collect();
@@ -337,7 +337,7 @@ fn etcd3_refuses_what_is_too_large_and_nothing_is_written() {
 }
 
 #[test]
-fn etcd2_knows_one_node_by_both_spellings_and_shows_empty_directories() {
+fn etcd2_lists_both_spellings_of_the_prefix_and_empty_directories() {
     for version in VERSIONS {
         let etcd = Etcd::version(version);
         etcd.put_v2("/vulcand/backends/web/backend", Some("{}"));
@@ -373,7 +373,7 @@ fn etcd2_knows_one_node_by_both_spellings_and_shows_empty_directories() {
 }
 
 #[test]
-fn file_is_written_when_something_changes_and_only_then() {
+fn file_is_written_only_for_changes() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.json");
     let mut store = file(&path);
@@ -395,7 +395,7 @@ fn file_is_written_when_something_changes_and_only_then() {
 }
 
 #[test]
-fn file_is_locked_from_the_listing_on() {
+fn file_is_locked_from_list_to_drop() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.json");
     let mut first = file(&path);
@@ -422,7 +422,7 @@ fn file_is_locked_from_the_listing_on() {
 }
 
 #[test]
-fn file_behind_a_link_is_locked_where_it_is() {
+fn file_behind_a_symlink_is_locked_at_its_target() {
     let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
     let [path, link] = folders
         .each_ref()
@@ -441,7 +441,7 @@ fn file_behind_a_link_is_locked_where_it_is() {
 }
 
 #[test]
-fn file_that_cannot_be_written_stays_as_it_was() {
+fn file_that_is_read_only_is_not_changed() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.json");
     fs::write(&path, "{\"a\": \"1\"}").expect("it is written");
@@ -469,7 +469,7 @@ fn file_that_cannot_be_written_stays_as_it_was() {
 }
 
 #[test]
-fn file_that_is_none_is_an_error_that_names_it() {
+fn file_that_is_not_a_store_is_named_in_the_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.json");
     for (text, why) in [
@@ -502,7 +502,7 @@ fn file_that_is_none_is_an_error_that_names_it() {
 }
 
 #[test]
-fn file_may_be_a_dump_to_look_at() {
+fn file_may_be_a_dump_for_a_dry_run() {
     for version in VERSIONS {
         let etcd = Etcd::version(version);
         let folder = tempfile::tempdir().expect("a folder");
@@ -541,7 +541,7 @@ fn program(path: &Path, more: &str) -> Program {
 }
 
 #[test]
-fn file_that_is_none_fails_the_run_and_is_unchanged() {
+fn file_that_is_not_a_store_is_unchanged() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.json");
     for text in ["", "[]", r#"{"a": "1", "a": "2"}"#] {
@@ -556,7 +556,7 @@ fn file_that_is_none_fails_the_run_and_is_unchanged() {
 }
 
 #[test]
-fn file_that_is_read_only_can_be_looked_at() {
+fn file_that_is_read_only_allows_dry_runs() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.json");
     let before = r#"{"/vulcand/backends/web/backend": "{\"Type\":\"http\"}"}"#;
@@ -569,7 +569,7 @@ fn file_that_is_read_only_can_be_looked_at() {
 }
 
 #[test]
-fn dumps_are_planned_for_and_never_changed() {
+fn dumps_of_etcd_are_read_only() {
     let etcd = Etcd::start();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("dump.json");

@@ -1,4 +1,4 @@
-//! Certificates of all kinds, made by openssl: what kubectl and etcdctl accept is accepted, on the same files.
+//! Certificates of many kinds, made by openssl: the program accepts those that kubectl and etcdctl accept.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,14 +13,14 @@ use crate::support::etcd::{Etcd, Settings, Version};
 use crate::support::front::Front;
 use crate::support::program::{kubectl, vulcanized};
 
-/// A CA, a server key and a server certificate of it: `ca.key`, `ca.crt`, `srv.key`, `srv.crt`.
+/// A CA and a server certificate signed by it: `ca.key`, `ca.crt`, `srv.key`, `srv.crt`.
 const P256: &str = "ecparam -name prime256v1 -genkey -noout -out ca.key
     req -x509 -new -key ca.key -subj /CN=ca -days 2 -addext basicConstraints=critical,CA:TRUE -out ca.crt
     ecparam -name prime256v1 -genkey -noout -out srv.key
     req -new -key srv.key -subj /CN=s -out srv.csr
     x509 -req -in srv.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile srv.ext -out srv.crt";
 
-/// A client certificate of that CA: `cli.key`, `cli.crt`.
+/// A client certificate signed by that CA: `cli.key`, `cli.crt`.
 const CLIENT: &str = "ecparam -name prime256v1 -genkey -noout -out cli.key
     req -new -key cli.key -subj /CN=admin -out cli.csr
     x509 -req -in cli.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile cli.ext -out cli.crt";
@@ -29,7 +29,7 @@ const CLIENT: &str = "ecparam -name prime256v1 -genkey -noout -out cli.key
 struct Files(tempfile::TempDir);
 
 impl Files {
-    /// Runs openssl with each line. `cat A B > C` joins files, `sed S A > C` edits one.
+    /// Runs each line as an openssl command, and lines with `cat` or `sed` as they are.
     fn make(steps: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let write = |name: &str, text: &str| {
@@ -84,13 +84,14 @@ fn pods() -> Value {
     }] })
 }
 
-/// Runs against an API server with `srv.crt` and `srv.key`, trusting `ca`; `None` when it listed the pods, else
-/// what it said. kubectl must agree, unless `stricter`.
+/// Runs the program and kubectl against an API server with `srv.crt` and `srv.key`, trusting `ca`. With `client_auth`
+/// the server requires a client certificate. Returns the program's stderr, or `None` if it listed the pods. kubectl
+/// must have the same outcome; with `stricter` it may succeed where the program fails.
 fn kubernetes(
     files: &Files,
     ca: &str,
     client: Option<[&str; 2]>,
-    asks: bool,
+    client_auth: bool,
     stricter: bool,
 ) -> Option<String> {
     let api = Api::start(|_, _| Reply::json(200, &pods()));
@@ -105,7 +106,7 @@ fn kubernetes(
     let front = Front::tls(
         &files.path("srv.crt"),
         &files.path("srv.key"),
-        asks.then_some(client_ca.as_path()),
+        client_auth.then_some(client_ca.as_path()),
         port,
     );
     let user = match client {
@@ -131,22 +132,22 @@ fn kubernetes(
     let listed = ours.code == 0 && ours.out.contains("1 to create");
     assert!(
         listed == theirs.status.success() || stricter && !listed,
-        "{ca} {client:?}: kubectl says {}\n{ours}",
+        "{ca} {client:?}: kubectl: {}\n{ours}",
         String::from_utf8_lossy(&theirs.stderr)
     );
     (!listed).then_some(ours.err)
 }
 
 #[test]
-fn servers_that_kubectl_trusts() {
-    let other = |from: &str, to: &str| P256.replace(from, to);
+fn server_certificates_that_kubectl_accepts() {
+    let variant = |from: &str, to: &str| P256.replace(from, to);
     let self_signed = "req -x509 -newkey rsa:2048 -nodes -keyout srv.key -subj /CN=api -days 2 -addext \
                        basicConstraints=critical,CA:TRUE -addext subjectAltName=IP:127.0.0.1 -out srv.crt";
-    let rsa = other(
+    let rsa = variant(
         "ecparam -name prime256v1 -genkey -noout -out",
         "genrsa -out",
     );
-    let ed25519 = other(
+    let ed25519 = variant(
         "ecparam -name prime256v1 -genkey -noout -out srv.key",
         "genpkey -algorithm ed25519 -out srv.key",
     );
@@ -154,7 +155,7 @@ fn servers_that_kubectl_trusts() {
         ("P-256", P256.to_owned(), "ca.crt"),
         (
             "a server key on P-521",
-            other(
+            variant(
                 "prime256v1 -genkey -noout -out srv",
                 "secp521r1 -genkey -noout -out srv",
             ),
@@ -162,26 +163,26 @@ fn servers_that_kubectl_trusts() {
         ),
         (
             "a CA on P-521",
-            other(
+            variant(
                 "prime256v1 -genkey -noout -out ca",
                 "secp521r1 -genkey -noout -out ca",
             ),
             "ca.crt",
         ),
-        ("all on P-384", other("prime256v1", "secp384r1"), "ca.crt"),
+        ("all on P-384", variant("prime256v1", "secp384r1"), "ca.crt"),
         (
             "P-256 with SHA-512",
-            other("-days 2", "-days 2 -sha512"),
+            variant("-days 2", "-days 2 -sha512"),
             "ca.crt",
         ),
         (
             "P-256 with SHA-384",
-            other("-days 2", "-days 2 -sha384"),
+            variant("-days 2", "-days 2 -sha384"),
             "ca.crt",
         ),
         (
             "P-384 with SHA-256",
-            other("prime256v1", "secp384r1").replace("-days 2", "-days 2 -sha256"),
+            variant("prime256v1", "secp384r1").replace("-days 2", "-days 2 -sha256"),
             "ca.crt",
         ),
         ("RSA", rsa.clone(), "ca.crt"),
@@ -207,12 +208,12 @@ fn servers_that_kubectl_trusts() {
             "srv.crt",
         ),
         (
-            "a bundle with a broken certificate behind",
+            "a bundle with a broken certificate at the end",
             format!("{P256}\ncat ca.crt broken.crt > all"),
             "all",
         ),
         (
-            "a bundle with a broken certificate in front",
+            "a bundle with a broken certificate at the start",
             format!("{P256}\ncat garbage.crt broken.crt ca.crt > all"),
             "all",
         ),
@@ -228,7 +229,7 @@ fn servers_that_kubectl_trusts() {
 }
 
 #[test]
-fn servers_that_nobody_trusts() {
+fn server_certificates_that_kubectl_rejects() {
     let untrusted = "is signed by a CA that is not trusted: give its CA as `certificate-authority` in the kubeconfig";
     for (name, steps, ca, message) in [
         (
@@ -270,7 +271,7 @@ fn servers_that_nobody_trusts() {
             "it holds no PEM block `CERTIFICATE`",
         ),
         (
-            "none that can be read",
+            "no readable certificate",
             format!("{P256}\ncat broken.crt > all"),
             "all",
             "none of its blocks `CERTIFICATE` can be read",
@@ -282,9 +283,9 @@ fn servers_that_nobody_trusts() {
     }
 }
 
-/// RSA keys that Go still takes can be factored by whoever can afford it: `docs/security.md`.
+/// kubectl accepts RSA keys of 1024 bits, which are too short to be secure: `docs/security.md`.
 #[test]
-fn short_rsa_keys_are_refused_in_words() {
+fn short_rsa_keys_are_rejected_with_a_readable_error() {
     let steps = P256.replace(
         "ecparam -name prime256v1 -genkey -noout -out ca.key",
         "genrsa -out ca.key 1024",
@@ -297,7 +298,7 @@ fn short_rsa_keys_are_refused_in_words() {
 }
 
 #[test]
-fn client_certificates_that_kubectl_shows() {
+fn client_certificates_that_kubectl_accepts() {
     let with = |more: &str| format!("{P256}\n{CLIENT}\n{more}");
     let version_1 = format!(
         "{P256}\n{}",
@@ -330,7 +331,7 @@ fn client_certificates_that_kubectl_shows() {
             "k",
         ),
         (
-            "with its parameters in front",
+            "with EC parameters before the key",
             with("ecparam -name prime256v1 -out params\ncat params cli.key > k"),
             "k",
         ),
@@ -364,7 +365,7 @@ fn client_certificates_that_kubectl_shows() {
 }
 
 #[test]
-fn client_certificates_that_do_not_do() {
+fn client_certificates_that_kubectl_rejects() {
     let with = |more: &str| format!("{P256}\n{CLIENT}\n{more}");
     let stranger =
         with("req -x509 -newkey rsa:2048 -nodes -keyout x.key -subj /CN=x -days 2 -out x.crt");
@@ -382,7 +383,7 @@ fn client_certificates_that_do_not_do() {
             "it refused our client certificate",
         ),
         (
-            "with another's key",
+            "with the key of another certificate",
             stranger,
             Some(["cli.crt", "x.key"]),
             "is not the key of the client certificate",
@@ -394,7 +395,7 @@ fn client_certificates_that_do_not_do() {
             "it is encrypted: decrypt it",
         ),
         (
-            "an encrypted key of the old kind",
+            "an encrypted SEC1 key",
             with("ec -in cli.key -aes128 -passout pass:x -out k"),
             Some(["cli.crt", "k"]),
             "it is encrypted: decrypt it",
@@ -411,7 +412,7 @@ fn client_certificates_that_do_not_do() {
     }
 }
 
-/// Runs against etcd; whether it could be used. etcdctl must agree.
+/// Runs the program and etcdctl against etcd. Returns whether they reached it; both must agree.
 fn etcd(url: &str, ca: &Path, client: Option<[&Path; 2]>) -> bool {
     let mut options = format!("--cacert={}", ca.display());
     if let Some([certificate, key]) = client {
@@ -437,14 +438,14 @@ fn etcd(url: &str, ca: &Path, client: Option<[&Path; 2]>) -> bool {
     assert_eq!(
         reached,
         theirs.status.success(),
-        "etcdctl says {}\n{ours}",
+        "etcdctl: {}\n{ours}",
         String::from_utf8_lossy(&theirs.stderr)
     );
     reached
 }
 
 #[test]
-fn etcd_with_certificates_that_etcdctl_trusts() {
+fn etcd_certificates_that_etcdctl_accepts() {
     let version_1 = CLIENT
         .replace("ecparam -name prime256v1 -genkey -noout", "genrsa")
         .replace("cli.ext", "none.ext");
@@ -483,7 +484,7 @@ fn etcd_with_certificates_that_etcdctl_trusts() {
 }
 
 #[test]
-fn etcd_with_certificates_of_its_own() {
+fn etcd_with_auto_tls() {
     for version in [Version::V34, Version::V35] {
         let server = Etcd::with(version, "https", &["--auto-tls"], &[]);
         assert!(etcd(

@@ -131,7 +131,7 @@ fn churn_under_traffic_fails_no_request() {
         let wanted = now.iter().map(|n| &sites[*n]).collect::<Vec<_>>();
         traefik.wait_for("shop.web", &urls(&wanted));
         let traffic = traffic.get_or_insert_with(|| Traffic::start(traefik.web(), 2));
-        // What was on its way when the proxy changed has ended after these.
+        // Requests in flight during the change have ended after these.
         traffic.more(10);
         for (n, site) in sites.iter().enumerate() {
             if !now.contains(&n) {
@@ -168,7 +168,7 @@ fn a_rolling_update_fails_no_request() {
     round(&pods(&now), &now);
     let traffic = Traffic::start(traefik.web(), 2);
     for next in &sites[3..] {
-        // The new one is Ready before the old one is told to go.
+        // The new pod is Ready before the old one terminates.
         now.push(next);
         round(&pods(&now), &now);
         let old = now.remove(0);
@@ -185,7 +185,7 @@ fn a_rolling_update_fails_no_request() {
     let (requests, failed) = traffic.end();
     assert!(requests >= 360 && failed.is_empty(), "{failed:?}");
     assert_eq!(traefik.provider_errors(), [""; 0]);
-    // Were it shorter, this test would see it.
+    // The test would notice a shorter `preStop`.
     let traffic = Traffic::start(traefik.web(), 2);
     now[0].close();
     traffic.more(50);
@@ -194,7 +194,7 @@ fn a_rolling_update_fails_no_request() {
 }
 
 #[test]
-fn what_is_not_ours_survives_and_is_served() {
+fn foreign_servers_are_not_changed_and_stay_served() {
     let etcd = Etcd::start();
     seed_router(&etcd);
     let traefik = Traefik::start(&etcd);
@@ -206,22 +206,26 @@ fn what_is_not_ours_survives_and_is_served() {
     let far = format!("{SERVERS}prod.c2.shop.{}/url", elsewhere.ip);
     etcd.put(&far, &elsewhere.url());
     let before = etcd.get("traefik");
-    // Another owner's servers are there, and entries of ours from another cluster: 3 says so.
+    // Servers of another owner and of another cluster are there: exit code 3.
     run(&etcd, &[pod_of(&ours)], "").exits(3);
     assert_eq!(etcd.get("traefik"), before, "not shared");
     run(&etcd, &[pod_of(&ours)], "--share-backends").exits(3);
     traefik.wait_for("web", &urls(&[&ours, &foreign, &other, &elsewhere]));
     run(&etcd, &[pod_of(&next)], "--share-backends").exits(3);
     traefik.wait_for("web", &urls(&[&next, &foreign, &other, &elsewhere]));
-    // Our last server is deleted, theirs stay.
+    // Our last server is deleted, the foreign ones are not.
     run(&etcd, &[], "--share-backends --allow-empty").exits(3);
     traefik.wait_for("web", &urls(&[&foreign, &other, &elsewhere]));
-    assert_eq!(etcd.get("traefik"), before, "theirs, byte for byte");
+    assert_eq!(
+        etcd.get("traefik"),
+        before,
+        "foreign entries, byte for byte"
+    );
     assert_eq!(traefik.provider_errors(), [""; 0]);
 }
 
 #[test]
-fn what_freezes_the_real_provider_is_what_we_say() {
+fn keys_that_freeze_the_real_provider() {
     let table = include_str!("../../fixtures/traefik/keys.tsv");
     let rows = table.lines().map(|line| {
         let columns = line.split('\t').collect::<Vec<_>>();
@@ -234,7 +238,7 @@ fn what_freezes_the_real_provider_is_what_we_say() {
     assert!(freezing.len() >= 10 && harmless.len() >= 30);
     let etcd = Etcd::start();
     seed_router(&etcd);
-    // Whether it still takes what comes: a new service appears.
+    // Whether the provider still accepts changes: a new service appears.
     let mut number = 0;
     let mut takes = |traefik: &Traefik, etcd: &Etcd| {
         number += 1;
@@ -263,7 +267,7 @@ fn what_freezes_the_real_provider_is_what_we_say() {
             }
         }
     }
-    // A frozen provider tries again after longer and longer pauses: a new one for each.
+    // A frozen provider retries with growing delays, so each key gets a new Traefik.
     for (_, key, value) in &freezing {
         etcd.put(key, value);
         let traefik = Traefik::start(&etcd);
@@ -277,7 +281,7 @@ fn what_freezes_the_real_provider_is_what_we_say() {
     }
 }
 
-/// Text as a label or an annotation may hold it, and some that none could.
+/// Text for labels and annotations, valid or not.
 fn hostile() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-zA-Z0-9]{1,8}",
@@ -363,10 +367,10 @@ fn writes(pod: &model::Pod) -> Vec<(String, String)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever labels and annotations say: a key is of the one form that Traefik knows, lower case, with
-    /// no segment more, and reads back as ours.
+    /// With any labels and annotations, a key has the form that Traefik knows, in lower case and without further
+    /// segments, and is read back with our mark.
     #[test]
-    fn no_label_makes_a_key_that_freezes(pod in hostile_pod()) {
+    fn labels_never_make_a_key_that_freezes_the_provider(pod in hostile_pod()) {
         for (key, value) in writes(&pod) {
             let segments = key.split('/').collect::<Vec<_>>();
             let [_, "http", "services", service, "loadBalancer", "servers", id, "url"] = *segments else {
@@ -393,7 +397,7 @@ proptest! {
 }
 
 #[test]
-fn the_real_provider_takes_whatever_labels_say() {
+fn the_real_provider_accepts_keys_of_hostile_labels() {
     let mut runner = TestRunner::new(ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -417,14 +421,14 @@ fn the_real_provider_takes_whatever_labels_say() {
     assert!(services.len() > 100, "many are valid: {}", services.len());
     let etcd = Etcd::start();
     seed_router(&etcd);
-    let own = |service: &String| {
+    let definition = |service: &String| {
         let key = format!("traefik/http/services/{service}/loadBalancer/passHostHeader");
         (key, "true")
     };
-    etcd.put_all(&services.iter().map(own).collect::<Vec<_>>());
+    etcd.put_all(&services.iter().map(definition).collect::<Vec<_>>());
     let traefik = Traefik::start(&etcd);
     let answer = run(&etcd, &pods, "").run();
-    // Ids cannot clash here, and nothing else is worth an alarm.
+    // Ids cannot clash here, so there is no alarm.
     assert_eq!(answer.code, 0, "{answer}");
     for service in &services {
         let prefix = format!("traefik/http/services/{service}/loadBalancer/servers/");
@@ -437,23 +441,23 @@ fn the_real_provider_takes_whatever_labels_say() {
 }
 
 #[test]
-fn usage() {
-    let says = |more: &str, text: &str| {
+fn usage_errors() {
+    let rejects = |more: &str, text: &str| {
         let all = format!("--layout traefik --pods - --etcd http://127.0.0.1:1 {more}");
         let answer = vulcanized(&all).input(kubectl([])).exits(2);
         assert!(answer.err.contains(text), "{more}: {answer}");
     };
-    says("--owner prod --etcd-api 2", "etcd v3 only");
-    says("--owner prod --prefix /traefik", "begins with a slash");
-    says(
+    rejects("--owner prod --etcd-api 2", "etcd v3 only");
+    rejects("--owner prod --prefix /traefik", "begins with a slash");
+    rejects(
         "--owner prod --prefix traefik/",
         "does not end with a slash",
     );
-    says("--owner 10", "needs a letter");
+    rejects("--owner 10", "needs a letter");
 }
 
 #[test]
-fn an_empty_store_is_no_success() {
+fn an_empty_traefik_store_is_an_error() {
     let etcd = Etcd::start();
     let web = pod("shop", "web-1", "web", "10.0.0.1");
     let answer = run(&etcd, std::slice::from_ref(&web), "").exits(1);
@@ -473,15 +477,15 @@ fn an_empty_store_is_no_success() {
         .nth(1)
         .expect("commands");
     for command in commands.trim().split(" && ") {
-        let words = command.split('\'').collect::<Vec<_>>();
-        etcd.put(words[1], words[3]);
+        let parts = command.split('\'').collect::<Vec<_>>();
+        etcd.put(parts[1], parts[3]);
     }
     run(&etcd, &[web], "").exits(0);
     assert_eq!(etcd.keys(SERVERS), ["prod.c1-00000000.shop.10.0.0.1/url"]);
 }
 
 #[test]
-fn adopting_what_was_made_by_hand_leaves_no_gap() {
+fn adopting_a_hand_made_server_fails_no_request() {
     let etcd = Etcd::version(Version::V35);
     seed_router(&etcd);
     let traefik = Traefik::start(&etcd);
@@ -491,8 +495,8 @@ fn adopting_what_was_made_by_hand_leaves_no_gap() {
     let traffic = Traffic::start(traefik.web(), 2);
     let pods = [pod_of(&site)];
     run(&etcd, &pods, "--adopt unmarked").exits(0);
-    let own = format!("prod.c1-00000000.shop.{}/url", site.ip);
-    assert_eq!(etcd.keys(SERVERS), [own]);
+    let adopted = format!("prod.c1-00000000.shop.{}/url", site.ip);
+    assert_eq!(etcd.keys(SERVERS), [adopted]);
     traffic.more(50);
     let (_, failed) = traffic.end();
     assert_eq!(failed, [""; 0]);

@@ -1,5 +1,5 @@
-//! Services that get requests without a router in etcd that names them: children of other services, error
-//! pages, routers in files. Their pods are published, and the real Traefik sends them requests.
+//! Services that get requests without a router in etcd: children of other services, services of error pages, services
+//! of routers in files. Their pods are published, and the real Traefik sends them requests.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::program::Answer;
 use crate::support::traefik::{Site, Traefik, Traffic};
 use crate::traefik::{pod_of, run, urls};
 
-/// Defines a router that sends everything to the service `shop`, and further keys below `traefik/http/`.
+/// Writes a router that sends all requests to the service `shop`, and further keys below `traefik/http/`.
 fn seed(etcd: &Etcd, keys: &[(&str, &str)]) {
     let router = [
         ("routers/all/rule", "PathPrefix(`/`)"),
@@ -22,7 +22,7 @@ fn seed(etcd: &Etcd, keys: &[(&str, &str)]) {
     }
 }
 
-/// The pod of a site, labelled for this service.
+/// The pod of a site, with this service in its label.
 fn labelled(site: &Site, app: &str) -> Value {
     let mut pod = pod_of(site);
     pod["metadata"]["labels"] = json!({ "app": app });
@@ -36,7 +36,7 @@ fn without_findings(answer: Answer) -> Answer {
     answer
 }
 
-/// Publishes all of these pods, without a finding before, while or after, and waits for the proxy.
+/// Publishes these pods, without findings in the dry run, the run or a second run, and waits for the proxy.
 fn publish(etcd: &Etcd, traefik: &Traefik, sites: &[(&Site, &str)], more: &str) {
     let pods = sites.iter().map(|(site, app)| labelled(site, app));
     let pods = pods.collect::<Vec<_>>();
@@ -56,7 +56,7 @@ fn publish(etcd: &Etcd, traefik: &Traefik, sites: &[(&Site, &str)], more: &str) 
     }
 }
 
-/// How many of the next requests each site answers; none of them fails.
+/// How many of the next requests each site answers. No request may fail.
 fn shares<const N: usize>(traefik: &Traefik, sites: [&Site; N], requests: usize) -> [usize; N] {
     let traffic = Traffic::start(traefik.web(), 2);
     let before = sites.map(Site::served);
@@ -112,8 +112,8 @@ fn mirrored(version: Version, test: u8) {
     publish(&etcd, &traefik, &sites, "");
     let [answered, _] = shares(&traefik, [&live, &next], 50);
     assert!(answered >= 50, "{answered}");
-    // The mirror's answer is not waited for.
-    poll("the mirror to get the requests, too", || {
+    // Traefik does not wait for the mirror's answer.
+    poll("the mirror to get the requests", || {
         (next.served() >= 50).then_some(())
     });
     assert_eq!(traefik.provider_errors(), [""; 0]);
@@ -121,7 +121,7 @@ fn mirrored(version: Version, test: u8) {
 
 fn failed_over(version: Version, test: u8) {
     let etcd = Etcd::version(version);
-    // Traefik takes a fail-over service only when the first one tells how it is.
+    // Traefik accepts a fail-over service only if its first service has a health check.
     let health = "services/shop-first/loadBalancer/healthCheck";
     seed(
         &etcd,
@@ -137,15 +137,18 @@ fn failed_over(version: Version, test: u8) {
     let [first, second] = [1, 2].map(|n| Site::start(test, n));
     let sites = [(&first, "shop-first"), (&second, "shop-second")];
     publish(&etcd, &traefik, &sites, "");
-    let [answered, spare] = shares(&traefik, [&first, &second], 50);
-    assert!(answered >= 50 && spare == 0, "{answered} and {spare}");
-    // Its pod stays Ready, but refuses connections.
+    let [answered, by_fallback] = shares(&traefik, [&first, &second], 50);
+    assert!(
+        answered >= 50 && by_fallback == 0,
+        "{answered} and {by_fallback}"
+    );
+    // The first pod stays Ready but refuses connections.
     first.close();
     poll("the fallback to answer", || {
         (request(&traefik).0 == 200).then_some(())
     });
-    let [_, spare] = shares(&traefik, [&first, &second], 50);
-    assert!(spare >= 50, "{spare}");
+    let [_, by_fallback] = shares(&traefik, [&first, &second], 50);
+    assert!(by_fallback >= 50, "{by_fallback}");
     assert_eq!(traefik.provider_errors(), [""; 0]);
 }
 
@@ -171,7 +174,7 @@ fn error_page(version: Version, test: u8) {
     assert_eq!(traefik.provider_errors(), [""; 0]);
 }
 
-/// A weighted service of a mirrored one of a fail-over one.
+/// A weighted service with a mirrored child, which has a fail-over child.
 fn nested(version: Version, test: u8) {
     let etcd = Etcd::version(version);
     seed(
@@ -204,7 +207,7 @@ fn nested(version: Version, test: u8) {
     assert_eq!(traefik.provider_errors(), [""; 0]);
 }
 
-/// A router in a file names `shop@etcd`, which nothing in etcd does.
+/// A router in a file names `shop@etcd`; no key in etcd refers to it.
 fn router_in_a_file(version: Version, test: u8) {
     let etcd = Etcd::version(version);
     let file = "http:\n  routers:\n    all:\n      rule: PathPrefix(`/`)\n      entryPoints: [web]\n      \
@@ -218,11 +221,11 @@ fn router_in_a_file(version: Version, test: u8) {
     publish(&etcd, &traefik, &[(&site, "shop")], "--create-backends");
     let [answered] = shares(&traefik, [&site], 50);
     assert!(answered >= 50, "{answered}");
-    // Once published it is defined, with the option or without.
+    // A published service counts as defined, also without the option.
     without_findings(run(&etcd, &pods, "").exits(0));
 }
 
-/// A test for each version of etcd that has Traefik's provider.
+/// A test of each case for each version of etcd.
 macro_rules! on_each_etcd {
     ($($case:ident, $v34:ident, $v35:ident, $test:literal;)*) => {$(
         #[test]
@@ -246,9 +249,9 @@ on_each_etcd! {
     router_in_a_file, a_service_of_a_router_in_a_file_on_etcd_3_4, a_service_of_a_router_in_a_file_on_etcd_3_5, 90;
 }
 
-/// What a service or middleware of a row's kind needs beside the row, below `traefik/http/`: `web` is the
-/// service that the row may refer to, `dead` one whose server refuses.
-fn beside(key: &str) -> Vec<(String, &'static str)> {
+/// The keys below `traefik/http/` that a row's service or middleware needs to be valid: `web` is the service that the
+/// row may refer to, `dead` a service whose server refuses connections.
+fn context_of(key: &str) -> Vec<(String, &'static str)> {
     const DEAD: (&str, &str) = (
         "services/dead/loadBalancer/servers/0/url",
         "http://127.1.92.9:9",
@@ -287,16 +290,16 @@ fn beside(key: &str) -> Vec<(String, &'static str)> {
     let keys = keys.iter().map(|(key, value)| ((*key).to_owned(), *value));
     let mut keys = keys.collect::<Vec<_>>();
     if plain.contains("/mirroring/mirror") {
-        // An item's fields are together only under one spelling of their list.
+        // Traefik merges an item's fields only if all of them spell the list's name alike.
         let item = key.trim_end_matches('/').rsplit_once('/');
         keys.push((format!("{}/percent", item.expect("an item").0), "100"));
     }
     keys
 }
 
-/// Each row of the table that refers to `web`, or nearly: whether `web` gets requests by it.
+/// Each row of the table that refers to `web`, or almost does: whether it makes `web` get requests.
 #[test]
-fn what_refers_to_a_service_on_the_real_traefik_is_what_we_say() {
+fn references_to_a_service_match_the_real_traefik() {
     let table = include_str!("../../fixtures/traefik/keys.tsv");
     let rows = table.lines().filter_map(|line| {
         let columns = line.split('\t').collect::<Vec<_>>();
@@ -313,7 +316,7 @@ fn what_refers_to_a_service_on_the_real_traefik_is_what_we_say() {
     let traefik = Traefik::start(&etcd);
     for (number, (serves, key, value)) in rows.iter().enumerate() {
         let canary = format!("canary-{number}");
-        let mut keys = beside(key);
+        let mut keys = context_of(key);
         keys.extend([
             ("services/web/loadBalancer/servers/0/url".to_owned(), &*url),
             ("routers/r/rule".to_owned(), "PathPrefix(`/`)"),
@@ -331,13 +334,13 @@ fn what_refers_to_a_service_on_the_real_traefik_is_what_we_say() {
             traefik.service(&canary).map(|_| ())
         });
         let before = site.served();
-        // Health checks come here, too: of those that answer the client, the answer counts.
-        let answers =
+        // Health checks reach the site, too, so its answer to the client counts, where the site is the one to answer.
+        let answers_client =
             !key.to_lowercase().contains("/mirroring/mirror") && !key.starts_with("middlewares/");
-        let got = || {
+        let gets_requests = || {
             let (status, _) = request(&traefik);
             let served = site.served() > before;
-            (if answers {
+            (if answers_client {
                 status == 200 && served
             } else {
                 served
@@ -345,9 +348,9 @@ fn what_refers_to_a_service_on_the_real_traefik_is_what_we_say() {
             .then_some(())
         };
         if *serves {
-            poll(&format!("requests by {key} = {value}"), got);
+            poll(&format!("requests through {key} = {value}"), gets_requests);
         } else {
-            let reached = (0..3).find_map(|_| got());
+            let reached = (0..3).find_map(|_| gets_requests());
             assert_eq!(reached, None, "{key} = {value}");
         }
         etcd.call(

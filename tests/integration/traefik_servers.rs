@@ -66,7 +66,7 @@ fn a_weight_made_by_hand_moves_with_its_server(version: Version, test: u8) {
     assert_eq!(etcd.revision(), revision);
     let [a, b] = shares(&traffic, [&heavy, &light], 200);
     assert!(a > 3 * b, "{a} to {b} after");
-    // Its pod is gone: so are all its keys.
+    // All keys of a server are deleted with its pod.
     run(&etcd, &pods[1..], "").exits(0);
     let left = BTreeMap::from([(format!("{}/url", id(&light)), light.url())]);
     assert_eq!(servers(&etcd), left);
@@ -88,7 +88,7 @@ fn a_weight_made_by_hand_moves_with_its_server_on_etcd_3_5() {
 }
 
 #[test]
-fn an_annotation_gives_a_weight_and_drains() {
+fn a_weight_annotation_sets_the_weight_and_drains() {
     let etcd = Etcd::start();
     seed_router(&etcd);
     let traefik = Traefik::start(&etcd);
@@ -109,7 +109,7 @@ fn an_annotation_gives_a_weight_and_drains() {
     });
     let again = run(&etcd, &drain, "").exits(0);
     assert!(again.out.contains("in sync: 2 unchanged"), "{again}");
-    // Without the annotation the weight is nobody's to change; a new one brings it back.
+    // Without the annotation the weight is not changed; a new annotation sets it again.
     run(&etcd, &pods, "").exits(0);
     assert_eq!(servers(&etcd)[&format!("{}/weight", id(&first))], "0");
     run(&etcd, &[weighing(&pods[0], "1"), pods[1].clone()], "").exits(0);
@@ -125,7 +125,7 @@ fn an_annotation_gives_a_weight_and_drains() {
 }
 
 #[test]
-fn a_weight_that_is_none_leaves_the_pod_out() {
+fn an_invalid_weight_leaves_the_pod_out() {
     let etcd = Etcd::start();
     seed_router(&etcd);
     let site = Site::start(67, 1);
@@ -145,7 +145,7 @@ fn a_weight_that_is_none_leaves_the_pod_out() {
 
 /// A server whose URL was deleted by hand, but not its weight, is repaired.
 #[test]
-fn a_weight_without_a_url_is_no_obstacle() {
+fn a_weight_without_a_url_is_repaired_or_a_finding() {
     let etcd = Etcd::start();
     seed_router(&etcd);
     let site = Site::start(68, 1);
@@ -167,7 +167,7 @@ fn a_weight_without_a_url_is_no_obstacle() {
 
 /// A drained server does not count as a replacement.
 #[test]
-fn a_server_that_is_live_is_not_given_up_for_a_drained_one() {
+fn a_drained_server_does_not_replace_a_live_one() {
     let etcd = Etcd::start();
     seed_router(&etcd);
     let [first, second] = [1, 2].map(|n| Site::start(69, n));
@@ -183,7 +183,7 @@ fn a_server_that_is_live_is_not_given_up_for_a_drained_one() {
 
 /// A hand-made server of another scheme at a pod's address is not served a second time.
 #[test]
-fn a_server_of_another_scheme_is_not_doubled() {
+fn a_server_of_another_scheme_is_not_duplicated() {
     let etcd = Etcd::start();
     seed_router(&etcd);
     let site = Site::start(70, 1);

@@ -172,7 +172,7 @@ fn ends(program: Program, code: i32) -> Answer {
     answer
 }
 
-/// A run held in its middle: it has applied its first changes, and cannot go far before it is read on.
+/// A run paused while applying: it has printed its first change and blocks as soon as its stdout pipe is full.
 struct Held {
     child: Child,
     out: BufReader<std::process::ChildStdout>,
@@ -184,7 +184,8 @@ impl Held {
         let mut child = program.start();
         let mut out = BufReader::with_capacity(1, child.stdout.take().expect("piped"));
         let mut line = String::new();
-        out.read_line(&mut line).expect("it says what it did");
+        out.read_line(&mut line)
+            .expect("the first change is printed");
         Self {
             child,
             out,
@@ -192,13 +193,13 @@ impl Held {
         }
     }
 
-    /// Lets it go on to its end.
-    fn go_on(mut self) -> Answer {
+    /// Reads its output to the end and waits for it.
+    fn finish(mut self) -> Answer {
         let mut stderr = self.child.stderr.take().expect("piped");
-        let said = thread::spawn(move || {
-            let mut said = String::new();
-            stderr.read_to_string(&mut said).expect("UTF-8");
-            said
+        let err = thread::spawn(move || {
+            let mut err = String::new();
+            stderr.read_to_string(&mut err).expect("UTF-8");
+            err
         });
         let mut out = self.lines.concat();
         let rest = BufReader::new(self.out).lines();
@@ -210,7 +211,7 @@ impl Held {
         Answer {
             code: status.code().unwrap_or(-1),
             out,
-            err: said.join().expect("it is read"),
+            err: err.join().expect("it is read"),
         }
     }
 }
@@ -240,7 +241,7 @@ fn members_lost(version: Version) {
                 } else {
                     let held = Held::start(run());
                     lose(&mut members[lost]);
-                    held.go_on()
+                    held.finish()
                 };
                 let witness = &members[(lost + 1) % 3];
                 let found = V3(witness).all();
@@ -262,23 +263,23 @@ fn members_lost(version: Version) {
             }
         }
     }
-    // Every run could end right here: two members are a majority.
+    // Every run could succeed, because two members are a majority.
     assert!(failed <= 2, "{failed} of 12 runs failed");
 }
 
 #[test]
-fn members_lost_34() {
+fn each_member_lost_on_3_4() {
     members_lost(Version::V34);
 }
 
 #[test]
-fn members_lost_35() {
+fn each_member_lost_on_3_5() {
     members_lost(Version::V35);
 }
 
 /// The answer to a transaction, or the transaction itself, is lost on the wire.
 #[test]
-fn what_is_lost_on_the_wire_is_settled_by_looking() {
+fn lost_requests_and_answers_are_resolved_by_reading_the_store() {
     let pods = Pods {
         backends: 6,
         each: 100,
@@ -301,13 +302,13 @@ fn what_is_lost_on_the_wire_is_settled_by_looking() {
                 assert!(proxy.dropped() > 0, "nothing was lost");
                 assert!(pods.is(&store.all(), 2), "{answer}");
                 // Each change was reported once and written once: 1,200 in about 12 transactions.
-                let said = answer
+                let reported = answer
                     .out
                     .lines()
                     .filter(|line| line.starts_with(['+', '-']));
-                let said = said.collect::<Vec<_>>();
-                assert_eq!(said.len(), 1200, "{answer}");
-                assert_eq!(said.iter().collect::<BTreeSet<_>>().len(), 1200);
+                let reported = reported.collect::<Vec<_>>();
+                assert_eq!(reported.len(), 1200, "{answer}");
+                assert_eq!(reported.iter().collect::<BTreeSet<_>>().len(), 1200);
                 let written = etcd.revision() - before;
                 assert!(written <= 12, "{written} transactions");
             }
@@ -316,7 +317,7 @@ fn what_is_lost_on_the_wire_is_settled_by_looking() {
 }
 
 #[test]
-fn what_cannot_be_settled_is_said() {
+fn unknown_changes_are_reported() {
     let pods = Pods {
         backends: 6,
         each: 100,
@@ -334,13 +335,13 @@ fn what_cannot_be_settled_is_said() {
             let answer = ends(lossy.env("VULCANIZED_REQUEST_TIMEOUT", "3s"), 1);
             let found = store.all();
             pods.unbroken(&found, 1, 2);
-            // The numbers in the message are true: so many applied, the rest unknown.
-            let said = answer.err.split_once("applied ").expect("how far it got").1;
+            // The message states how many changes were applied and how many are unknown.
+            let counts = answer.err.split_once("applied ").expect("how far it got").1;
             let mut numbers =
-                (said.split_whitespace()).filter_map(|word| word.parse::<usize>().ok());
+                (counts.split_whitespace()).filter_map(|word| word.parse::<usize>().ok());
             let mut number = || numbers.next().unwrap_or_else(|| panic!("{answer}"));
             let (applied, planned) = (number(), number());
-            // On v2 it may be the look before a write that is lost, and then nothing is unknown.
+            // On v2 the answer to a read before a write may be lost; then nothing is unknown.
             let lost = answer.err.contains("more unknown");
             assert!(lost || store.api() == "2", "{answer}");
             let unknown = if lost { number() } else { 0 };
@@ -365,7 +366,7 @@ fn what_cannot_be_settled_is_said() {
     }
 }
 
-/// A small generator: what matters is that moments differ from run to run.
+/// A small random generator, seeded by the clock, so that delays differ between runs.
 struct Random(u64);
 
 impl Random {
@@ -501,7 +502,7 @@ fn ended_by(name: &str, store: &dyn Look, url: &str, pods: Pods, rounds: usize) 
                     .out
                     .lines()
                     .filter(|line| line.starts_with(['+', '-']));
-                assert_eq!(lines.count(), done, "each change was said: {answer}");
+                assert_eq!(lines.count(), done, "each change was reported: {answer}");
             }
             // The signal may arrive before the handlers are installed.
             (-1, _) => stopped += 1,

@@ -1,4 +1,4 @@
-//! The world of the model: pods as they really are, the store, what happens to them, and the jobs that run.
+//! The world of the model: pods, a store, the events that change them, and the jobs that run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,28 +9,28 @@ use vulcanized::internals::model::{ContainerPort, Phase, Pod};
 pub(super) const APPS: [&str; 3] = ["web", "api", "shop"];
 const PREFIX: &str = "/vulcand/backends/";
 
-/// A pod as it really is.
+/// A pod of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each can be true of a pod by itself"
+    reason = "each is independent of the others"
 )]
-pub(super) struct Real {
+pub(super) struct ModelPod {
     pub(super) name: String,
     pub(super) app: Option<usize>,
     pub(super) ip: u8,
-    /// The port that it listens on.
+    /// The port that the pod listens on.
     pub(super) port: u16,
     pub(super) ready: bool,
     pub(super) terminating: bool,
     pub(super) completed: bool,
-    /// Its address is written in a form that cannot be read.
+    /// The API server lists its address in a form that does not parse.
     pub(super) unreadable: bool,
-    /// A sidecar declares a port beside its own.
+    /// A second container declares another port.
     pub(super) sidecar: bool,
 }
 
-impl Real {
+impl ModelPod {
     pub(super) fn serves(&self) -> bool {
         self.ready && !self.terminating && !self.completed
     }
@@ -68,6 +68,7 @@ impl Real {
         pod
     }
 
+    /// The pod as the API server lists it.
     pub(super) fn listed(&self) -> Pod<'static> {
         let port = |number| ContainerPort {
             name: None,
@@ -102,21 +103,21 @@ impl Real {
     }
 }
 
-/// What happens to the world.
+/// A change to the world.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     Created {
         app: usize,
         ip: u8,
     },
-    /// A pod of another cluster: the name and perhaps the address are one of ours.
+    /// A pod of the other cluster with the name, and perhaps the address, of one of this cluster.
     Twin {
         of: usize,
         ip: u8,
     },
     Gone(usize),
     Change(usize, Change),
-    /// Half of the pods of an app are relabelled, the other half dies.
+    /// Half of the pods of an app lose their label, the others terminate.
     Split(usize),
     HandMade {
         app: usize,
@@ -151,7 +152,7 @@ pub(super) enum Edit {
     Removed,
 }
 
-/// What a run sees and is told.
+/// The pods that a run lists, and its options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Job {
     Right,
@@ -215,10 +216,11 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
 
 #[derive(Debug, Clone)]
 pub(super) struct World {
-    pub(super) pods: Vec<Real>,
-    pub(super) twins: Vec<Real>,
+    pub(super) pods: Vec<ModelPod>,
+    pub(super) twins: Vec<ModelPod>,
     pub(super) store: BTreeMap<String, String>,
-    born: usize,
+    /// The number of pods created so far.
+    created: usize,
 }
 
 impl World {
@@ -231,18 +233,18 @@ impl World {
             pods: Vec::new(),
             twins: Vec::new(),
             store: defined.collect(),
-            born: 0,
+            created: 0,
         }
     }
 
-    pub(super) fn happens(&mut self, event: &Event) {
+    pub(super) fn apply(&mut self, event: &Event) {
         match *event {
             Event::Created { app, ip } => {
-                // No two pods of a cluster have one address at a time.
+                // Two running pods of a cluster never share an address.
                 self.pods.retain(|pod| pod.ip != ip || pod.completed);
-                self.born += 1;
-                self.pods.push(Real {
-                    name: format!("{}-{}", APPS[app], self.born),
+                self.created += 1;
+                self.pods.push(ModelPod {
+                    name: format!("{}-{}", APPS[app], self.created),
                     app: Some(app),
                     ip,
                     port: 8080,
@@ -257,7 +259,7 @@ impl World {
                 if let Some(pod) = self.pods.get(of) {
                     let name = pod.name.clone();
                     self.twins.retain(|twin| twin.ip != ip && twin.name != name);
-                    self.twins.push(Real {
+                    self.twins.push(ModelPod {
                         ip,
                         ready: true,
                         ..pod.clone()
@@ -336,11 +338,11 @@ impl World {
         }
     }
 
-    /// The backends that have a server whose pod is Ready at that very URL: as the mark names the pod, in
-    /// the cluster that it names.
-    pub(super) fn alive(&self) -> BTreeSet<String> {
+    /// The backends that have a server whose pod, by the name and the cluster in its mark, is Ready at exactly that
+    /// URL.
+    pub(super) fn live_backends(&self) -> BTreeSet<String> {
         let served = self.store.iter().filter(|(key, value)| {
-            let Some((_, mark)) = marked(key, value) else {
+            let Some((_, mark)) = mark_of(key, value) else {
                 return false;
             };
             let pods = if mark.1.starts_with('b') {
@@ -356,7 +358,8 @@ impl World {
         served.map(|(key, _)| backend(key)).collect()
     }
 
-    pub(super) fn listed(&self, job: Job) -> Vec<&Real> {
+    /// The pods that a run of this job lists.
+    pub(super) fn listed(&self, job: Job) -> Vec<&ModelPod> {
         match job {
             Job::WrongContext => self.twins.iter().collect(),
             Job::NoPods => Vec::new(),
@@ -373,7 +376,10 @@ pub(super) fn backend(key: &str) -> String {
 }
 
 /// The id of a marked server, and its owner, scope, pod and URL.
-pub(super) fn marked(key: &str, value: &str) -> Option<(String, (String, String, String, String))> {
+pub(super) fn mark_of(
+    key: &str,
+    value: &str,
+) -> Option<(String, (String, String, String, String))> {
     let (_, id) = key.split_once("/servers/")?;
     let value = serde_json::from_str::<Value>(value).ok()?;
     let text = |field: &str| value[field].as_str().map(str::to_owned);

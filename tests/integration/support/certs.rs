@@ -1,10 +1,10 @@
-//! Certificates made anew for each test that wants them.
+//! Certificates, generated for each test.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 
-/// A certificate authority of one test.
+/// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// Its certificate, PEM.
@@ -20,7 +20,7 @@ pub struct Leaf {
 }
 
 impl Authority {
-    /// A new authority, unlike any other.
+    /// Generates an authority with a new key.
     pub fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
@@ -35,7 +35,7 @@ impl Authority {
         }
     }
 
-    /// A certificate for a server reached by these names or addresses, and for a client of that name.
+    /// A certificate for a server at these names or addresses, and for a client with this common name.
     pub fn leaf(&self, name: &str, hosts: &[&str]) -> Leaf {
         let key = KeyPair::generate().expect("a key");
         let hosts = hosts

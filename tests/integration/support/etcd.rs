@@ -1,5 +1,5 @@
-//! Real etcd servers of one test: alone or three together, with TLS, users and the v2 store,
-//! on ports the system chose, gone when the test is.
+//! Real etcd servers for a test: single or a cluster of three, with TLS, users and the v2 store, on free ports. They
+//! are killed at the end of the test.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -21,10 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(10);
 /// The key prefix of all backends in vulcand's layout.
 pub const ROOT: &str = "/vulcand/backends/";
-/// The password of etcd's `root`, which the helpers use once [`Etcd::enable_auth`] was called.
+/// The password of etcd's `root`. The helpers use it after [`Etcd::enable_auth`].
 pub const ROOT_PASSWORD: &str = "root-password";
 
-/// The versions every test of the store runs on.
+/// The tested versions of etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// 3.4.23, Debian's.
@@ -33,7 +33,7 @@ pub enum Version {
     V35,
 }
 
-/// Both.
+/// Both versions.
 pub const VERSIONS: [Version; 2] = [Version::V34, Version::V35];
 
 impl Version {
@@ -50,13 +50,13 @@ pub fn test_tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools")
 }
 
-/// Free ports, as the system gives them; all are held at once, so that they differ.
+/// Free ports chosen by the system. All are bound at once, so that they differ.
 pub fn free_ports<const N: usize>() -> [u16; N] {
     let held = [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
     held.map(|listener| listener.local_addr().expect("bound").port())
 }
 
-/// Asks again and again until there is an answer; fails when there is none for too long.
+/// Polls until `ask` returns a value, and fails after [`PATIENCE`].
 pub fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -68,25 +68,25 @@ pub fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// How a server is to be started.
+/// Options of a server.
 #[derive(Default)]
 pub struct Settings {
-    /// The certificate its client port shows; without it, that port speaks plain HTTP.
+    /// The certificate of the client port. `None` means plain HTTP.
     pub tls: Option<Leaf>,
-    /// PEM: clients must show a certificate of this authority.
+    /// PEM of the authority that must have signed clients' certificates.
     pub client_ca: Option<String>,
-    /// Seconds a simple token lives.
+    /// Lifetime of a simple token in seconds.
     pub token_ttl: Option<u32>,
-    /// Leave the v2 store off.
+    /// Disables the v2 API.
     pub no_v2: bool,
-    /// The client port speaks TLS, as `arguments` set up.
+    /// The client port speaks TLS, which `arguments` configure.
     pub https: bool,
-    /// More arguments.
+    /// Further arguments.
     pub arguments: Vec<String>,
 }
 
 impl Settings {
-    /// A server for `https://127.0.0.1` and `https://localhost`, certified by `authority`.
+    /// TLS with a certificate of `authority` for `127.0.0.1` and `localhost`.
     pub fn tls(authority: &Authority) -> Self {
         Self {
             tls: Some(authority.leaf("etcd", &["127.0.0.1", "localhost"])),
@@ -94,7 +94,7 @@ impl Settings {
         }
     }
 
-    /// The same, and it requires a client certificate of `authority`.
+    /// The same, and clients need a certificate of `authority`.
     pub fn mutual(authority: &Authority) -> Self {
         Self {
             client_ca: Some(authority.pem.clone()),
@@ -103,7 +103,7 @@ impl Settings {
     }
 }
 
-/// One etcd server, alone or a member of a cluster. Its process ends when this is dropped.
+/// A single etcd server or a member of a cluster. Its process is killed when this is dropped.
 pub struct Etcd {
     child: Child,
     command: Vec<String>,
@@ -116,9 +116,9 @@ pub struct Etcd {
 
 #[derive(Clone, Copy)]
 struct Ports {
-    /// What the program under test talks to.
+    /// The port for the program under test.
     client: u16,
-    /// The same server without TLS, for the helpers below.
+    /// A client port without TLS, for the helpers below.
     plain: u16,
     peer: u16,
     health: u16,
@@ -137,17 +137,17 @@ impl Ports {
 }
 
 impl Etcd {
-    /// Starts one server of Debian's version, plain HTTP.
+    /// Starts a server of version 3.4 with plain HTTP.
     pub fn start() -> Self {
         Self::version(Version::V34)
     }
 
-    /// Starts one server, plain HTTP.
+    /// Starts a server with plain HTTP.
     pub fn version(version: Version) -> Self {
         Self::set_up(version, &Settings::default())
     }
 
-    /// Starts one server with more arguments, of which `scheme` is `https` if they set TLS up.
+    /// Starts a server with further arguments. `scheme` is `https` if they configure TLS.
     pub fn with(
         version: Version,
         scheme: &str,
@@ -162,7 +162,7 @@ impl Etcd {
         Self::set_up(version, &settings)
     }
 
-    /// Starts one server.
+    /// Starts a server with these settings.
     pub fn set_up(version: Version, settings: &Settings) -> Self {
         let mut members = start(version, settings, 1);
         members.remove(0)
@@ -235,7 +235,7 @@ impl Etcd {
         }
     }
 
-    /// Polls until it answers. `Err` when its process has ended.
+    /// Polls until it is healthy. `Err` if its process has ended or it takes too long.
     fn ready(&mut self) -> Result<(), String> {
         let url = format!("http://127.0.0.1:{}/health", self.ports.health);
         let end = Instant::now() + PATIENCE;
@@ -269,13 +269,13 @@ impl Etcd {
         self.folder.path().join("data").join(name)
     }
 
-    /// Where the program under test finds it.
+    /// Its URL for the program under test.
     pub fn url(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.ports.client)
     }
 
-    /// The client port, which speaks TLS when the server was started so.
+    /// The client port, which may speak TLS.
     pub fn port(&self) -> u16 {
         self.ports.client
     }
@@ -286,18 +286,18 @@ impl Etcd {
         self.child.wait().expect("it ends");
     }
 
-    /// Starts a killed server again, with its data, and waits until it answers.
+    /// Restarts a killed server with its data, and waits until it is healthy.
     pub fn restart(&mut self) {
         self.start_again();
         self.ready().expect("it starts again");
     }
 
-    /// Starts a killed server again without waiting: a cluster's members wait for each other.
+    /// Restarts a killed server without waiting: the members of a cluster need each other to become healthy.
     pub fn start_again(&mut self) {
         self.child = run(&self.binary, &self.command, self.folder.path());
     }
 
-    /// Waits until it answers.
+    /// Waits until it is healthy.
     pub fn wait(&mut self) {
         self.ready().expect("it answers");
     }
@@ -307,17 +307,17 @@ impl Etcd {
         signal(self.child.id(), name);
     }
 
-    /// Stops the process: it keeps its connections open and does not answer.
+    /// Stops the process (SIGSTOP): its connections stay open, but it does not answer.
     pub fn stop(&self) {
         signal(self.child.id(), "STOP");
     }
 
-    /// Lets a stopped process go on.
+    /// Continues a stopped process (SIGCONT).
     pub fn resume(&self) {
         signal(self.child.id(), "CONT");
     }
 
-    /// Makes `root` and switches authentication on.
+    /// Creates the user `root` and enables authentication.
     pub fn enable_auth(&mut self) {
         self.call(
             "auth/user/add",
@@ -329,24 +329,25 @@ impl Etcd {
         self.auth = true;
     }
 
-    /// Makes a user who may read and write the keys that begin with `prefix`, and nothing else.
+    /// Creates a user who may only read and write the keys that begin with `prefix`.
     pub fn add_user(&self, name: &str, password: &str, prefix: &str) {
-        self.add_user_who(name, password, "READWRITE", prefix);
+        self.add_user_with_permission(name, password, "READWRITE", prefix);
     }
 
-    /// Makes a user who may read the keys that begin with `prefix`, and nothing else.
+    /// Creates a user who may only read the keys that begin with `prefix`.
     pub fn add_reader(&self, name: &str, password: &str, prefix: &str) {
-        self.add_user_who(name, password, "READ", prefix);
+        self.add_user_with_permission(name, password, "READ", prefix);
     }
 
-    fn add_user_who(&self, name: &str, password: &str, may: &str, prefix: &str) {
+    fn add_user_with_permission(&self, name: &str, password: &str, permission: &str, prefix: &str) {
         self.call(
             "auth/user/add",
             &json!({"name": name, "password": password}),
         );
         self.call("auth/role/add", &json!({"name": name}));
         let end = BASE64.encode(prefix_end(prefix));
-        let permission = json!({"permType": may, "key": BASE64.encode(prefix), "range_end": end});
+        let permission =
+            json!({"permType": permission, "key": BASE64.encode(prefix), "range_end": end});
         self.call(
             "auth/role/grant",
             &json!({"name": name, "perm": permission}),
@@ -362,7 +363,7 @@ impl Etcd {
         );
     }
 
-    /// Sets many keys (v3), 100 in a transaction.
+    /// Sets many keys (v3), 100 per transaction.
     pub fn put_all<K: AsRef<str>, V: AsRef<str>>(&self, entries: &[(K, V)]) {
         for chunk in entries.chunks(100) {
             let put = |(key, value): &(K, V)| {
@@ -375,10 +376,10 @@ impl Etcd {
         }
     }
 
-    /// Removes a key that is there (v3).
+    /// Deletes an existing key (v3).
     pub fn delete(&self, key: &str) {
         let answer = self.call("kv/deleterange", &json!({"key": BASE64.encode(key)}));
-        assert_eq!(answer["deleted"], "1", "{key} was there");
+        assert_eq!(answer["deleted"], "1", "{key} existed");
     }
 
     /// Defines a backend for vulcand (v3).
@@ -407,7 +408,7 @@ impl Etcd {
         }
     }
 
-    /// The keys that begin with `prefix` (v3), without that beginning.
+    /// The keys that begin with `prefix` (v3), without the prefix.
     pub fn keys(&self, prefix: &str) -> Vec<String> {
         let found = self.get(prefix).into_iter();
         found
@@ -441,7 +442,7 @@ impl Etcd {
         }
     }
 
-    /// Prints all that is written under `prefix` from a revision on (v3), until it is ended.
+    /// Watches `prefix` from a revision on (v3): prints its events until it is killed.
     pub fn watch(&self, prefix: &str, from: &str) -> Child {
         Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
@@ -459,7 +460,7 @@ impl Etcd {
             .unwrap_or_else(|error| panic!("etcdctl: {error}; run tests/setup"))
     }
 
-    /// The store's revision (v3): it grows with each write.
+    /// The store's revision (v3), which grows with each write.
     pub fn revision(&self) -> u64 {
         let answer = self.call("kv/range", &json!({"key": BASE64.encode("\0")}));
         let revision = &answer["header"]["revision"];
@@ -470,26 +471,26 @@ impl Etcd {
             .expect("a number")
     }
 
-    /// Forgets everything before the current revision (v3).
+    /// Compacts the history up to the current revision (v3).
     pub fn compact(&self) {
         let revision = self.revision().to_string();
         self.call("kv/compaction", &json!({"revision": revision}));
     }
 
-    /// Waits until every token that was given out before this call, and not used since, has expired.
+    /// Waits until all tokens issued before this call, and not used since, have expired.
     pub fn wait_until_tokens_expire(&self) {
         let root = json!({"name": "root", "password": ROOT_PASSWORD});
         let login = self.send("auth/authenticate", &root, "");
         let youngest = login["token"].as_str().expect("a token");
-        // Asking etcd would renew the token, so read the log.
+        // A request with the token would renew it, so read the log.
         let expired = format!("\"token\":\"{youngest}\"");
-        poll("the end of a token", || {
+        poll("a token to expire", || {
             let log = fs::read_to_string(self.folder.path().join("log")).expect("a log");
             log.contains(&expired).then_some(())
         });
     }
 
-    /// One call through the JSON gateway of the v3 API, as `root` once authentication is on.
+    /// A call of the v3 API through its JSON gateway, as `root` once authentication is enabled.
     pub fn call(&self, path: &str, body: &Value) -> Value {
         if self.auth {
             let root = json!({"name": "root", "password": ROOT_PASSWORD});
@@ -509,7 +510,7 @@ impl Etcd {
                 request = request.header("authorization", token);
             }
             let answer = request.send(body.to_string());
-            // A cluster that has just lost a member is looking for a leader.
+            // A cluster that has just lost a member answers 503 until it has a leader.
             match &answer {
                 Ok(response) if response.status() == 503 && Instant::now() < end => {
                     thread::sleep(POLL);
@@ -521,22 +522,22 @@ impl Etcd {
 }
 
 impl Drop for Etcd {
-    #[expect(clippy::print_stderr, reason = "a test that fails shows it")]
+    #[expect(clippy::print_stderr, reason = "a failed test shows it")]
     fn drop(&mut self) {
         if thread::panicking()
             && let Ok(Some(status)) = self.child.try_wait()
         {
             eprintln!("etcd {} had ended ({status}):\n{}", self.url(), self.log());
         }
-        // A server that was killed by its test is gone already.
+        // The test may have killed it already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 fn start(version: Version, settings: &Settings, members: usize) -> Vec<Etcd> {
-    let mut trouble = String::new();
-    // A port may be taken between our asking for it and the server's start.
+    let mut last_error = String::new();
+    // Another process may take a free port before the server binds it.
     for _ in 0..5 {
         let ports = (0..members).map(|_| Ports::free()).collect::<Vec<_>>();
         let cluster = (ports.iter().enumerate())
@@ -548,10 +549,10 @@ fn start(version: Version, settings: &Settings, members: usize) -> Vec<Etcd> {
             .collect::<Vec<_>>();
         match servers.iter_mut().try_for_each(Etcd::ready) {
             Ok(()) => return servers,
-            Err(error) => trouble = error,
+            Err(error) => last_error = error,
         }
     }
-    panic!("{trouble}");
+    panic!("{last_error}");
 }
 
 fn run(binary: &Path, arguments: &[String], folder: &Path) -> Child {
@@ -575,7 +576,7 @@ pub fn signal(process: u32, name: &str) {
     assert!(status.success(), "kill -{name} {process}: {status}");
 }
 
-/// A client that takes any status for an answer, without a proxy.
+/// An HTTP client without a proxy that returns every status as an answer.
 pub fn agent(timeout: Duration) -> ureq::Agent {
     ureq::Agent::config_builder()
         .proxy(None)
@@ -593,7 +594,7 @@ fn answered(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Va
         .with_config()
         .limit(u64::MAX)
         .read_to_string()
-        .expect("a whole answer");
+        .expect("a complete answer");
     assert!(
         response.status().is_success(),
         "{}: {body}",
@@ -609,7 +610,7 @@ fn text(base64: &Value) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
-/// The first key behind all that begin with `prefix`.
+/// The end of the range of all keys that begin with `prefix`.
 fn prefix_end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     let last = end.last_mut().expect("not empty");

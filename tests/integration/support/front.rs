@@ -1,4 +1,4 @@
-//! What may stand in front of a server: its TLS side with any certificate that openssl makes, or a proxy.
+//! Processes in front of a server: a TLS terminator with certificates made by openssl, or a proxy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,17 +6,17 @@ use std::process::{Child, Command};
 
 use super::etcd::poll;
 
-/// A process in front of a server. It ends with the test.
+/// A process in front of a server. It is killed when this is dropped.
 pub struct Front {
     child: Child,
-    /// Where it listens.
+    /// The port it listens on.
     pub port: u16,
     log: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Front {
-    /// The TLS side of a server that listens at `target`. With `client_ca` it wants a client certificate.
+    /// Terminates TLS for a server on port `target`. With `client_ca` it requires a client certificate.
     pub fn tls(certificate: &Path, key: &Path, client_ca: Option<&Path>, target: u16) -> Self {
         let none = Path::new("-");
         let paths = [certificate, key, client_ca.unwrap_or(none)];
@@ -56,8 +56,8 @@ impl Front {
         }
     }
 
-    /// What it was asked, a line each.
-    pub fn asked(&self) -> Vec<String> {
+    /// The requests it received, one line each.
+    pub fn requests(&self) -> Vec<String> {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }

@@ -1,11 +1,11 @@
-//! Files that keep what the program printed.
+//! Golden files: expected output of the program.
 
 use std::fs;
 use std::path::Path;
 
 use similar::TextDiff;
 
-/// Compares with what the file keeps; `BLESS=1` writes it there first.
+/// Compares with the golden file; `BLESS=1` writes the file first.
 #[track_caller]
 pub fn golden(path: &Path, got: &str) {
     if std::env::var_os("BLESS").is_some() {

@@ -1,4 +1,4 @@
-//! Runs the program under test, with nothing of this machine's environment.
+//! Runs the program under test without the environment of this machine.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -45,7 +45,7 @@ pub fn vulcanized(arguments: &str) -> Program {
 }
 
 impl Program {
-    /// Adds one argument, as it is.
+    /// Adds one argument, unchanged.
     pub fn arg(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Self {
         self.command.arg(argument);
         self
@@ -62,13 +62,13 @@ impl Program {
         self
     }
 
-    /// Gives it this on stdin.
+    /// Sets its stdin.
     pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.input = input.into();
         self
     }
 
-    /// Starts it, for tests that do something meanwhile.
+    /// Starts it without waiting.
     pub fn start(mut self) -> Child {
         let mut child = self
             .command
@@ -165,8 +165,7 @@ impl std::fmt::Display for Answer {
     }
 }
 
-/// kubectl with this kubeconfig and a bare environment, asked for the pods that we ask for. It keeps what it
-/// caches nowhere.
+/// kubectl with this kubeconfig and a minimal environment, listing the same pods as the program. It has no cache.
 pub fn kubectl(kubeconfig: &Path) -> Command {
     let program = test_tools().join("bin/kubectl");
     assert!(program.exists(), "no kubectl: run `tests/setup`");

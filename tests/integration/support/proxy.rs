@@ -8,7 +8,7 @@ use std::thread;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// What gets lost, once so many bytes of requests have gone through.
+/// What is lost after a number of bytes of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     /// Requests arrive, their answers do not.
@@ -19,15 +19,15 @@ pub enum Loss {
     Everything,
 }
 
-/// A wire to a server on loopback.
+/// A proxy to a server on loopback.
 pub struct Proxy {
     port: u16,
     dropped: Arc<AtomicUsize>,
 }
 
 impl Proxy {
-    /// Forwards to `target` until `after` bytes of requests have passed, then loses things on the
-    /// connection they passed on. Later connections work, unless everything is lost.
+    /// Forwards to `target` until `after` bytes of requests have passed, then drops requests or answers on that
+    /// connection. Later connections work, unless everything is lost.
     pub fn start(target: u16, loss: Loss, after: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("bound").port();
@@ -89,7 +89,7 @@ impl Proxy {
         Self { port, dropped }
     }
 
-    /// Where the program finds the server.
+    /// The proxy's URL.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }

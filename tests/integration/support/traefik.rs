@@ -1,4 +1,4 @@
-//! The real Traefik over a real etcd, HTTP servers for it to balance, and clients that never stop asking.
+//! The real Traefik on a real etcd, HTTP servers behind it, and clients that send requests all the time.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::etcd::{Etcd, agent, free_ports, poll, test_tools};
 
-/// A Traefik that reads its services from an etcd. Its process ends when this is dropped.
+/// A Traefik that reads its services from an etcd. Its process is killed when this is dropped.
 pub struct Traefik {
     child: Child,
     folder: tempfile::TempDir,
@@ -29,7 +29,7 @@ impl Traefik {
         Self::with_file(etcd, "")
     }
 
-    /// The same, with dynamic configuration (YAML) in a file beside the etcd.
+    /// The same, with further dynamic configuration (YAML) in a file.
     pub fn with_file(etcd: &Etcd, dynamic: &str) -> Self {
         // Another process may take a port between its choice and its use.
         let tries = (0..3).find_map(|_| Self::try_start(etcd, dynamic));
@@ -86,13 +86,13 @@ impl Traefik {
         (answer.status() == 200).then_some(text)
     }
 
-    /// What it serves of its etcd: `None` for a service that it does not know.
+    /// A service of its etcd provider, or `None` if there is no such service.
     pub fn service(&self, name: &str) -> Option<Value> {
         let text = self.get(&format!("api/http/services/{name}@etcd"))?;
         Some(serde_json::from_str(&text).expect("JSON"))
     }
 
-    /// The URLs of a service's servers; nothing for a service that it does not know.
+    /// The URLs of a service's servers; empty if there is no such service.
     pub fn servers(&self, name: &str) -> BTreeSet<String> {
         let service = self.service(name).unwrap_or_default();
         let servers = service["loadBalancer"]["servers"].as_array();
@@ -101,14 +101,14 @@ impl Traefik {
         urls.map(str::to_owned).collect()
     }
 
-    /// Polls until a service has just these servers.
+    /// Polls until a service has exactly these servers.
     pub fn wait_for(&self, name: &str, urls: &BTreeSet<String>) {
         poll(&format!("Traefik to serve {urls:?}"), || {
             (self.servers(name) == *urls).then_some(())
         });
     }
 
-    /// The lines of its log that say that what is in etcd could not be read.
+    /// The lines of its log that report unreadable keys in etcd.
     pub fn provider_errors(&self) -> Vec<String> {
         let log = fs::read_to_string(self.folder.path().join("log")).expect("a log");
         let errors = log.lines().filter(|line| line.contains("Provider error"));
@@ -128,7 +128,7 @@ impl Drop for Traefik {
     }
 }
 
-/// An HTTP server with an address of its own, as a pod has, that counts who comes after it was removed.
+/// An HTTP server with its own address, like a pod. It counts the requests that arrive after its removal.
 pub struct Site {
     /// Its address.
     pub ip: IpAddr,
@@ -149,8 +149,7 @@ struct SiteState {
 impl Site {
     /// Listens on an address of the loopback network, `127.1.<test>.<number>`.
     pub fn start(test: u8, number: u8) -> Self {
-        /// The port of each test's first site: those that follow have the same one, as pods of one
-        /// backend do.
+        /// The port of each test's first site. Later sites of the test use the same port, like pods of one backend.
         static PORTS: Mutex<BTreeMap<u8, u16>> = Mutex::new(BTreeMap::new());
         let ip = IpAddr::from([127, 1, test, number]);
         let mut ports = PORTS.lock().expect("no panic");
@@ -161,7 +160,7 @@ impl Site {
         drop(ports);
         let state = Arc::new(SiteState::default());
         let shared = Arc::clone(&state);
-        // It ends with the test's process.
+        // The thread ends with the test's process.
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if shared.closed.load(Ordering::SeqCst) {
@@ -181,10 +180,10 @@ impl Site {
         format!("http://{}:{}", self.ip, self.port)
     }
 
-    /// Ends it as the end of a pod does: nobody is let in any more, and who is in is cut off.
+    /// Stops it like a pod that ends: new connections are refused, open ones are closed.
     pub fn close(&self) {
         self.state.closed.store(true, Ordering::SeqCst);
-        // Wakes the listener, so that it ends and its port refuses.
+        // A connection wakes the listener, which then closes its port.
         while TcpStream::connect((self.ip, self.port)).is_ok() {}
         for stream in self.state.connections.lock().expect("no panic").drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -196,12 +195,12 @@ impl Site {
         self.state.served.load(Ordering::SeqCst)
     }
 
-    /// From now on requests are late: the proxy shows that it knows. `false`: it serves again.
+    /// Marks it as removed from the proxy, so that further requests count as late, or as in use again.
     pub fn is_removed(&self, removed: bool) {
         self.state.removed.store(removed, Ordering::SeqCst);
     }
 
-    /// How many requests came too late.
+    /// How many requests arrived after its removal.
     pub fn late(&self) -> usize {
         self.state.late.load(Ordering::SeqCst)
     }
@@ -228,7 +227,7 @@ fn answer(mut stream: TcpStream, state: &SiteState) {
     }
 }
 
-/// Clients that ask an entry point again and again until they are told to end.
+/// Clients that send requests to an entry point until they are stopped.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
@@ -265,7 +264,7 @@ impl Traffic {
         }
     }
 
-    /// Waits until so many more requests were answered.
+    /// Waits until this many more requests are finished.
     pub fn more(&self, requests: usize) {
         let goal = self.done.load(Ordering::Relaxed) + requests;
         poll("requests to be answered", || {
@@ -273,7 +272,7 @@ impl Traffic {
         });
     }
 
-    /// Ends them: how many requests there were, and what became of those that failed.
+    /// Stops the clients. Returns the number of requests, and the errors of those that failed.
     pub fn end(self) -> (usize, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         let ends = self.clients.into_iter().map(JoinHandle::join);

@@ -1,4 +1,4 @@
-//! Three etcd servers together.
+//! A cluster of three etcd servers.
 
 use std::process::Command;
 

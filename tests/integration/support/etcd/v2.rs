@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::{BASE64, Etcd, PATIENCE, ROOT_PASSWORD, agent, answered};
 
 impl Etcd {
-    /// Switches the v2 store's own authentication on, with one user who may read and write the keys of
-    /// this pattern. The helpers for v2 are shut out by it.
+    /// Enables authentication in the v2 API, with a user who may read and write the keys of this pattern. The helpers
+    /// for v2 do not work afterwards.
     pub fn enable_auth_v2(&self, name: &str, password: &str, pattern: &str) {
         let send = |path: &str, body: &Value| {
             let url = format!("http://127.0.0.1:{}/v2/auth/{path}", self.ports.plain);
@@ -35,7 +35,7 @@ impl Etcd {
         answered(request.send(body.to_string()));
     }
 
-    /// Sets a key (v2), or with `None` makes an empty directory.
+    /// Sets a key (v2), or creates an empty directory if the value is `None`.
     pub fn put_v2(&self, key: &str, value: Option<&str>) {
         let body = match value {
             Some(value) => vec![("value", value)],
@@ -44,7 +44,7 @@ impl Etcd {
         answered(agent(PATIENCE).put(self.v2(key)).send_form(body));
     }
 
-    /// Removes a key or a whole directory that is there (v2).
+    /// Deletes an existing key or directory with all its keys (v2).
     pub fn remove_v2(&self, key: &str) {
         let url = format!("{}?recursive=true", self.v2(key));
         answered(agent(PATIENCE).delete(url).call());
@@ -70,7 +70,7 @@ impl Etcd {
         found
     }
 
-    /// The v2 store's index: it grows with each write.
+    /// The index of the v2 store, which grows with each write.
     pub fn index_v2(&self) -> u64 {
         let answer = agent(PATIENCE)
             .get(self.v2("/"))
@@ -86,6 +86,7 @@ impl Etcd {
     }
 }
 
+/// Collects the keys and the empty directories below a node.
 fn leaves(node: &Value, found: &mut BTreeMap<String, String>) {
     let key = node["key"].as_str().unwrap_or_default();
     match node["nodes"].as_array() {
