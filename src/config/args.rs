@@ -133,7 +133,7 @@ pub(super) struct MappingArgs {
     #[arg(long, value_name = "TEMPLATE")]
     #[arg(default_value = "{ip}", value_parser = Template::parse)]
     pub(super) server_id: Template,
-    /// Prefix of the annotations `backend`, `port`, `scheme` and `ignore`
+    /// Prefix of the annotations `backend`, `port`, `scheme`, `weight` and `ignore`
     #[arg(long, value_name = "PREFIX")]
     #[arg(default_value = "vulcanized.io/")]
     pub(super) annotation_prefix: String,
@@ -235,7 +235,7 @@ pub(super) struct ChangesArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Output")]
 pub(super) struct OutputArgs {
-    /// What is printed: `diff` (default), `json` or `summary`
+    /// What is printed: `diff` (default), `lines`, `json` or `summary`
     #[arg(short, long, value_name = "FORMAT")]
     #[arg(default_value = "diff")]
     pub(super) output: Format,

@@ -33,6 +33,14 @@ pub(super) enum Auth {
 }
 
 impl Auth {
+    /// Whether another call of [`Auth::header`] may get another credential.
+    pub(super) fn is_renewable(&self) -> bool {
+        match self {
+            Self::None | Self::Token(_) | Self::Basic(..) => false,
+            Self::TokenFile { .. } | Self::Exec(_) => true,
+        }
+    }
+
     /// Gets the value of the `Authorization` header: reads the token file or runs the plugin. A plugin's
     /// client certificate is put into `tls`.
     ///

@@ -359,7 +359,7 @@ impl Api {
 
     /// Renews the credentials. `false` if they are static.
     fn renew(&mut self) -> anyhow::Result<bool> {
-        if !matches!(self.access.auth, Auth::TokenFile { .. } | Auth::Exec(_)) {
+        if !self.access.auth.is_renewable() {
             return Ok(false);
         }
         debug!("reading the credentials again");

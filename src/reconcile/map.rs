@@ -250,6 +250,18 @@ impl SkipReason {
         }
     }
 
+    /// The kinds of mistakes, in alphabetical order: those of [`SkipReason::is_mistake`].
+    pub(crate) const MISTAKES: &[&str] = &[
+        "with a bad annotation",
+        "with an unknown annotation",
+        "with an unreadable address",
+        "with several ports",
+        "without a backend",
+        "without a port",
+        "without a valid id",
+        "without an address of that family",
+    ];
+
     /// The kind of reason, in a word or three, for the count in the last line.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -218,6 +218,9 @@ impl Explained {
             let allow = deletes_to_allow(plan, false);
             let change = format!("if this is right: `--allow-deletes {allow}`");
             (text, Some(change), false)
+        } else if is_over_budget(plan, key) {
+            let change = "if this is right: a higher `--max-deletes`".to_owned();
+            (OVER_BUDGET.to_owned(), Some(change), serves)
         } else if let Some(frozen) = plan.unshared.iter().find(is_here) {
             let others = match &frozen.why {
                 Freeze::Owners(owners) => format!("servers of owner {}", join(owners)),
@@ -285,6 +288,8 @@ impl Explained {
                     format!("{verb}: {}", why(change))
                 } else if let Some(entry) = held_here {
                     format!("nothing: held, because {}", held(entry))
+                } else if is_over_budget(plan, &entry.key) {
+                    OVER_BUDGET.to_owned()
                 } else if kept.any(|kept| *kept.key == *entry.key) {
                     "nothing: kept, because its backend would have no Ready server".to_owned()
                 } else {
@@ -293,6 +298,14 @@ impl Explained {
             );
         }
     }
+}
+
+/// What a run does with a change that `--max-deletes` forbids.
+const OVER_BUDGET: &str = "nothing: more servers would go than `--max-deletes` allows";
+
+fn is_over_budget(plan: &Plan, key: &str) -> bool {
+    let mut entries = plan.over_budget.iter().flat_map(|over| &over.entries);
+    entries.any(|entry| entry.key == *key)
 }
 
 fn join(texts: &std::collections::BTreeSet<String>) -> String {

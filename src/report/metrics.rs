@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::reconcile::map::SkipReason;
 use crate::reconcile::plan::{Action, Change, LeftOut, Plan};
 
 /// The job by which a Pushgateway groups these metrics.
@@ -73,19 +74,7 @@ const METRICS: [Metric; 18] = [
     Metric {
         name: "vulcanized_pods_left_out",
         help: "Pods left out by a mistake in the pod or in the options.",
-        label: Some((
-            "reason",
-            &[
-                "with a bad annotation",
-                "with an unknown annotation",
-                "with an unreadable address",
-                "with several ports",
-                "without a backend",
-                "without a port",
-                "without a valid id",
-                "without an address of that family",
-            ],
-        )),
+        label: Some(("reason", SkipReason::MISTAKES)),
     },
     metric(
         "vulcanized_servers_owned",
@@ -181,11 +170,7 @@ fn values_of(run: &Run) -> Values {
             *left_out.entry(reason.kind()).or_default() += 1;
         }
     }
-    let reasons = METRICS.iter().find_map(|metric| match metric.label {
-        Some(("reason", known)) => Some(known),
-        _ => None,
-    });
-    for reason in reasons.unwrap_or_default() {
+    for reason in SkipReason::MISTAKES {
         let pods = left_out.get(reason).copied().unwrap_or_default();
         set("pods_left_out", reason, float(pods));
     }

@@ -32,16 +32,13 @@ fn every_scenario_matches_its_golden_files() {
         let folder = folder.expect("one").path();
         let read = |file: &str| fs::read_to_string(folder.join(file)).ok();
         let common = read("args").unwrap_or_default();
-        for (layout, traefik) in [("vulcand", false), ("traefik", true)] {
-            let name = |file: &str, end: &str| match traefik {
-                false => format!("{file}{end}"),
-                true => format!("{file}.traefik{end}"),
-            };
+        for (layout, infix) in [("vulcand", ""), ("traefik", ".traefik")] {
+            let name = |file: &str, end: &str| format!("{file}{infix}{end}");
             // Some scenarios exist only in vulcand's layout.
             let Some(plan) = read(&name("plan", ".diff")) else {
                 continue;
             };
-            let special = read("args.traefik").filter(|_| traefik);
+            let special = read("args.traefik").filter(|_| !infix.is_empty());
             let mut options = special.as_ref().unwrap_or(&common).clone();
             options += " --layout ";
             options += layout;

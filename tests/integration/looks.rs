@@ -314,6 +314,18 @@ fn explain_follows_unusual_pods() {
             Some(ours("http://10.0.0.1:8080")),
         ),
         (
+            "an update over budget",
+            "--port 9999 --allow-deletes 1 --max-deletes 0",
+            vec![web()],
+            Some(ours("http://10.0.0.1:8080")),
+        ),
+        (
+            "a delete over budget",
+            "--strict-ready --max-deletes 0",
+            vec![not_ready()],
+            Some(ours("http://10.0.0.1:8080")),
+        ),
+        (
             "kept",
             "",
             vec![not_ready()],
