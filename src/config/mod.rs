@@ -14,7 +14,7 @@ pub(crate) use args::{Format, Generate};
 pub use env::{parse, unread_variables};
 
 use crate::kube::{self, Namespaces, Source, namespaces_mix};
-use crate::layout::{self, Layout, Unsupported};
+use crate::layout::{self, Layout};
 use crate::metrics;
 use crate::model::{ClusterName, Scope};
 use crate::reconcile::map::Mapping;
@@ -111,11 +111,9 @@ impl Cli {
         };
         let dry_run = changes.dry_run || look.is_some();
         let (store, etcdctl, layout) = store.store(env)?;
-        if !is_status && !layout.takes_owner(&owner) {
-            return Err(usage(
-                "`--owner` needs a letter here: it begins the ids of Traefik's servers, and one of \
-                 nothing but digits could be taken for an address",
-            ));
+        if !is_status {
+            let checked = layout.check_owner(&owner);
+            checked.map_err(|error| usage(&error.to_string()))?;
         }
         let mapping = mapping.mapping(Rc::clone(&layout));
         let cluster = kubernetes.cluster.clone();
@@ -304,15 +302,6 @@ impl MappingArgs {
     }
 }
 
-fn open_layout(name: &str, options: layout::Options) -> Result<Rc<dyn Layout>, clap::Error> {
-    layout::open(name, options).map_err(|unsupported| {
-        usage(match unsupported {
-            Unsupported::EtcdV2 => "Traefik reads etcd v3 only: `--etcd-api 2` does not go with it",
-            Unsupported::LeadingSlash => "Traefik cannot read a prefix that begins with a slash",
-        })
-    })
-}
-
 impl StoreArgs {
     fn store(
         self,
@@ -346,7 +335,7 @@ impl StoreArgs {
             prefix,
             etcd_v2: etcd_api == Api::V2 && store_file.is_none(),
         };
-        let layout = open_layout(&layout, options)?;
+        let layout = layout::open(&layout, options).map_err(|error| usage(&error.to_string()))?;
         if let Some(file) = store_file {
             return Ok((store::Source::File(file), NO_ETCDCTL, layout));
         }

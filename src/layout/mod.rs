@@ -8,13 +8,10 @@ use std::rc::Rc;
 
 use litemap::LiteMap;
 
-pub(crate) use definition::Refusal;
-
 use crate::model::{
     self, BackendId, Denied, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
 };
 
-mod definition;
 mod go;
 #[cfg(test)]
 mod toy;
@@ -42,14 +39,10 @@ pub struct Options {
     pub etcd_v2: bool,
 }
 
-/// Why a layout cannot be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unsupported {
-    /// The proxy does not read etcd's v2 API.
-    EtcdV2,
-    /// The proxy cannot read keys below a prefix that begins with a slash.
-    LeadingSlash,
-}
+/// What a proxy does not support, for the usage error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unsupported(&'static str);
 
 /// The layout of this name.
 ///
@@ -133,9 +126,12 @@ pub trait Layout: fmt::Debug {
         }
     }
 
-    /// Whether an entry of this owner can be told from an unmarked one.
-    fn takes_owner(&self, _owner: &str) -> bool {
-        true
+    /// Checks that entries of this owner can be told from unmarked ones.
+    ///
+    /// # Errors
+    /// [`Unsupported`].
+    fn check_owner(&self, _owner: &str) -> Result<(), Unsupported> {
+        Ok(())
     }
 
     /// The id under which a server stands in its backend.
@@ -269,6 +265,42 @@ pub enum Definition {
         /// The revision it was read at.
         revision: u64,
     },
+}
+
+/// Why a proxy does not take a definition.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// vulcand: `null`, of which it dereferences the nil pointer and crashes.
+    #[error("it is `null`, which crashes vulcand at each start")]
+    Null,
+    /// vulcand: it is not JSON.
+    #[error("it is not valid JSON")]
+    Syntax,
+    /// vulcand: it is JSON, but not an object.
+    #[error("it is not a JSON object")]
+    NotAnObject,
+    /// vulcand: a field that other fields require is missing.
+    #[error("it has no `Type`")]
+    NoType,
+    /// vulcand: a field has a value that it refuses.
+    #[error("`{field}` is `{value}`, not {wanted}")]
+    Field {
+        /// The field, with those it is in: `Settings.KeepAlive.Period`.
+        field: String,
+        /// Its value, in JSON.
+        value: String,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// vulcand: the key is a directory (etcd v2).
+    #[error("it is a directory")]
+    Directory {
+        /// Whether it is empty.
+        empty: bool,
+    },
+    /// Traefik: the service has another type than `loadBalancer`.
+    #[error("it is a service of the type `{0}`, and one that has servers too is disabled (404)")]
+    OtherType(String),
 }
 
 /// One server's entry.

@@ -36,10 +36,14 @@ struct Traefik {
 pub(super) fn open(options: Options) -> Result<Rc<dyn Layout>, Unsupported> {
     let Options { prefix, etcd_v2 } = options;
     if etcd_v2 {
-        return Err(Unsupported::EtcdV2);
+        return Err(Unsupported(
+            "Traefik reads etcd v3 only: `--etcd-api 2` does not go with it",
+        ));
     }
     if prefix.as_deref().is_some_and(|text| text.starts_with('/')) {
-        return Err(Unsupported::LeadingSlash);
+        return Err(Unsupported(
+            "Traefik cannot read a prefix that begins with a slash",
+        ));
     }
     Ok(Rc::new(Traefik { prefix }))
 }
@@ -173,8 +177,14 @@ impl Layout for Traefik {
     }
 
     /// The owner begins the id; digits alone could be the beginning of an address.
-    fn takes_owner(&self, owner: &str) -> bool {
-        !owner.bytes().all(|c| c.is_ascii_digit())
+    fn check_owner(&self, owner: &str) -> Result<(), Unsupported> {
+        if owner.bytes().all(|c| c.is_ascii_digit()) {
+            return Err(Unsupported(
+                "`--owner` needs a letter here: it begins the ids of Traefik's servers, and one of \
+                 nothing but digits could be taken for an address",
+            ));
+        }
+        Ok(())
     }
 
     /// The mark, then the server's own id, in lower case as Traefik wants it.

@@ -10,47 +10,11 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::go;
+use crate::layout::{Refusal, go};
 use crate::text::json_line;
 
 /// The smallest definition.
 pub(super) const SMALLEST: &str = r#"{"Type":"http"}"#;
-
-/// Why vulcand does not take a definition.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// `null`: vulcand dereferences the nil pointer and crashes.
-    #[error("it is `null`, which crashes vulcand at each start")]
-    Null,
-    /// It is not JSON.
-    #[error("it is not valid JSON")]
-    Syntax,
-    /// It is JSON, but not an object.
-    #[error("it is not a JSON object")]
-    NotAnObject,
-    /// A field that other fields require is missing.
-    #[error("it has no `Type`")]
-    NoType,
-    /// A field has a value that vulcand refuses.
-    #[error("`{field}` is `{value}`, not {wanted}")]
-    Field {
-        /// The field, with those it is in: `Settings.KeepAlive.Period`.
-        field: String,
-        /// Its value, in JSON.
-        value: String,
-        /// What it should be.
-        wanted: &'static str,
-    },
-    /// The key is a directory (etcd v2).
-    #[error("it is a directory")]
-    Directory {
-        /// Whether it is empty.
-        empty: bool,
-    },
-    /// Traefik's service has another type than `loadBalancer`.
-    #[error("it is a service of the type `{0}`, and one that has servers too is disabled (404)")]
-    OtherType(String),
-}
 
 /// What a field may hold.
 enum Kind {
@@ -491,7 +455,7 @@ mod tests {
     #[test]
     fn definitions_are_read_as_vulcand_reads_them() {
         // Go's encoding/json said the same of each, with the structures of vulcand 0.9.
-        let table = include_str!("../../fixtures/vulcand/definitions.tsv");
+        let table = include_str!("../../../fixtures/vulcand/definitions.tsv");
         let mut rows = 0;
         for line in table.lines() {
             let [verdict, value] = *line.split('\t').collect::<Vec<_>>() else {

@@ -11,9 +11,11 @@ use serde_json::value::RawValue;
 
 use super::{
     Backend, Contents, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Refusal,
-    Sibling, SiblingKind, Undefined, Unsupported, backend, definition, go, readable,
+    Sibling, SiblingKind, Undefined, Unsupported, backend, go, readable,
 };
 use crate::model::{self, Mark, PodName, Scheme, ServerUrl, Snapshot, UrlFault};
+
+mod definition;
 
 /// The prefix when none is given and neither spelling holds backends.
 const DEFAULT_PREFIX: &str = "/vulcand";
