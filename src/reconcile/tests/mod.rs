@@ -8,18 +8,21 @@ use crate::model::{Cluster, ContainerPort, Entry, Phase, Scheme, Scope, Snapshot
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::reconcile::map::{Mapping, PortRef};
 use crate::reconcile::plan::{
-    Action, Adopt, DeleteLimit, Freeze, Losing, NoBackends, Plan, Reason, Rules,
+    Action, Adopt, Change, DeleteLimit, Freeze, Losing, NoBackends, Plan, Reason, Rules,
 };
 use crate::reconcile::planner::plan;
 use crate::reconcile::template::Template;
 use crate::report::reasons::{held, why};
 
 mod changes;
+mod counts;
 mod evidence;
+mod findings;
 mod lists;
 mod losses;
 mod ownership;
 mod properties;
+mod traefik;
 
 type Pod = crate::model::Pod<'static>;
 
@@ -209,11 +212,17 @@ impl World {
                 value: value.into_bytes(),
                 revision,
             });
+        let entries = entries.collect::<Vec<_>>();
+        let layout = &*self.mapping.layout;
+        let ranges = layout.ranges().into_iter().map(|prefix| {
+            let range = entries.iter();
+            let range = range.filter(|entry| entry.key.starts_with(prefix.as_bytes()));
+            Ok(range.cloned().collect())
+        });
         let snapshot = Snapshot {
             revision: Some(9),
-            ranges: vec![Ok(entries.collect()), Ok(vec![])],
+            ranges: ranges.collect(),
         };
-        let layout = &*self.mapping.layout;
         let observed = layout.observe(snapshot).expect("one spelling");
         let map = |pods: &[Pod]| pods.iter().map(|pod| self.mapping.map(pod)).collect();
         let list = List {
