@@ -251,3 +251,103 @@ fn the_address_family() {
     only_v4.ips.truncate(1);
     assert_eq!(outcome(&v6, &only_v4), "(no IPv6 address)");
 }
+
+#[test]
+fn ports_by_name_and_number() {
+    let parse = |text: &str| PortRef::parse(text).map_err(|_| ());
+    assert_eq!(parse("http"), Ok(PortRef::Name("http".to_owned())));
+    assert_eq!(parse("1"), Ok(PortRef::Number(1)));
+    assert_eq!(parse("65535"), Ok(PortRef::Number(65_535)));
+    for invalid in ["", "0", "65536"] {
+        assert_eq!(parse(invalid), Err(()), "{invalid}");
+    }
+}
+
+#[test]
+fn ports_that_a_pod_declares_beside_its_servers() {
+    let declares = |annotations: &[(&str, &str)]| {
+        let mut pod = pod(annotations);
+        pod.ports.push(ContainerPort {
+            tcp: false,
+            ..port("dns", 53)
+        });
+        mapping().map(&pod).declares.to_vec()
+    };
+    assert_eq!(declares(&[]), [9090]);
+    assert_eq!(declares(&[("backend", "web,admin:9090")]), [0; 0]);
+    assert_eq!(
+        declares(&[("ignore", "true")]),
+        [0; 0],
+        "no server, no port"
+    );
+}
+
+#[test]
+fn the_ports_of_a_pod_on_its_nodes_network() {
+    let mut pod = pod(&[]);
+    assert_eq!(mapping().map(&pod).host_ports, None);
+    pod.host_network = true;
+    pod.ports[1].tcp = false;
+    let ports = mapping().map(&pod).host_ports;
+    assert_eq!(ports.as_deref(), Some(&[8080][..]));
+}
+
+#[test]
+fn where_each_part_of_a_server_comes_from() {
+    let trace = |mapping: &Mapping, annotations: &[(&str, &str)]| {
+        let traces = mapping.trace(&pod(annotations));
+        let [trace] = traces.expect("a backend").try_into().expect("one");
+        trace
+    };
+    let Trace {
+        name,
+        name_from,
+        from,
+        want,
+    } = trace(&mapping(), &[]);
+    let label = NameFrom::Label("app".to_owned());
+    assert_eq!((&*name, name_from), ("web", label));
+    assert_eq!(from, Some((PortFrom::Http, None)));
+    assert_eq!(want.expect("a server").url.port, 8080);
+    let annotation = |name: &str| format!("vulcanized.io/{name}");
+    let annotated = trace(&mapping(), &[("backend", "api:1"), ("scheme", "https")]);
+    assert_eq!(
+        annotated.name_from,
+        NameFrom::Annotation(annotation("backend"))
+    );
+    let from = (PortFrom::Beside, Some(annotation("scheme")));
+    assert_eq!(annotated.from, Some(from));
+    let port = trace(&mapping(), &[("port", "admin")]);
+    assert_eq!(
+        port.from,
+        Some((PortFrom::Annotation(annotation("port")), None))
+    );
+    let flag = Mapping {
+        port: Some(PortRef::Number(1)),
+        ..mapping()
+    };
+    assert_eq!(trace(&flag, &[]).from, Some((PortFrom::Flag, None)));
+    let nameless = Mapping {
+        backend_labels: vec!["tier".to_owned()],
+        ..mapping()
+    };
+    assert_eq!(nameless.trace(&pod(&[])), Err(SkipReason::NoBackend));
+}
+
+#[test]
+fn unknown_annotations_are_named_and_leave_nothing_out() {
+    let unknown = |name: &str| {
+        let seen = mapping().map(&pod(&[(name, "1")]));
+        assert_eq!(seen.wants.len(), 1);
+        seen.skipped.len()
+    };
+    assert_eq!(unknown("prot"), 1);
+    // vulcand has no weights.
+    assert_eq!(unknown("weight"), 1);
+    assert_eq!(unknown("port"), 0);
+    let traefik = Mapping {
+        layout: layout::open("traefik", layout::Options::default()).expect("Traefik's"),
+        ..mapping()
+    };
+    assert_eq!(traefik.map(&pod(&[("weight", "1")])).skipped.len(), 0);
+}

@@ -229,3 +229,12 @@ fn one_unready_pod_of_three() {
         .pods(pods)
         .is("- web/10.0.0.1: pod shop/web-1 is not ready");
 }
+
+#[test]
+fn a_ready_pod_takes_the_place_of_one_that_is_not_ready() {
+    let of_1 = value("prod", "c1", "shop/web-1", "http://10.0.0.1:8080");
+    let world = world().backend("web").entry("web/servers/10.0.0.2", &of_1);
+    world.pods([unready(pod("web", 1)), pod("web", 2)]).is("
+        ~ web/10.0.0.2: pod shop/web-2 is ready; changed: its URL (the pod of the old one is not ready)
+    ");
+}
