@@ -526,12 +526,6 @@ pub struct NoBackends {
 }
 
 impl Plan {
-    /// Whether there is nothing to change.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
-    }
-
     /// Whether somebody should look: exit code 3.
     #[must_use]
     pub fn alarms(&self) -> bool {

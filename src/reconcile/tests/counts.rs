@@ -99,6 +99,10 @@ fn backends_without_a_ready_server_everywhere() {
         world().backend("api").entry("api/servers/x", &theirs)
     ));
     assert!(everywhere(world().ours("api", [7]).pods([pod("api", 7)])));
+    let by_hand = unmarked("http://10.0.0.7:8080");
+    assert!(everywhere(
+        world().backend("api").entry("api/servers/x", &by_hand)
+    ));
     // One with a server says that the control plane works: new, there, or by hand at the pod's key.
     let api = || world().backend("api").pods([pod("api", 7)]);
     assert!(!everywhere(api()));
@@ -130,6 +134,65 @@ fn what_a_frozen_backend_leaves_out() {
         .pods([pod("db", 8)])
         .plan();
     assert_eq!(plan.undefined.len(), 2, "in sync, and undefined");
+}
+
+#[test]
+fn what_stays_in_a_backend_of_another_owner() {
+    // One is in sync, one is of a pod that is gone though another has its address.
+    let theirs = value("blue", "c1", "shop/x", "http://10.0.0.9:8080");
+    let gone = value("prod", "c1", "shop/gone", "http://10.0.0.2:8080");
+    let world = world()
+        .backend("web")
+        .entry("web/servers/theirs", &theirs)
+        .ours("web", [1])
+        .entry("web/servers/10.0.0.2", &gone)
+        .pods(web(1..=2));
+    let plan = world.plan();
+    let [frozen] = plan.unshared.as_slice() else {
+        panic!("{:?}", plan.unshared)
+    };
+    assert_eq!((frozen.left_out, frozen.ours), (1, 1));
+}
+
+#[test]
+fn values_that_stop_the_proxy_are_alarms() {
+    let alarms = |definition: &str, pods: &[u8]| {
+        let world = world()
+            .entry("web/backend", definition)
+            .backend("api")
+            .pods([pod("api", 7)])
+            .pods(web(pods.iter().copied()));
+        world.plan().alarms()
+    };
+    // Where pods want the backend the plan reports it, elsewhere a finding.
+    for pods in [&[1][..], &[]] {
+        assert!(alarms("null", pods));
+        assert!(!alarms(r#"{"Type":"tcp"}"#, pods));
+    }
+}
+
+#[test]
+fn limits_of_deletes() {
+    let parse = |text: &str| DeleteLimit::parse(text).map_err(|_| ());
+    assert_eq!(parse("3"), Ok(DeleteLimit::Servers(3)));
+    assert_eq!(parse("100%"), Ok(DeleteLimit::Percent(100)));
+    assert_eq!(parse("0%"), Ok(DeleteLimit::Percent(0)));
+    for invalid in ["", "101%", "%", "-1", "many"] {
+        assert_eq!(parse(invalid), Err(()), "{invalid}");
+    }
+}
+
+#[test]
+fn entries_over_the_limit_are_named() {
+    let world = three().pods([pod("web", 9)]);
+    let world = world.rules(|rules| rules.max_deletes = Some(DeleteLimit::Servers(0)));
+    let over = world.plan().over_budget.expect("three would go");
+    let servers = over
+        .entries
+        .iter()
+        .map(|entry| (&*entry.server, entry.after.is_some()));
+    let wanted = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|id| (id, false));
+    assert_eq!(servers.collect::<Vec<_>>(), wanted);
 }
 
 #[test]

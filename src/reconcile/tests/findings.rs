@@ -83,6 +83,30 @@ fn faults_that_stay_and_faults_that_the_run_repairs() {
 }
 
 #[test]
+fn a_directory_of_a_backend_that_the_run_defines() {
+    let bare = |create: bool| {
+        let options = layout::Options {
+            etcd_v2: true,
+            ..layout::Options::default()
+        };
+        let world = world()
+            .mapping(|mapping| mapping.layout = layout::open("vulcand", options).expect("v2"))
+            .entry("web/", "")
+            .backend("api")
+            .pods([pod("api", 7), pod("web", 1)]);
+        world.rules(|rules| rules.create_backends = create)
+    };
+    let faults = |world: &World| {
+        let mut found = found(world);
+        found.retain(|line| line.starts_with("BareDirectory"));
+        found.len()
+    };
+    assert_eq!(faults(&bare(false)), 1);
+    let defined = bare(true);
+    assert_eq!((faults(&defined), defined.counts()[0]), (0, 3));
+}
+
+#[test]
 fn backends_that_mix_their_servers() {
     let world = |ids: &[&str]| {
         let world = world().backend("web").pods([pod("web", 7)]);

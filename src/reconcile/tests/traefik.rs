@@ -105,6 +105,21 @@ fn a_weight_is_written_where_it_differs() {
 }
 
 #[test]
+fn the_pod_of_an_entry_with_a_host_name_does_not_replace_it() {
+    let id = "prod.c1.shop.10.0.0.1";
+    let world = world().server(id, &[("url", "http://web.local:8080")]);
+    let world = world.pods([pod("web", 1)]);
+    assert_eq!(world.counts(), [0, 0, 0, 1, 0]);
+}
+
+#[test]
+fn invalid_weights_leave_the_pod_out() {
+    let published = |weight: &str| world().pods([weighted(1, weight)]).plan().counts.published;
+    assert_eq!(["0", "1000", " 7 "].map(published), [1; 3]);
+    assert_eq!(["1001", "-1", "x", ""].map(published), [0; 4]);
+}
+
+#[test]
 fn a_weight_in_a_shared_service_is_left_out() {
     let world = world()
         .server("blue.c1.shop.10.0.0.9", &[("url", "http://10.0.0.9:80")])
@@ -273,6 +288,19 @@ fn findings_that_the_run_repairs() {
     assert_eq!(found(&weight("prod.c1.shop.10.0.0.1")), [""; 0]);
     let key = format!("UrlMissing {SERVICES}/web/loadBalancer/servers/x/weight");
     assert_eq!(found(&weight("x")), [key]);
+    // Servers while there is no router, until the run defines a service.
+    let unrouted = |create: bool| {
+        let mut world = world()
+            .mine(1, &[])
+            .pods([pod("web", 1), pod("api", 7)])
+            .rules(|rules| rules.create_backends = create);
+        world.entries.retain(|(key, _)| !key.contains("routers"));
+        found(&world)
+            .iter()
+            .any(|line| line.starts_with("NoRouter"))
+    };
+    assert!(unrouted(false));
+    assert!(!unrouted(true));
     // Services that other routers name.
     let other = world()
         .key(&format!("{SERVICES}/api/mirroring/service"), "web")
