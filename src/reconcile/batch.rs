@@ -72,7 +72,7 @@ fn pack(changes: &[Change], limits: Limits, ranges: &dyn Fn(&str) -> Option<Rang
             packer.close(range.start);
         }
         if packer.open.fits(&alone, limits) {
-            packer.open.append(alone, range);
+            packer.open.append(alone, range.start);
             continue;
         }
         let mut index = range.start;
@@ -89,7 +89,7 @@ fn pack(changes: &[Change], limits: Limits, ranges: &dyn Fn(&str) -> Option<Rang
             if !packer.open.fits(&next, limits) {
                 packer.close(index);
             }
-            packer.open.append(next, index..index + unit.len());
+            packer.open.append(next, index);
             index += unit.len();
         }
     }
@@ -210,9 +210,10 @@ impl Open {
         self.written.len() + self.rests.len() + self.ranges.len()
     }
 
-    fn append(&mut self, mut more: Self, range: Range<usize>) {
+    /// Adds changes, of which the first is the plan's at `start`.
+    fn append(&mut self, mut more: Self, start: usize) {
         if self.ops.is_empty() {
-            self.start = range.start;
+            self.start = start;
         }
         self.ops.append(&mut more.ops);
         // Not `append`, which rebuilds the whole map: a file takes everything in one transaction.

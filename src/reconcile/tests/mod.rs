@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::layout;
+use crate::layout::{self, Observed};
 use crate::model::{Cluster, ContainerPort, Entry, Phase, Scheme, Scope, Snapshot, Texts};
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::reconcile::map::{Mapping, PortRef};
@@ -14,6 +14,7 @@ use crate::reconcile::planner::plan;
 use crate::reconcile::template::Template;
 use crate::report::reasons::{held, why};
 
+mod batches;
 mod changes;
 mod counts;
 mod evidence;
@@ -201,7 +202,7 @@ impl World {
         self
     }
 
-    fn try_plan(&self) -> Result<Plan, NoBackends> {
+    fn observed(&self) -> Observed {
         let mut entries = self.entries.clone();
         entries.sort();
         let entries = entries
@@ -223,7 +224,12 @@ impl World {
             revision: Some(9),
             ranges: ranges.collect(),
         };
-        let observed = layout.observe(snapshot).expect("one spelling");
+        layout.observe(snapshot).expect("one spelling")
+    }
+
+    fn try_plan(&self) -> Result<Plan, NoBackends> {
+        let observed = self.observed();
+        let layout = &*self.mapping.layout;
         let map = |pods: &[Pod]| pods.iter().map(|pod| self.mapping.map(pod)).collect();
         let list = List {
             coverage: self.coverage.clone(),

@@ -229,6 +229,10 @@ fn ids_written_through_another_door_keep_their_spelling() {
             "blue.main-11111111.shop.10.0.0.2",
             &[("url", "http://10.0.0.2:8080")],
         )
+        .server(
+            "prod.other-33333333.shop.10.0.0.2",
+            &[("url", "http://10.9.0.2:8080")],
+        )
         .rules(|rules| rules.share_backends = true)
         .pods(web([1, 2]));
     world.rules.scope = Scope::new(Cluster::parse("main@22222222"), None, None);
