@@ -151,7 +151,16 @@ mod tests {
     fn fields_are_known_or_refused() {
         let all = "{namespace}{name}{pod}{ip}{port}{label:app.kubernetes.io/name}{annotation:a/b}";
         assert!(Template::parse(all).is_ok());
-        for bad in ["", "{x}", "{label:}", "{label}", "{", "}", "{}"] {
+        for bad in [
+            "",
+            "{x}",
+            "{label:}",
+            "{annotation:}",
+            "{label}",
+            "{",
+            "}",
+            "{}",
+        ] {
             assert!(Template::parse(bad).is_err(), "{bad:?} is no template");
         }
         let error = Template::parse("{node}").expect_err("unknown");

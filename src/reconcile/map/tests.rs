@@ -342,9 +342,11 @@ fn unknown_annotations_are_named_and_leave_nothing_out() {
         seen.skipped.len()
     };
     assert_eq!(unknown("prot"), 1);
-    // vulcand has no weights.
-    assert_eq!(unknown("weight"), 1);
     assert_eq!(unknown("port"), 0);
+    // vulcand has no weights, valid or not.
+    assert_eq!(unknown("weight"), 1);
+    let invalid = mapping().map(&pod(&[("weight", "x")]));
+    assert_eq!((invalid.wants.len(), invalid.skipped.len()), (1, 1));
     let traefik = Mapping {
         layout: layout::open("traefik", layout::Options::default()).expect("Traefik's"),
         ..mapping()

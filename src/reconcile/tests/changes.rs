@@ -237,4 +237,12 @@ fn a_ready_pod_takes_the_place_of_one_that_is_not_ready() {
     world.pods([unready(pod("web", 1)), pod("web", 2)]).is("
         ~ web/10.0.0.2: pod shop/web-2 is ready; changed: its URL (the pod of the old one is not ready)
     ");
+    // Even where its port is another one.
+    let of_1 = of_1.replace(":8080", ":9090");
+    let world = super::world()
+        .backend("web")
+        .entry("web/servers/10.0.0.2", &of_1);
+    world.pods([unready(pod("web", 1)), pod("web", 2)]).is("
+        ~ web/10.0.0.2: pod shop/web-2 is ready; changed: its URL (the pod of the old one is not ready)
+    ");
 }
