@@ -150,7 +150,8 @@ mod tests {
     #[test]
     fn fields_are_known_or_refused() {
         let all = "{namespace}{name}{pod}{ip}{port}{label:app.kubernetes.io/name}{annotation:a/b}";
-        assert!(Template::parse(all).is_ok());
+        let template = Template::parse(all).expect("known");
+        assert_eq!(template.to_string(), all);
         for bad in [
             "",
             "{x}",

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::layout::entry;
-use crate::model::PodName;
+use crate::model::{Denied, PodName};
 
 fn read(value: &[u8]) -> Value {
     Values::default().read(value)
@@ -133,7 +133,7 @@ fn the_prefix_that_holds_backends_is_found() {
         Err(ObserveError::Ambiguous(..))
     ));
     let chosen = observe(Some("vulcand"), [bare(), slash()]).expect("chosen");
-    assert_eq!(chosen.prefix, "vulcand");
+    assert_eq!((&*chosen.prefix, chosen.revision), ("vulcand", Some(1)));
     assert_eq!(
         chosen.siblings,
         [Sibling {
@@ -142,6 +142,35 @@ fn the_prefix_that_holds_backends_is_found() {
             kind: SiblingKind::Spelling
         }]
     );
+}
+
+#[test]
+fn only_the_prefix_of_the_run_must_be_readable() {
+    let backend = |prefix: &str| entry(&format!("{prefix}/backends/a/backend"), "{}");
+    let answer = |ranges: Vec<Result<Vec<model::Entry>, Denied>>| {
+        let layout = Vulcand {
+            prefix: None,
+            one_spelling: false,
+        };
+        let revision = Some(1);
+        let observed = layout.observe(Snapshot { revision, ranges });
+        observed.map(|observed| (observed.prefix, observed.siblings.len()))
+    };
+    let denied = || Err(Denied("no permission".to_owned()));
+    let there = || Ok(vec![backend("/vulcand")]);
+    let slash = || "/vulcand".to_owned();
+    assert_eq!(answer(vec![there(), denied(), denied()]), Ok((slash(), 0)));
+    assert!(answer(vec![denied(), Ok(vec![]), Ok(vec![])]).is_err());
+    let bare = Ok(vec![backend("vulcand")]);
+    let found = answer(vec![denied(), bare, Ok(vec![])]);
+    assert_eq!(found, Ok(("vulcand".to_owned(), 0)));
+    // A predecessor's backends are counted, and never chosen.
+    let old = || Ok(vec![backend("/vulcan")]);
+    assert_eq!(
+        answer(vec![Ok(vec![]), Ok(vec![]), old()]),
+        Ok((slash(), 1))
+    );
+    assert_eq!(answer(vec![there(), Ok(vec![]), old()]), Ok((slash(), 1)));
 }
 
 #[test]
