@@ -174,6 +174,42 @@ fn only_the_prefix_of_the_run_must_be_readable() {
 }
 
 #[test]
+fn ids_that_begin_alike_on_etcd_v3() {
+    let layout = |one_spelling: bool| Vulcand {
+        prefix: None,
+        one_spelling,
+    };
+    for (shorter, longer, bleeds) in [
+        ("web", "web2", true),
+        ("web", "web", false),
+        ("web2", "web", false),
+        ("api", "web2", false),
+    ] {
+        assert_eq!(
+            layout(false).bleeds(shorter, longer),
+            bleeds,
+            "{shorter} {longer}"
+        );
+        assert!(!layout(true).bleeds(shorter, longer));
+    }
+}
+
+#[test]
+fn a_key_in_place_of_a_directory_of_etcd_v2() {
+    let stray = |one_spelling: bool, key: &str| {
+        let layout = Vulcand {
+            prefix: None,
+            one_spelling,
+        };
+        layout.read("/vulcand", vec![entry(key, "")]).stray
+    };
+    let key = "/vulcand/backends/web";
+    assert_eq!(stray(true, key), [(key.to_owned(), Fault::NotADirectory)]);
+    assert_eq!(stray(false, key), []);
+    assert_eq!(stray(true, "/vulcand/backends/"), []);
+}
+
+#[test]
 fn keys_are_taken_apart() {
     let keys = vec![
         entry(

@@ -44,6 +44,13 @@ fn fits_exactly(world: &World) -> Transaction {
     let limited = |bytes| packed(world, Limits { bytes, ..ETCD }).len();
     assert_eq!(limited(bytes), 1, "{:?}", batch.transaction);
     assert!(limited(bytes - 1) > 1, "{:?}", batch.transaction);
+    let Transaction {
+        guards, unchanged, ..
+    } = &batch.transaction;
+    let guards = guards.len() + unchanged.len();
+    let limited = |guards| packed(world, Limits { guards, ..ETCD }).len();
+    assert_eq!(limited(guards), 1, "{:?}", batch.transaction);
+    assert!(limited(guards - 1) > 1, "{:?}", batch.transaction);
     batch.transaction
 }
 
@@ -53,6 +60,9 @@ fn the_size_of_a_transaction_is_known_exactly() {
     assert_eq!((created.ops.len(), created.guards.len()), (3, 4));
     let changed = fits_exactly(&three().pods(web(3..=5)));
     assert_eq!((changed.ops.len(), changed.unchanged.len()), (4, 1));
+    let two = world().backend("web").backend("api").pods(web(1..=2));
+    let two = fits_exactly(&two.pods([pod("api", 3), pod("api", 4)]));
+    assert_eq!((two.ops.len(), two.unchanged.len()), (4, 2));
     // Deletes rest on the Ready servers that remain: one of them is written by the same transaction.
     let relabelled = [relabelled(pod("web", 1)), relabelled(pod("web", 2))];
     let pods = web([3, 4]).into_iter().chain(relabelled);
