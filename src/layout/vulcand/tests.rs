@@ -210,6 +210,48 @@ fn a_key_in_place_of_a_directory_of_etcd_v2() {
 }
 
 #[test]
+fn keys_beside_servers_and_definitions() {
+    let read = |one_spelling: bool, key: &str| {
+        let layout = Vulcand {
+            prefix: None,
+            one_spelling,
+        };
+        let key = format!("/vulcand/backends/{key}");
+        let mut tree = layout.read("/vulcand", vec![entry(&key, "x")]);
+        tree.stray
+            .retain(|(_, fault)| !matches!(fault, Fault::BareDirectory(_)));
+        let strays = tree.stray.iter().map(|(_, fault)| *fault);
+        let definition = tree
+            .backends
+            .pop_first()
+            .map(|(_, backend)| backend.definition);
+        (strays.collect::<Vec<_>>(), definition)
+    };
+    let absent = || Some(Definition::Absent);
+    assert_eq!(
+        read(true, "a/servers"),
+        (vec![Fault::NotADirectory], absent())
+    );
+    assert_eq!(read(false, "a/servers"), (vec![], None));
+    assert_eq!(read(true, "a/zone"), (vec![], absent()));
+    assert_eq!(read(false, "a/zone"), (vec![], None));
+    let directory = |key: &str, empty: bool| match read(true, key) {
+        (strays, Some(Definition::Broken { key, refusal, .. })) => {
+            assert_eq!((strays, refusal), (vec![], Refusal::Directory { empty }));
+            assert_eq!(key, "/vulcand/backends/a/backend");
+        }
+        other => panic!("{key}: {other:?}"),
+    };
+    directory("a/backend/", true);
+    directory("a/backend/x", false);
+    assert_eq!(read(false, "a/backend/x"), (vec![], None));
+    let servers = read(true, "a/servers/1/x").0;
+    assert_eq!(servers, [Fault::Directory(false)]);
+    assert_eq!(read(true, "a/servers/1/").0, [Fault::Directory(true)]);
+    assert_eq!(read(false, "a/servers/1/x").0, [Fault::SlashInId]);
+}
+
+#[test]
 fn keys_are_taken_apart() {
     let keys = vec![
         entry(
