@@ -245,8 +245,15 @@ fn keys_beside_servers_and_definitions() {
     directory("a/backend/", true);
     directory("a/backend/x", false);
     assert_eq!(read(false, "a/backend/x"), (vec![], None));
-    let servers = read(true, "a/servers/1/x").0;
-    assert_eq!(servers, [Fault::Directory(false)]);
+    assert_eq!(read(true, "a/servers/1/x").0, [Fault::Directory(false)]);
+    let layout = Vulcand {
+        prefix: None,
+        one_spelling: true,
+    };
+    let below = entry("/vulcand/backends/a/servers/1/x/y", "");
+    let key = "/vulcand/backends/a/servers/1".to_owned();
+    let (stray, _) = layout.read("/vulcand", vec![below]).stray.swap_remove(0);
+    assert_eq!(stray, key);
     assert_eq!(read(true, "a/servers/1/").0, [Fault::Directory(true)]);
     assert_eq!(read(false, "a/servers/1/x").0, [Fault::SlashInId]);
 }
