@@ -250,10 +250,26 @@ fn keys_beside_servers_and_definitions() {
         prefix: None,
         one_spelling: true,
     };
-    let below = entry("/vulcand/backends/a/servers/1/x/y", "");
-    let key = "/vulcand/backends/a/servers/1".to_owned();
-    let (stray, _) = layout.read("/vulcand", vec![below]).stray.swap_remove(0);
-    assert_eq!(stray, key);
+    let strays = |keys: &[&str]| {
+        let keys = keys.iter().map(|key| format!("/vulcand/backends/{key}"));
+        let entries = keys.map(|key| entry(&key, "{}")).collect();
+        layout.read("/vulcand", entries).stray
+    };
+    // One fault for each directory, however many keys are below it.
+    let directories = [
+        "a/backend",
+        "a/servers/1/x/y",
+        "a/servers/1/z",
+        "a/servers/2/x",
+    ];
+    let wanted = ["1", "2"].map(|id| {
+        let key = format!("/vulcand/backends/a/servers/{id}");
+        (key, Fault::Directory(false))
+    });
+    assert_eq!(strays(&directories), wanted);
+    // A definition or a server is enough for a directory not to be bare.
+    assert_eq!(strays(&["a/backend", "a/zone"]), []);
+    assert_eq!(strays(&["a/servers/1", "a/zone"]), []);
     assert_eq!(read(true, "a/servers/1/").0, [Fault::Directory(true)]);
     assert_eq!(read(false, "a/servers/1/x").0, [Fault::SlashInId]);
 }
