@@ -76,6 +76,7 @@ fn a_mark_is_read_back_as_it_was_written() {
     let expected =
         r#"{"URL":"http://10.0.0.1:80","Owner":"prod","Scope":"c1 app=web","Pod":"shop/web-1"}"#;
     assert_eq!(value, expected);
+    assert!(Fields::plain(value.as_bytes()).is_some(), "the short way");
     let read = read(value.as_bytes());
     assert_eq!(
         (read.url, read.mark, read.fault),
