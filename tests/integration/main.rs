@@ -6,7 +6,7 @@
 //! - the Kubernetes API: answers and connections `kube`, credentials `kubeconfig` and `credentials`, TLS `tls`, proxies
 //!   `proxies`;
 //! - stores: the contract of all and the particulars of each `stores`, etcd's versions, TLS and users `etcd` and
-//!   `reach`, lost members, lost answers and concurrent runs `faults` and `weather`, directories of etcd v2
+//!   `reach`, lost members, lost answers and concurrent runs and signals `faults`, directories of etcd v2
 //!   `directories`, files `files`;
 //! - Traefik: `traefik*`; vulcand's definitions are tested in `src/layout`;
 //! - the contents of a store: `contents`; the commands that findings print: `repairs`;
@@ -53,4 +53,3 @@ mod tls;
 mod traefik;
 mod traefik_references;
 mod traefik_servers;
-mod weather;

@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 
 use super::certs::{Authority, Leaf};
 
-pub mod cluster;
 mod v2;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -288,13 +287,9 @@ impl Etcd {
 
     /// Restarts a killed server with its data, and waits until it is healthy.
     pub fn restart(&mut self) {
-        self.start_again();
-        self.ready().expect("it starts again");
-    }
-
-    /// Restarts a killed server without waiting: the members of a cluster need each other to become healthy.
-    pub fn start_again(&mut self) {
+        self.kill();
         self.child = run(&self.binary, &self.command, self.folder.path());
+        self.wait();
     }
 
     /// Waits until it is healthy.
@@ -302,19 +297,14 @@ impl Etcd {
         self.ready().expect("it answers");
     }
 
-    /// Sends it a signal by name, such as `STOP`.
+    /// The number of its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal by name: after `STOP` its connections stay open, but it does not answer until `CONT`.
     pub fn signal(&self, name: &str) {
         signal(self.child.id(), name);
-    }
-
-    /// Stops the process (SIGSTOP): its connections stay open, but it does not answer.
-    pub fn stop(&self) {
-        signal(self.child.id(), "STOP");
-    }
-
-    /// Continues a stopped process (SIGCONT).
-    pub fn resume(&self) {
-        signal(self.child.id(), "CONT");
     }
 
     /// Creates the user `root` and enables authentication.
