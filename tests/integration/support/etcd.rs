@@ -146,21 +146,6 @@ impl Etcd {
         Self::set_up(version, &Settings::default())
     }
 
-    /// Starts a server with further arguments. `scheme` is `https` if they configure TLS.
-    pub fn with(
-        version: Version,
-        scheme: &str,
-        arguments: &[&str],
-        _certificates: &[String],
-    ) -> Self {
-        let settings = Settings {
-            https: scheme == "https",
-            arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
-            ..Settings::default()
-        };
-        Self::set_up(version, &settings)
-    }
-
     /// Starts a server with these settings.
     pub fn set_up(version: Version, settings: &Settings) -> Self {
         let mut members = start(version, settings, 1);
