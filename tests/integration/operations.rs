@@ -2,21 +2,13 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use crate::docs::{blocks, sh};
 use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::etcd::Etcd;
-use crate::support::program::{Answer, vulcanized};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_vulcanized"))
-}
+use crate::support::program::{Answer, program, root, vulcanized};
 
 #[test]
 fn the_crontab_line_works_as_pasted() {

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::certs::{Authority, Leaf};
+use super::program::root;
 
 mod v2;
 
@@ -46,7 +47,7 @@ impl Version {
 
 /// Where `tests/setup` puts what it installs.
 pub fn test_tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools")
+    root().join("target/test-tools")
 }
 
 /// Free ports chosen by the system. All are bound at once, so that they differ.
