@@ -9,15 +9,7 @@ use serde_json::Value;
 
 use crate::support::etcd::test_tools;
 use crate::support::golden::golden;
-use crate::support::program::{Answer, vulcanized};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_vulcanized"))
-}
+use crate::support::program::{Answer, program, root, vulcanized};
 
 /// All documents, by their paths from the root.
 fn documents() -> Vec<(PathBuf, String)> {

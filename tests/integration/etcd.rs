@@ -1,232 +1,238 @@
-//! etcd, API versions 2 and 3: events, TLS, users and roles, and servers that are not etcd.
+//! etcd: TLS, users and roles, servers that answer in its place, and version 2 of its API.
 
-use std::io::Write as _;
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
 
 use serde_json::{Value, json};
 
 use crate::docs::shell_blocks;
-use crate::support::api::{Api, kubectl, pod, web};
+use crate::support::api::{Api, kubectl, list, pod, web};
 use crate::support::certs::{Authority, Leaf};
-use crate::support::etcd::{Etcd, ROOT, Version};
-use crate::support::program::{PodsFile, vulcanized};
+use crate::support::etcd::{Etcd, ROOT_PASSWORD, Settings, VERSIONS, Version};
+use crate::support::program::{Answer, PodsFile, Program, vulcanized};
 
-pub(super) fn v2(etcd: &Etcd, path: &str) -> Value {
-    let url = format!("{}/v2/keys{path}", etcd.url());
-    let agent = ureq::Agent::new_with_config(
-        ureq::config::Config::builder()
-            .http_status_as_error(false)
-            .build(),
-    );
-    let mut answer = agent.get(&url).call().expect("an answer");
-    let text = answer.body_mut().read_to_string().expect("text");
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
+const BACKENDS: &str = "/vulcand/backends/";
+const WEB: &str = "/vulcand/backends/web/backend";
 
-pub(super) fn v2_put(etcd: &Etcd, key: &str, value: &str) {
-    let url = format!("{}/v2/keys{key}", etcd.url());
-    ureq::put(&url)
-        .send_form([("value", value)])
-        .expect("the key is set");
-}
+/// A folder with what the program is given: pods, certificates, passwords.
+struct Folder(tempfile::TempDir);
 
-#[test]
-fn v2_events_match_the_plan() {
-    for version in [Version::V34, Version::V35] {
-        let etcd = Etcd::version(version);
-        v2_put(&etcd, "/vulcand/backends/web/backend", r#"{"Type":"http"}"#);
-        PodsFile::new((1..=3).map(web))
-            .on(&etcd.url(), "--etcd-api 2")
-            .exits(0);
-        let last = |etcd: &Etcd| {
-            let url = format!("{}/v2/keys/vulcand", etcd.url());
-            let answer = ureq::get(&url).call().expect("an answer");
-            answer.headers()["x-etcd-index"]
-                .to_str()
-                .expect("text")
-                .parse::<u64>()
-                .expect("one")
-        };
-        let before = last(&etcd);
-        let mut changed = web(2);
-        changed["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(9090);
-        let pods = PodsFile::new([changed, web(3), web(4), web(5)]);
-        let planned = pods
-            .on(&etcd.url(), "--etcd-api 2 --dry-run -o json")
-            .exits(0);
-        assert_eq!(last(&etcd), before, "a dry run writes nothing");
-        pods.on(&etcd.url(), "--etcd-api 2").exits(0);
-        let events = (before + 1..=last(&etcd)).map(|index| {
-            v2(
-                &etcd,
-                &format!("/vulcand?wait=true&recursive=true&waitIndex={index}"),
-            )
-        });
-        let events = events.map(|event| {
-            let key = event["node"]["key"].as_str().expect("a key").to_owned();
-            (event["action"].as_str().expect("an action").to_owned(), key)
-        });
-        let events = events.collect::<Vec<_>>();
-        let planned = serde_json::from_str::<Value>(&planned.out).expect("JSON");
-        let planned = planned["changes"]
-            .as_array()
-            .expect("changes")
-            .iter()
-            .map(|change| {
-                let action = match change["action"].as_str() {
-                    Some("update") => "set",
-                    action => action.expect("an action"),
-                };
-                (
-                    action.to_owned(),
-                    change["key"].as_str().expect("a key").to_owned(),
-                )
-            });
-        assert_eq!(events, planned.collect::<Vec<_>>());
-        let actions = events
-            .iter()
-            .map(|(action, _)| action.as_str())
-            .collect::<Vec<_>>();
-        assert_eq!(actions, ["create", "create", "set", "delete"]);
-        pods.on(&etcd.url(), "--etcd-api 2").exits(0);
-        assert_eq!(last(&etcd), before + 4, "the second run writes nothing");
-    }
-}
-
-#[test]
-fn v2_entries_that_stop_vulcand_are_findings() {
-    let etcd = Etcd::start();
-    v2_put(&etcd, "/vulcand/backends/web/backend", r#"{"Type":"http"}"#);
-    v2_put(
-        &etcd,
-        "/vulcand/backends/old/servers/x",
-        r#"{"URL":"http://10.9.9.9:80"}"#,
-    );
-    let url = format!("{}/v2/keys/vulcand/backends/empty?dir=true", etcd.url());
-    ureq::put(&url)
-        .send_form([("dir", "true")])
-        .expect("a directory");
-    let answer = PodsFile::new([web(1)])
-        .on(&etcd.url(), "--etcd-api 2")
-        .exits(0);
-    assert!(answer.out.contains("/vulcand/backends/empty"), "{answer}");
-    let command = format!(
-        "ETCDCTL_API=2 etcdctl --endpoints='{}' set '/vulcand/backends/old/backend'",
-        etcd.url()
-    );
-    assert!(answer.out.contains(&command), "{answer}");
-    // v2 and v3 are separate stores.
-    let other = PodsFile::new([web(1)]).on(&etcd.url(), "").exits(1);
-    assert!(other.err.contains("--etcd-api"), "{other}");
-}
-
-#[test]
-fn v2_switched_off_in_etcd() {
-    let etcd = Etcd::with(Version::V34, "http", &["--enable-v2=false"], &[]);
-    let answer = PodsFile::new([web(1)])
-        .on(&etcd.url(), "--etcd-api 2")
-        .exits(1);
-    assert!(answer.err.contains("version 2 is switched off"), "{answer}");
-}
-
-/// A folder of certificate files.
-struct Files {
-    folder: tempfile::TempDir,
-}
-
-impl Files {
+impl Folder {
     fn new() -> Self {
-        Self {
-            folder: tempfile::tempdir().expect("a temporary folder"),
-        }
+        let folder = Self(tempfile::tempdir().expect("a folder"));
+        folder.pods(&[pod("default", "web-1", "web", "10.0.0.1")]);
+        folder
     }
 
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.folder.path().join(name);
-        std::fs::write(&path, text).expect("it is written");
-        path.display().to_string()
+    fn pods(&self, pods: &[Value]) {
+        self.write("pods.json", &kubectl(pods.iter().cloned()));
     }
 
-    fn leaf(&self, name: &str, leaf: &Leaf) -> (String, String) {
-        let certificate = self.write(&format!("{name}.crt"), &leaf.certificate);
-        (certificate, self.write(&format!("{name}.key"), &leaf.key))
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.path().join(name), text).expect("it is written");
+    }
+
+    fn leaf(&self, name: &str, Leaf { certificate, key }: &Leaf) {
+        self.write(&format!("{name}.pem"), certificate);
+        self.write(&format!("{name}.key"), key);
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The program; `%name` in its arguments is a file of this folder.
+    fn program(&self, arguments: &str) -> Program {
+        let folder = format!("{}/", self.path().display());
+        let arguments = arguments.replace('%', &folder);
+        vulcanized(&format!(
+            "--owner prod --pods {folder}pods.json {arguments}"
+        ))
+        .env("VULCANIZED_TIMEOUT", "60s")
+        .env("VULCANIZED_REQUEST_TIMEOUT", "60s")
+    }
+
+    fn run(&self, arguments: &str) -> Answer {
+        self.program(arguments).run()
     }
 }
 
+#[track_caller]
+fn works(answer: &Answer) {
+    assert_eq!(answer.code, 0, "{answer}");
+}
+
+/// Checks that it fails and that the message gives these reasons.
+#[track_caller]
+fn fails(folder: &Folder, arguments: &str, why: &[&str]) {
+    let answer = folder.run(arguments);
+    assert_eq!(answer.code, 1, "{arguments}\n{answer}");
+    for why in why {
+        let err = answer.err.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(err.contains(why), "wanted `{why}`: {arguments}\n{answer}");
+    }
+    assert!(!answer.err.contains("s3cret"), "{answer}");
+}
+
+fn define(etcd: &Etcd) {
+    etcd.define("web");
+    etcd.put_v2(WEB, Some(r#"{"Type":"http"}"#));
+}
+
+/// The one pod is in both stores.
+fn is_in(etcd: &Etcd) {
+    let id = "web/servers/10.0.0.1";
+    assert!(etcd.keys(BACKENDS).iter().any(|key| key == id));
+    assert!(etcd.get_v2(&format!("{BACKENDS}{id}")).is_some());
+}
+
 #[test]
-fn tls_with_and_without_client_certificates() {
-    let files = Files::new();
+fn tls_matrix() {
     let authority = Authority::new();
-    let ca = files.write("ca.crt", &authority.pem);
-    let other = files.write("other.crt", &Authority::new().pem);
-    let (cert, key) = files.leaf("server", &authority.leaf("etcd", &["127.0.0.1"]));
-    let (client, client_key) = files.leaf("client", &authority.leaf("root", &["client"]));
-    let client_auth_flags = format!("--cacert {ca} --cert {client} --key {client_key}");
-    let ca_flag = format!("--cacert {ca}");
-    let pods = PodsFile::new([web(1)]);
-    let check = |url: &str, more: &str, reason: Option<&str>| {
-        for api in ["3", "2"] {
-            let more = format!("--etcd-api {api} --create-backends --request-timeout 60s {more}");
-            let answer = pods.on(url, &more).run();
-            match reason {
-                None => assert!(answer.code == 0, "{more}: {answer}"),
-                Some(reason) => {
-                    assert!(answer.code == 1, "{more}: {answer}");
-                    assert!(
-                        answer.err.contains(reason),
-                        "{more}: wanted `{reason}`: {answer}"
-                    );
-                }
-            }
-        }
-    };
-    for version in [Version::V34, Version::V35] {
-        let ctl = |more: &[&String]| {
-            let more = more.iter().map(|text| (*text).clone());
-            ["--cacert".to_owned(), ca.clone()]
-                .into_iter()
-                .chain(more)
-                .collect::<Vec<_>>()
-        };
-        let start = |arguments: &[&str], certificates: Vec<String>| {
-            Etcd::with(version, "https", arguments, &certificates)
-        };
-        let simple = start(&["--cert-file", &cert, "--key-file", &key], ctl(&[]));
-        check(&simple.url(), &ca_flag, None);
-        // Without a scheme, `--cacert` means TLS, as with `etcdctl`.
-        check(&simple.url().replace("https://", ""), &ca_flag, None);
-        check(&simple.url(), &client_auth_flags, None);
-        check(
-            &simple.url(),
-            &format!("--cacert {other}"),
-            Some("a CA that is not trusted"),
-        );
-        let plain = simple.url().replace("https", "http");
-        check(&plain, "", Some("https://"));
-        let flags = ["--cert".to_owned(), "--key".to_owned()];
-        let client_auth = [
-            "--cert-file",
-            &cert,
-            "--key-file",
-            &key,
-            "--client-cert-auth",
-        ];
-        let client_auth = [&client_auth[..], &["--trusted-ca-file", &ca]].concat();
-        let mutual = start(
-            &client_auth,
-            ctl(&[&flags[0], &client, &flags[1], &client_key]),
-        );
-        check(&mutual.url(), &client_auth_flags, None);
-        check(&mutual.url(), &ca_flag, Some("client certificate"));
-        // The certificate is valid for the address, not for this name.
-        let renamed = simple.url().replace("127.0.0.1", "localhost");
-        check(
-            &renamed,
-            &ca_flag,
-            Some("its certificate is for another name"),
+    let other = Authority::new();
+    let folder = Folder::new();
+    folder.write("ca", &authority.pem);
+    folder.write("other-ca", &other.pem);
+    folder.leaf("client", &authority.leaf("client", &[]));
+    folder.leaf("stranger", &other.leaf("client", &[]));
+    for version in VERSIONS {
+        let server = Etcd::set_up(version, &Settings::tls(&authority));
+        let mutual = Etcd::set_up(version, &Settings::mutual(&authority));
+        let elsewhere = Etcd::set_up(
+            version,
+            &Settings {
+                tls: Some(authority.leaf("etcd", &["etcd.elsewhere"])),
+                ..Settings::default()
+            },
         );
         let plain = Etcd::version(version);
-        check(&plain.url().replace("http", "https"), &ca_flag, Some("TLS"));
+        let client = "--cert %client.pem --key %client.key";
+        define(&server);
+        define(&mutual);
+        for api in ["--etcd-api 3", "--etcd-api 2"] {
+            let url = server.url();
+            let by_name = format!("https://localhost:{}", server.port());
+            works(&folder.run(&format!("{api} --etcd {url} --cacert %ca")));
+            // Without a scheme, `--cacert` means TLS, as with `etcdctl`.
+            let bare = url.replace("https://", "");
+            works(&folder.run(&format!("{api} --etcd {bare} --cacert %ca")));
+            works(&folder.run(&format!("{api} --etcd {by_name} --cacert %ca {client}")));
+            let untrusted = "signed by a CA that is not trusted";
+            let wrong = format!("{api} --etcd {url} --cacert %other-ca");
+            fails(&folder, &wrong, &[&url, untrusted]);
+            fails(&folder, &format!("{api} --etcd {url}"), &[&url, untrusted]);
+            // By its address and by a name.
+            for host in ["127.0.0.1", "localhost"] {
+                let url = format!("https://{host}:{}", elsewhere.port());
+                let other = format!("{api} --etcd {url} --cacert %ca");
+                let why = ["its certificate is for another name", "etcd.elsewhere"];
+                fails(&folder, &other, &why);
+            }
+            let url = mutual.url();
+            works(&folder.run(&format!("{api} --etcd {url} --cacert %ca {client}")));
+            let missing = format!("{api} --etcd {url} --cacert %ca");
+            fails(&folder, &missing, &[&url, "client certificate"]);
+            let stranger = format!("{missing} --cert %stranger.pem --key %stranger.key");
+            fails(&folder, &stranger, &[&url, "client certificate"]);
+            let plaintext = format!("{api} --etcd http://127.0.0.1:{}", server.port());
+            fails(&folder, &plaintext, &["TLS", "use `https://`"]);
+            let reverse = format!("{api} --etcd https://127.0.0.1:{}", plain.port());
+            fails(&folder, &reverse, &["not speak TLS", "use `http://`"]);
+        }
+        is_in(&server);
+        is_in(&mutual);
+    }
+}
+
+#[test]
+fn user_matrix() {
+    let folder = Folder::new();
+    folder.write("password", "s3cret\n");
+    folder.write("wrong", "s3cret-wrong");
+    folder.write("root", ROOT_PASSWORD);
+    for version in VERSIONS {
+        let mut etcd = Etcd::version(version);
+        etcd.define("web");
+        // A user name does no harm while authentication is off.
+        works(&folder.run(&format!(
+            "--etcd {} --user x --password-file %wrong",
+            etcd.url()
+        )));
+        etcd.add_user("prod", "s3cret", BACKENDS);
+        etcd.add_user("elsewhere", "s3cret", "/elsewhere/");
+        etcd.ctl(&["user", "add", "roleless:s3cret"]);
+        etcd.enable_auth();
+        folder.pods(&[pod("default", "web-2", "web", "10.0.0.2")]);
+        let url = etcd.url();
+        let at = format!("--etcd {url}");
+        // A role for the backends alone is enough: that it may not read the other spelling of the prefix is not reported.
+        let answer = folder.run(&format!("{at} --user prod --password-file %password"));
+        works(&answer);
+        assert_eq!(answer.err, "", "{answer}");
+        assert_eq!(etcd.keys(BACKENDS), ["web/backend", "web/servers/10.0.0.2"]);
+        works(&folder.program(&at).env("ETCDCTL_USER", "prod:s3cret").run());
+        let by_environment = folder.program(&format!("{at} --user prod"));
+        works(&by_environment.env("VULCANIZED_PASSWORD", "s3cret").run());
+        works(&folder.run(&format!("{at} --user root --password-file %root")));
+        fails(&folder, &at, &[&url, "give `--user`"]);
+        let wrong = format!("{at} --user prod --password-file %wrong -v");
+        fails(
+            &folder,
+            &wrong,
+            &[&url, "user `prod`", "wrong name or password"],
+        );
+        let nobody = format!("{at} --user nobody --password-file %password");
+        fails(
+            &folder,
+            &nobody,
+            &["user `nobody`", "wrong name or password"],
+        );
+        for user in ["elsewhere", "roleless"] {
+            let denied = format!("{at} --user {user} --password-file %password");
+            fails(
+                &folder,
+                &denied,
+                &["permission denied", "`/vulcand/backends/`"],
+            );
+        }
+        // A user who may read but not write.
+        etcd.add_reader("reader", "s3cret", BACKENDS);
+        folder.pods(&[pod("default", "web-3", "web", "10.0.0.3")]);
+        let reader = format!("{at} --user reader --password-file %password");
+        let range =
+            "`/vulcand/backends/web/servers/10.0.0.2` to `/vulcand/backends/web/servers/10.0.0.3`";
+        fails(
+            &folder,
+            &reader,
+            &["permission denied", range, "applied 0 of"],
+        );
+        assert_eq!(etcd.keys(BACKENDS), ["web/backend", "web/servers/10.0.0.2"]);
+        folder.pods(&[pod("default", "web-1", "web", "10.0.0.1")]);
+    }
+}
+
+#[test]
+fn user_matrix_on_v2() {
+    let folder = Folder::new();
+    folder.write("password", "s3cret\n");
+    folder.write("wrong", "s3cret-wrong");
+    for version in VERSIONS {
+        let etcd = Etcd::version(version);
+        define(&etcd);
+        etcd.enable_auth_v2("prod", "s3cret", "/vulcand/backends/*");
+        let url = etcd.url();
+        let at = format!("--etcd-api 2 --etcd {url}");
+        works(&folder.run(&format!("{at} --user prod --password-file %password")));
+        let again = folder.run(&format!("{at} --user prod --password-file %password"));
+        assert!(again.out.contains("in sync"), "{again}");
+        fails(&folder, &at, &[&url, "401", "give `--user`"]);
+        let wrong = format!("{at} --user prod --password-file %wrong -v");
+        fails(&folder, &wrong, &[&url, "401", "user `prod`"]);
+        let elsewhere = format!("{at} --user prod --password-file %password --prefix /elsewhere");
+        fails(&folder, &elsewhere, &["401", "elsewhere"]);
     }
 }
 
@@ -283,121 +289,233 @@ fn the_documented_roles_are_sufficient_and_minimal() {
         for key in elsewhere {
             let credentials = "--user=vulcanized:secret";
             let refused = etcd.try_ctl(&[credentials, "put", key, "x"]);
-            assert!(
-                refused.is_err_and(|why| why.contains("permission denied")),
-                "{key}"
-            );
+            let why = refused.expect_err(key);
+            assert!(why.contains("permission denied"), "{key}: {why}");
         }
     }
 }
 
-#[test]
-fn users_and_roles_of_v3() {
-    for version in [Version::V34, Version::V35] {
-        let mut etcd = Etcd::version(version);
-        etcd.define("web");
-        for arguments in [
-            &["user", "add", "job:s3cret"][..],
-            &["role", "add", "job"],
-            &[
-                "role",
-                "grant-permission",
-                "--prefix=true",
-                "job",
-                "readwrite",
-                ROOT,
-            ],
-            &["user", "grant-role", "job", "job"],
-            &["user", "add", "nobody:s3cret"],
-        ] {
-            etcd.ctl(arguments);
+/// A server that handles each connection with `serve`.
+fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    // It ends with the test's process.
+    thread::spawn(move || {
+        // The streams stay open.
+        let mut streams = Vec::new();
+        for stream in listener.incoming().flatten() {
+            streams.push(stream.try_clone());
+            serve(stream);
         }
-        etcd.enable_auth();
-        let pods = PodsFile::new([web(1)]);
-        let run = |user: &str, password: &str, code: i32| {
-            pods.on(&etcd.url(), &format!("--user {user}"))
-                .env("VULCANIZED_PASSWORD", password)
-                .exits(code)
-        };
-        // A role for the backends alone is enough: a denied read of the other prefix spelling is not reported.
-        let answer = run("job", "s3cret", 0);
-        assert_eq!(answer.err, "", "{answer}");
-        let wrong = run("job", "wrong", 1);
-        assert!(
-            wrong.err.contains("user `job`") && wrong.err.contains("wrong name or password"),
-            "{wrong}"
-        );
-        let denied = run("nobody", "s3cret", 1);
-        assert!(
-            denied.err.contains("permission denied") && denied.err.contains(ROOT),
-            "{denied}"
-        );
-        let without = pods.on(&etcd.url(), "").exits(1);
-        assert!(without.err.contains("give `--user`"), "{without}");
-        pods.on(&etcd.url(), "")
-            .env("ETCDCTL_USER", "job:s3cret")
-            .exits(0);
-        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-        file.write_all(b"s3cret\n").expect("it is written");
-        let path = file.path().display();
-        pods.on(&etcd.url(), &format!("--user job --password-file {path}"))
-            .exits(0);
-    }
+    });
+    port
 }
 
 #[test]
-fn servers_that_are_not_etcd() {
+fn endpoints_that_do_not_answer_as_etcd() {
+    let folder = Folder::new();
+    // Nobody listens on a port this low.
+    let closed = 1;
     let stopped = Etcd::start();
     stopped.signal("STOP");
-    let closed = {
-        let gone = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        gone.local_addr().expect("an address")
-    };
-    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let silent_address = silent.local_addr().expect("an address");
-    let web_server = Api::start(|_, _| crate::support::api::Reply::new(404, "text/html", "no"));
-    let ca = Files::new();
-    let path = ca.write("ca.crt", &Authority::new().pem);
-    let pods = PodsFile::new([web(1)]);
-    for api in ["3", "2"] {
-        for (url, time, reason) in [
-            (stopped.url(), "1s", "within 1s"),
-            (format!("http://{closed}"), "60s", "refused"),
-            (format!("http://{silent_address}"), "1s", "within 1s"),
-            (format!("https://{silent_address}"), "1s", "within 1s"),
-            ("http://nowhere.invalid:2379".to_owned(), "60s", "resolve"),
-            (web_server.url(), "60s", "a web server answers"),
-        ] {
-            let more =
-                format!("--etcd-api {api} --request-timeout {time} --timeout 60s --cacert {path}");
-            let answer = pods.on(&url, &more).exits(1);
-            assert!(
-                answer.err.contains(reason),
-                "{url}: wanted `{reason}`: {answer}"
-            );
+    let etcd = Etcd::start();
+    define(&etcd);
+    let silent = server(|_| {});
+    let slammed = server(|stream| {
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    });
+    let web = server(|mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(
+            b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nno",
+        );
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    });
+    let moved = server(|mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(
+            b"HTTP/1.1 301 Moved\r\nLocation: http://u:s3cret@else.where/\r\nContent-Length: 0\r\n\r\n",
+        );
+    });
+    for api in ["--etcd-api 3", "--etcd-api 2"] {
+        let check = |url: &str, why: &[&str]| {
+            fails(&folder, &format!("{api} --etcd {url}"), why);
+        };
+        check(&format!("http://127.0.0.1:{closed}"), &["refused"]);
+        let unknown = ["resolve", "lookup address"];
+        check("http://no-such-host.invalid:2379", &unknown);
+        let short = "--request-timeout 2s";
+        check(
+            &format!("http://127.0.0.1:{silent} {short}"),
+            &["answer within 2s"],
+        );
+        check(&format!("{} {short}", stopped.url()), &["answer within 2s"]);
+        check(
+            &format!("https://127.0.0.1:{silent} {short}"),
+            &["within 2s"],
+        );
+        check(
+            &format!("https://127.0.0.1:{slammed}"),
+            &["closed the connection"],
+        );
+        check(&format!("http://127.0.0.1:{slammed}"), &["closed"]);
+        // The next endpoint is asked.
+        for port in [closed, slammed] {
+            let urls = format!("http://127.0.0.1:{port},{}", etcd.url());
+            works(&folder.run(&format!("{api} --etcd {urls}")));
         }
-        let both = format!("http://{closed},{}", stopped.url());
-        let more = format!("--etcd-api {api} --request-timeout 1s");
-        let answer = pods.on(&both, &more).exits(1);
-        assert!(
-            answer.err.contains("none of 2 endpoints answered"),
-            "{answer}"
+        // Each endpoint is reported with its own problem.
+        check(
+            &format!("http://127.0.0.1:{closed},http://127.0.0.1:{silent} {short}"),
+            &[
+                "none of 2 endpoints answered",
+                "refused",
+                "answer within 2s",
+            ],
         );
     }
-    drop(silent);
-    stopped.signal("CONT");
+    let http = |port| format!("--etcd http://127.0.0.1:{port}");
+    fails(&folder, &http(web), &["a web server", "not etcd"]);
+    // Each endpoint is reported with its own problem.
+    let both = format!("{},http://127.0.0.1:{closed}", http(web));
+    let first = format!("127.0.0.1:{web}: a web server answers there");
+    let second = format!("127.0.0.1:{closed}: failed to connect");
+    fails(&folder, &both, &[&first, &second]);
+    // `--timeout` ends the run before all endpoints were asked.
+    let late = format!("{0},http://127.0.0.1:{silent} --timeout 3s", http(silent));
+    fails(
+        &folder,
+        &late,
+        &["time is up (--timeout 3s)", "no answer within"],
+    );
+    let v2 = |port| format!("--etcd-api 2 {}", http(port));
+    fails(&folder, &v2(web), &["a web server answers at", "not etcd"]);
+    fails(
+        &folder,
+        &v2(moved),
+        &["301", "redirect to http://***@else.where/"],
+    );
 }
 
 #[test]
-fn endpoints_are_tried_in_order() {
-    let etcd = Etcd::start();
-    etcd.define("web");
-    v2_put(&etcd, "/vulcand/backends/web/backend", r#"{"Type":"http"}"#);
-    let pods = PodsFile::new([web(1)]);
-    let closed = "http://127.0.0.1:1";
-    for api in ["3", "2"] {
-        let urls = format!("{closed},{}", etcd.url());
-        pods.on(&urls, &format!("--etcd-api {api} --request-timeout 60s"))
-            .exits(0);
+fn v2_switched_off_is_reported() {
+    for version in VERSIONS {
+        let settings = Settings {
+            no_v2: true,
+            ..Settings::default()
+        };
+        let etcd = Etcd::set_up(version, &settings);
+        let folder = Folder::new();
+        let v2 = format!("--etcd-api 2 --etcd {}", etcd.url());
+        fails(
+            &folder,
+            &v2,
+            &["version 2 is switched off", "--enable-v2", "--etcd-api 3"],
+        );
     }
+}
+
+#[test]
+fn a_token_that_expires_mid_run_is_renewed() {
+    for version in VERSIONS {
+        let settings = Settings {
+            token_ttl: Some(1),
+            ..Settings::default()
+        };
+        let mut etcd = Etcd::set_up(version, &settings);
+        etcd.define("web");
+        etcd.add_user("prod", "s3cret", BACKENDS);
+        etcd.enable_auth();
+        let etcd = Arc::new(etcd);
+        let store = Arc::clone(&etcd);
+        let pods = [pod("default", "web-1", "web", "10.0.0.1")];
+        // The pods arrive after the token with which the store was listed has expired.
+        let api = Api::start(move |request, _| {
+            store.wait_until_tokens_expire();
+            list(&pods, request, 500)
+        });
+        let kubeconfig = api.plain_kubeconfig();
+        let arguments = format!(
+            "--owner prod --cluster c1@00000000 --etcd {} --user prod",
+            etcd.url()
+        );
+        let answer = vulcanized(&arguments)
+            .kubeconfig(&kubeconfig)
+            .env("VULCANIZED_PASSWORD", "s3cret")
+            .env("RUST_LOG", "vulcanized=debug")
+            .run();
+        works(&answer);
+        assert_eq!(etcd.keys(BACKENDS), ["web/backend", "web/servers/10.0.0.1"]);
+        let expired = "the token is no longer valid";
+        assert!(answer.err.contains(expired), "{answer}");
+        let authenticated = answer.err.matches("authenticating as `prod`").count();
+        assert_eq!(authenticated, 2, "{answer}");
+        assert!(!answer.err.contains("s3cret"), "{answer}");
+    }
+}
+
+#[test]
+fn v2_events_match_the_plan() {
+    for version in VERSIONS {
+        let etcd = Etcd::version(version);
+        etcd.put_v2(WEB, Some(r#"{"Type":"http"}"#));
+        PodsFile::new((1..=3).map(web))
+            .on(&etcd.url(), "--etcd-api 2")
+            .exits(0);
+        let before = etcd.index_v2();
+        let mut changed = web(2);
+        changed["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(9090);
+        let pods = PodsFile::new([changed, web(3), web(4), web(5)]);
+        let planned = pods
+            .on(&etcd.url(), "--etcd-api 2 --dry-run -o json")
+            .exits(0);
+        assert_eq!(etcd.index_v2(), before, "a dry run writes nothing");
+        pods.on(&etcd.url(), "--etcd-api 2").exits(0);
+        let events = (before + 1..=etcd.index_v2()).map(|index| etcd.event_v2("/vulcand", index));
+        let events = events.collect::<Vec<_>>();
+        let planned = serde_json::from_str::<Value>(&planned.out).expect("JSON");
+        let planned = planned["changes"]
+            .as_array()
+            .expect("changes")
+            .iter()
+            .map(|change| {
+                let action = match change["action"].as_str() {
+                    Some("update") => "set",
+                    action => action.expect("an action"),
+                };
+                (
+                    action.to_owned(),
+                    change["key"].as_str().expect("a key").to_owned(),
+                )
+            });
+        assert_eq!(events, planned.collect::<Vec<_>>());
+        let actions = events
+            .iter()
+            .map(|(action, _)| action.as_str())
+            .collect::<Vec<_>>();
+        assert_eq!(actions, ["create", "create", "set", "delete"]);
+        pods.on(&etcd.url(), "--etcd-api 2").exits(0);
+        assert_eq!(etcd.index_v2(), before + 4, "the second run writes nothing");
+    }
+}
+
+#[test]
+fn v2_entries_that_stop_vulcand_are_findings() {
+    let etcd = Etcd::start();
+    etcd.put_v2(WEB, Some(r#"{"Type":"http"}"#));
+    let server = Some(r#"{"URL":"http://10.9.9.9:80"}"#);
+    etcd.put_v2("/vulcand/backends/old/servers/x", server);
+    etcd.put_v2("/vulcand/backends/empty", None);
+    let answer = PodsFile::new([web(1)])
+        .on(&etcd.url(), "--etcd-api 2")
+        .exits(0);
+    assert!(answer.out.contains("/vulcand/backends/empty"), "{answer}");
+    let command = format!(
+        "ETCDCTL_API=2 etcdctl --endpoints='{}' set '/vulcand/backends/old/backend'",
+        etcd.url()
+    );
+    assert!(answer.out.contains(&command), "{answer}");
+    // v2 and v3 are separate stores.
+    let other = PodsFile::new([web(1)]).on(&etcd.url(), "").exits(1);
+    assert!(other.err.contains("--etcd-api"), "{other}");
 }

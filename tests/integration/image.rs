@@ -1,16 +1,11 @@
 //! The image: built from the static binary by buildah, and run in a chroot without a container engine.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::program::Answer;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::support::program::{Answer, root};
 
 fn run(program: &str, arguments: &[&str]) -> Answer {
     let mut command = Command::new(program);

@@ -5,9 +5,9 @@
 //! - servers that must not be deleted: `losses`, and an event of `model::world` or a check of `model`;
 //! - the Kubernetes API: answers and connections `kube`, credentials `kubeconfig` and `credentials`, TLS `tls`, proxies
 //!   `proxies`;
-//! - stores: the contract of all and the particulars of each `stores`, etcd's versions, TLS and users `etcd` and
-//!   `reach`, lost members, lost answers and concurrent runs `faults` and `weather`, directories of etcd v2
-//!   `directories`, files `files`;
+//! - stores: the contract of all and the particulars of each `stores`, etcd's TLS and users and what is not etcd `etcd`,
+//!   lost members, lost answers, concurrent runs and signals `faults`, directories of etcd v2 `directories`, files
+//!   `files`;
 //! - Traefik: `traefik*`; vulcand's definitions are tested in `src/layout`;
 //! - the contents of a store: `contents`; the commands that findings print: `repairs`;
 //! - the command line: `options`, `looks`, `messages`, `stdin`; documents: `docs`, `recipes`, `predecessors`;
@@ -42,7 +42,6 @@ mod operations;
 mod options;
 mod predecessors;
 mod proxies;
-mod reach;
 mod recipes;
 mod repairs;
 mod scenarios;
@@ -53,4 +52,3 @@ mod tls;
 mod traefik;
 mod traefik_references;
 mod traefik_servers;
-mod weather;

@@ -486,7 +486,12 @@ fn etcd_certificates_that_etcdctl_accepts() {
 #[test]
 fn etcd_with_auto_tls() {
     for version in [Version::V34, Version::V35] {
-        let server = Etcd::with(version, "https", &["--auto-tls"], &[]);
+        let settings = Settings {
+            https: true,
+            arguments: vec!["--auto-tls".to_owned()],
+            ..Settings::default()
+        };
+        let server = Etcd::set_up(version, &settings);
         assert!(etcd(
             &server.url(),
             &server.data("fixtures/client/cert.pem"),

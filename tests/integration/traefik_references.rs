@@ -59,12 +59,10 @@ fn publish(etcd: &Etcd, traefik: &Traefik, sites: &[(&Site, &str)], more: &str) 
 /// How many of the next requests each site answers. No request may fail.
 fn shares<const N: usize>(traefik: &Traefik, sites: [&Site; N], requests: usize) -> [usize; N] {
     let traffic = Traffic::start(traefik.web(), 2);
-    let before = sites.map(Site::served);
-    traffic.more(requests);
+    let shares = traffic.shares(sites, requests);
     let (_, failed) = traffic.end();
     assert_eq!(failed, [""; 0]);
-    let after = sites.map(Site::served);
-    std::array::from_fn(|n| after[n] - before[n])
+    shares
 }
 
 /// Status and body of one request.

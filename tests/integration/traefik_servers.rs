@@ -28,14 +28,6 @@ fn id(site: &Site) -> String {
     format!("prod.c1-00000000.shop.{}", site.ip)
 }
 
-/// How many of the next requests each of two sites answers.
-fn shares(traffic: &Traffic, sites: [&Site; 2], requests: usize) -> [usize; 2] {
-    let before = sites.map(Site::served);
-    traffic.more(requests);
-    let after = sites.map(Site::served);
-    [after[0] - before[0], after[1] - before[1]]
-}
-
 /// A hand-made server with a weight is taken over: its weight moves with it, no request fails, and nothing is
 /// left of the old id.
 fn a_weight_made_by_hand_moves_with_its_server(version: Version, test: u8) {
@@ -49,7 +41,7 @@ fn a_weight_made_by_hand_moves_with_its_server(version: Version, test: u8) {
     let traefik = Traefik::start(&etcd);
     traefik.wait_for("web", &urls(&[&heavy, &light]));
     let traffic = Traffic::start(traefik.web(), 2);
-    let [a, b] = shares(&traffic, [&heavy, &light], 200);
+    let [a, b] = traffic.shares([&heavy, &light], 200);
     assert!(a > 3 * b, "{a} to {b} before");
     let pods = [pod_of(&heavy), pod_of(&light)];
     run(&etcd, &pods, "--adopt unmarked").exits(0);
@@ -64,7 +56,7 @@ fn a_weight_made_by_hand_moves_with_its_server(version: Version, test: u8) {
     let again = run(&etcd, &pods, "").exits(0);
     assert!(again.out.contains("in sync: 2 unchanged"), "{again}");
     assert_eq!(etcd.revision(), revision);
-    let [a, b] = shares(&traffic, [&heavy, &light], 200);
+    let [a, b] = traffic.shares([&heavy, &light], 200);
     assert!(a > 3 * b, "{a} to {b} after");
     // All keys of a server are deleted with its pod.
     run(&etcd, &pods[1..], "").exits(0);
@@ -98,14 +90,14 @@ fn a_weight_annotation_sets_the_weight_and_drains() {
     assert_eq!(servers(&etcd)[&format!("{}/weight", id(&first))], "4");
     traefik.wait_for("web", &urls(&[&first, &second]));
     let traffic = Traffic::start(traefik.web(), 2);
-    let [a, b] = shares(&traffic, [&first, &second], 200);
+    let [a, b] = traffic.shares([&first, &second], 200);
     assert!(a > 3 * b, "{a} to {b}");
     let drain = [weighing(&pods[0], "0"), pods[1].clone()];
     let drained = run(&etcd, &drain, "").exits(0);
     assert!(drained.out.contains("~ web/"), "{drained}");
     assert!(drained.out.contains("1 updated, 1 unchanged"), "{drained}");
     crate::support::etcd::poll("the drained one to get nothing", || {
-        (shares(&traffic, [&first, &second], 20)[0] == 0).then_some(())
+        (traffic.shares([&first, &second], 20)[0] == 0).then_some(())
     });
     let again = run(&etcd, &drain, "").exits(0);
     assert!(again.out.contains("in sync: 2 unchanged"), "{again}");
@@ -114,7 +106,7 @@ fn a_weight_annotation_sets_the_weight_and_drains() {
     assert_eq!(servers(&etcd)[&format!("{}/weight", id(&first))], "0");
     run(&etcd, &[weighing(&pods[0], "1"), pods[1].clone()], "").exits(0);
     crate::support::etcd::poll("it to be back", || {
-        (shares(&traffic, [&first, &second], 20)[0] > 0).then_some(())
+        (traffic.shares([&first, &second], 20)[0] > 0).then_some(())
     });
     // It is deleted with its server.
     run(&etcd, &pods[1..], "").exits(0);

@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::certs::{Authority, Leaf};
+use super::program::root;
 
-pub mod cluster;
 mod v2;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,7 +47,7 @@ impl Version {
 
 /// Where `tests/setup` puts what it installs.
 pub fn test_tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools")
+    root().join("target/test-tools")
 }
 
 /// Free ports chosen by the system. All are bound at once, so that they differ.
@@ -145,21 +145,6 @@ impl Etcd {
     /// Starts a server with plain HTTP.
     pub fn version(version: Version) -> Self {
         Self::set_up(version, &Settings::default())
-    }
-
-    /// Starts a server with further arguments. `scheme` is `https` if they configure TLS.
-    pub fn with(
-        version: Version,
-        scheme: &str,
-        arguments: &[&str],
-        _certificates: &[String],
-    ) -> Self {
-        let settings = Settings {
-            https: scheme == "https",
-            arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
-            ..Settings::default()
-        };
-        Self::set_up(version, &settings)
     }
 
     /// Starts a server with these settings.
@@ -288,13 +273,9 @@ impl Etcd {
 
     /// Restarts a killed server with its data, and waits until it is healthy.
     pub fn restart(&mut self) {
-        self.start_again();
-        self.ready().expect("it starts again");
-    }
-
-    /// Restarts a killed server without waiting: the members of a cluster need each other to become healthy.
-    pub fn start_again(&mut self) {
+        self.kill();
         self.child = run(&self.binary, &self.command, self.folder.path());
+        self.wait();
     }
 
     /// Waits until it is healthy.
@@ -302,19 +283,14 @@ impl Etcd {
         self.ready().expect("it answers");
     }
 
-    /// Sends it a signal by name, such as `STOP`.
+    /// The number of its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal by name: after `STOP` its connections stay open, but it does not answer until `CONT`.
     pub fn signal(&self, name: &str) {
         signal(self.child.id(), name);
-    }
-
-    /// Stops the process (SIGSTOP): its connections stay open, but it does not answer.
-    pub fn stop(&self) {
-        signal(self.child.id(), "STOP");
-    }
-
-    /// Continues a stopped process (SIGCONT).
-    pub fn resume(&self) {
-        signal(self.child.id(), "CONT");
     }
 
     /// Creates the user `root` and enables authentication.

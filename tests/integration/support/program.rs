@@ -31,9 +31,19 @@ pub struct Answer {
     pub err: String,
 }
 
+/// The folder of this repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The program's file.
+pub fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_vulcanized"))
+}
+
 /// The program with these arguments, separated by white space.
 pub fn vulcanized(arguments: &str) -> Program {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vulcanized"));
+    let mut command = Command::new(program());
     command
         .env_clear()
         .env("HOME", "/nonexistent")

@@ -17,6 +17,10 @@ pub enum Loss {
     Requests,
     /// Requests arrive, their answers do not, and later connections are refused.
     Everything,
+    /// Requests arrive, and the connection ends in place of their answers.
+    Connection,
+    /// The same, and later connections are refused.
+    Server,
 }
 
 /// A proxy to a server on loopback.
@@ -38,7 +42,7 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let lost = seen.load(Ordering::SeqCst) > 0;
-                if lost && loss == Loss::Everything {
+                if lost && matches!(loss, Loss::Everything | Loss::Server) {
                     let _ = client.shutdown(Shutdown::Both);
                     continue;
                 }
@@ -122,32 +126,48 @@ impl Wire {
         thread::spawn(move || {
             let (sent, dropped) = requests;
             forward(up, |bytes| {
-                let lost = sent.fetch_add(bytes, Ordering::SeqCst) + bytes > after
-                    && loss == Some(Loss::Requests);
-                if lost {
-                    dropped.fetch_add(bytes, Ordering::SeqCst);
+                let sent = sent.fetch_add(bytes, Ordering::SeqCst) + bytes;
+                if sent <= after || loss != Some(Loss::Requests) {
+                    return Fate::Passes;
                 }
-                !lost
+                dropped.fetch_add(bytes, Ordering::SeqCst);
+                Fate::Lost
             });
         });
         thread::spawn(move || {
             forward(down, |bytes| {
-                let lost = sent.load(Ordering::SeqCst) > after
-                    && matches!(loss, Some(Loss::Answers | Loss::Everything));
-                if lost {
+                let fate = match loss {
+                    _ if sent.load(Ordering::SeqCst) <= after => Fate::Passes,
+                    None | Some(Loss::Requests) => Fate::Passes,
+                    Some(Loss::Answers | Loss::Everything) => Fate::Lost,
+                    // What is as short as that is no answer, but a sign that a part of the request has arrived.
+                    Some(Loss::Connection | Loss::Server) if bytes <= 60 => Fate::Passes,
+                    Some(Loss::Connection | Loss::Server) => Fate::Ends,
+                };
+                if fate != Fate::Passes {
                     dropped.fetch_add(bytes, Ordering::SeqCst);
                 }
-                !lost
+                fate
             });
         });
     }
 }
 
+/// What becomes of some bytes.
+#[derive(PartialEq, Eq)]
+enum Fate {
+    Passes,
+    Lost,
+    /// They are lost, and the connection ends.
+    Ends,
+}
+
 /// Copies what passes, until one side ends; then both do.
-fn forward((mut from, mut to): (TcpStream, TcpStream), mut passes: impl FnMut(usize) -> bool) {
+fn forward((mut from, mut to): (TcpStream, TcpStream), mut fate: impl FnMut(usize) -> Fate) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        if passes(count) && to.write_all(&buffer[..count]).is_err() {
+        let fate = fate(count);
+        if fate == Fate::Ends || fate == Fate::Passes && to.write_all(&buffer[..count]).is_err() {
             break;
         }
     }

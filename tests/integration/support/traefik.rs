@@ -272,6 +272,14 @@ impl Traffic {
         });
     }
 
+    /// How many of this many further requests each site answers.
+    pub fn shares<const N: usize>(&self, sites: [&Site; N], requests: usize) -> [usize; N] {
+        let before = sites.map(Site::served);
+        self.more(requests);
+        let after = sites.map(Site::served);
+        std::array::from_fn(|n| after[n] - before[n])
+    }
+
     /// Stops the clients. Returns the number of requests, and the errors of those that failed.
     pub fn end(self) -> (usize, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);

@@ -80,6 +80,15 @@ impl Etcd {
         index.to_str().expect("text").parse().expect("a number")
     }
 
+    /// The action and the key of the event with this index below a directory (v2).
+    pub fn event_v2(&self, directory: &str, index: u64) -> (String, String) {
+        let query = format!("wait=true&recursive=true&waitIndex={index}");
+        let url = format!("{}?{query}", self.v2(directory));
+        let event = answered(agent(PATIENCE).get(url).call());
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        (text(&event["action"]), text(&event["node"]["key"]))
+    }
+
     fn v2(&self, key: &str) -> String {
         let key = key.trim_start_matches('/');
         format!("http://127.0.0.1:{}/v2/keys/{key}", self.ports.plain)
