@@ -463,16 +463,4 @@ fn host_and_port(server: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clusters_without_a_ca_are_told_apart_by_host_and_port() {
-        assert_eq!(
-            host_and_port("https://api.example.com"),
-            "api.example.com:443"
-        );
-        assert_eq!(host_and_port("http://[::1]/x"), "[::1]:80");
-        assert_eq!(host_and_port("https://10.0.0.1:6443"), "10.0.0.1:6443");
-    }
-}
+mod tests;
