@@ -193,3 +193,6 @@ fn wrong_node(error: &ApplyError, etcdctl: &Etcdctl) -> String {
         None => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;
