@@ -75,3 +75,32 @@ fn every_scenario_matches_its_golden_files() {
     }
     assert!(checked > 100, "{checked}");
 }
+
+#[test]
+fn only_the_expected_plan_is_applied() {
+    let signals = Signals::install().expect("signal handlers");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/scenarios/one_of_each");
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let store = temporary.path().join("store.json");
+    fs::copy(folder.join("before.json"), &store).expect("the store before");
+    let read = || fs::read_to_string(&store).expect("the store");
+    let run = |more: &[&str]| {
+        let pods = folder.join("pods.json").display().to_string();
+        let path = store.display().to_string();
+        let options = ["--pods", &pods, "--store-file", &path].into_iter();
+        let options = options.chain(more.iter().copied()).map(str::to_owned);
+        run_with(&options.collect::<Vec<_>>(), &signals)
+    };
+    let before = read();
+    let (dry, _) = run(&["--dry-run"]);
+    let name = dry.trim_end().rsplit_once("plan ").expect("its name").1;
+    let other = if name == "00000000" {
+        "00000001"
+    } else {
+        "00000000"
+    };
+    assert_eq!(run(&["--expect", other]).1, 5);
+    assert_eq!(read(), before);
+    let (_, code) = run(&["--expect", name]);
+    assert_eq!((code, read() == before), (0, false));
+}
