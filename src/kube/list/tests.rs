@@ -20,7 +20,10 @@ enum Answer {
 /// Serves a script, one connection for each request, and then refuses.
 struct Server {
     port: u16,
+    /// The targets of the requests.
     requests: Arc<Mutex<Vec<String>>>,
+    /// The values of their header `Authorization`.
+    authorizations: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -28,16 +31,23 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let requests = Arc::<Mutex<Vec<String>>>::default();
-        let seen = Arc::clone(&requests);
+        let authorizations = Arc::<Mutex<Vec<String>>>::default();
+        let (seen, given) = (Arc::clone(&requests), Arc::clone(&authorizations));
         thread::spawn(move || {
             for answer in script {
                 let (mut connection, _) = listener.accept().expect("a connection");
-                seen.lock().expect("no panic").push(request(&connection));
+                let (target, authorization) = request(&connection);
+                seen.lock().expect("no panic").push(target);
+                given.lock().expect("no panic").extend(authorization);
                 // A client that has seen enough may be gone.
                 let _ = connection.write_all(&answer.bytes());
             }
         });
-        Self { port, requests }
+        Self {
+            port,
+            requests,
+            authorizations,
+        }
     }
 
     fn api(&self, path: &str) -> Api {
@@ -82,14 +92,21 @@ impl Answer {
     }
 }
 
-/// Reads a request; its target.
-fn request(connection: &TcpStream) -> String {
+/// Reads a request: its target, and the value of its header `Authorization`.
+fn request(connection: &TcpStream) -> (String, Option<String>) {
     let mut lines = BufReader::new(connection).lines();
     let line = lines.next().expect("a request").expect("a line");
     let rest = lines.take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty()));
-    assert!(rest.count() > 0, "headers");
+    let headers = rest.map(|line| line.expect("a header"));
+    let headers = headers.collect::<Vec<_>>();
+    assert!(!headers.is_empty(), "headers");
+    let authorization = headers.iter().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("authorization")
+            .then(|| value.to_owned())
+    });
     let target = line.split(' ').nth(1);
-    target.expect("a target").to_owned()
+    (target.expect("a target").to_owned(), authorization)
 }
 
 /// A client of a server that needs no credentials.
@@ -340,4 +357,41 @@ fn a_server_is_http_or_https() {
             .contains("is not the URL of an API server"),
         "{error}"
     );
+}
+
+#[test]
+fn a_refused_token_is_read_again_once() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), "new").expect("it is written");
+    let list = |auth: Auth, script: Vec<Answer>| {
+        let server = Server::start(script);
+        let mut api = server.api("");
+        api.access.auth = auth;
+        api.authorization = Some("Bearer old".to_owned());
+        let selection = Selection {
+            namespace: Some("shop"),
+            labels: None,
+            fields: None,
+        };
+        let list = api.list(&selection, &mut |pod| pod.name.into_owned());
+        let tokens = server.authorizations.lock().expect("no panic").clone();
+        (list.map_err(|error| error.to_string()), tokens)
+    };
+    let of_file = || Auth::TokenFile {
+        path: file.path().to_owned(),
+        fallback: None,
+    };
+    let (found, tokens) = list(of_file(), vec![status(401), page("7", "", &["a"])]);
+    assert_eq!(found, Ok(vec!["a".to_owned()]));
+    assert_eq!(tokens, ["Bearer old", "Bearer new"]);
+    let (found, tokens) = list(of_file(), vec![status(401), status(401)]);
+    let error = found.expect_err("twice");
+    assert!(
+        error.contains("is the token or certificate still valid?"),
+        "{error}"
+    );
+    assert_eq!(tokens.len(), 2);
+    // A token of the kubeconfig stays what it is.
+    let (found, tokens) = list(Auth::Token("old".to_owned()), vec![status(401)]);
+    assert_eq!((found.is_err(), tokens.len()), (true, 1));
 }
