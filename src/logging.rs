@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_does_not_steer_a_terminal() {
+    fn control_characters_in_log_lines_are_escaped() {
         let line = |format| {
             let message = "a\u{1b}\u{9b}1m\nb http://u:p@h";
             line(format, SystemTime::UNIX_EPOCH, Level::Warn, "m", message)

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_steers_a_terminal_is_escaped() {
+    fn control_characters_are_escaped() {
         assert_eq!(escaped("web-1 é"), "web-1 é");
         assert_eq!(
             escaped("a\u{1b}[31m\r\nb\u{202e}"),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn json_does_not_steer_a_terminal_either() {
+    fn control_characters_in_json_log_lines_are_escaped() {
         let text = "é\u{1b}\u{7f}\u{9b}\u{61c}\u{202e}\n\t\"";
         let json = serde_json::to_string_pretty(&[text]).expect("a string is JSON");
         let escaped = escaped_json(&json);

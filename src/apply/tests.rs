@@ -87,7 +87,7 @@ fn a_lost_answer_is_what_the_store_holds() {
 }
 
 #[test]
-fn what_could_not_be_printed_is_an_error_at_the_end() {
+fn failures_of_stdout_are_reported_at_the_end() {
     let printed = |unprinted: Option<&'static str>, last: anyhow::Result<()>| {
         let mut progress = Progress {
             planned: 1,

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_whole_list_is_refused() {
+    fn incomplete_lists_are_errors() {
         for bad in [
             "",
             " \n",

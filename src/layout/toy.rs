@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_third_layout_is_planned_as_the_others_are() {
+    fn the_toy_layout_is_planned() {
         let gone = "x/web/prod.c1.shop.web-9.10.0.0.9";
         let before = [("x/web/on", ""), (gone, "10.0.0.9:80")];
         let changes = run(&before, &[1]);

@@ -249,7 +249,7 @@ mod tests {
 
     /// What Go 1.22's `url.Parse` said, and where Traefik 3.7 then sent requests.
     #[test]
-    fn what_is_no_url_of_a_server_is_told_apart() {
+    fn faults_of_server_urls() {
         use UrlFault::{NoHost, Unreachable, Unreadable};
         for (text, fault) in [
             ("", NoHost),

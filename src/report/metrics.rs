@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn values_outlive_a_failure_in_a_file_and_in_a_gateway() {
+    fn metrics_of_the_last_finished_run_survive_a_failure() {
         let gateway = "\
             vulcanized_held{instance=\"\",job=\"vulcanized\",owner=\"prod\"} 7\n\
             vulcanized_held{instance=\"\",job=\"vulcanized\",owner=\"other\"} 8\n\

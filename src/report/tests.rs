@@ -53,7 +53,7 @@ fn etcdctl(api: Option<Api>) -> Etcdctl {
 }
 
 /// The notes of a plan, as a person sees them, at 100 columns.
-fn said(plan: &Plan, api: Option<Api>) -> String {
+fn printed(plan: &Plan, api: Option<Api>) -> String {
     let etcdctl = etcdctl(api);
     let mut out = Vec::new();
     let style = Style {
@@ -382,7 +382,7 @@ fn no_backend_at_all(text: &mut String) {
 }
 
 #[test]
-fn every_message_is_kept_in_full() {
+fn every_message_is_in_a_golden_file() {
     let mut text = String::new();
     for grounds in all_grounds() {
         let why = reasons::grounds("pod shop/web-1", &grounds);
@@ -392,7 +392,7 @@ fn every_message_is_kept_in_full() {
         let _ = writeln!(
             text,
             "\n# {name}\n{}",
-            said(&plan, Some(Api::V3)).trim_end()
+            printed(&plan, Some(Api::V3)).trim_end()
         );
     }
     for finding in findings() {
@@ -408,7 +408,7 @@ fn every_message_is_kept_in_full() {
             plan.counts.pods = 1;
             plan.counts.published = 1;
             plan.findings.push(finding.clone());
-            all.entry(said(&plan, api)).or_default().push(name);
+            all.entry(printed(&plan, api)).or_default().push(name);
         }
         for (said, names) in all {
             let _ = writeln!(text, "({})\n{}", names.join(", "), said.trim_end());

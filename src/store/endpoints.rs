@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_are_taken_apart() {
+    fn endpoints_are_parsed() {
         for (text, wanted) in [
             ("etcd", "http://etcd:2379"),
             ("127.0.0.1:1", "http://127.0.0.1:1"),

@@ -17,7 +17,7 @@
 //! |---|---|
 //! | a single loss is never held ("at least two") | core, program, table, `the_only_pod_is_relabelled` |
 //! | changes are held only if they affect at least half of all owned servers | core, program, table, `half_of_ten_terminate_and_half_are_relabelled` |
-//! | foreign entries count as Ready | core, table, `what_others_wrote_does_not_count_as_ready` |
+//! | foreign entries count as Ready | core, table, `foreign_entries_do_not_count_as_ready` |
 //! | servers of unready pods are deleted, whatever remains | table, `the_only_pod_is_terminating_and_still_ready`, `all_pods_of_one_backend_unready` |
 //! | the pod of an adopted entry is matched by name alone | `adopting_from_the_wrong_cluster_deletes_nothing` |
 //! | the same cluster is recognised by pod names, not by addresses | `one_name_for_two_clusters` |

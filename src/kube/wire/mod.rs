@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn both_encodings_say_the_same() {
+    fn json_and_protobuf_decode_to_the_same_pods() {
         for (name, number) in [("page-1", 20), ("page-2", 20), ("mixed", 62)] {
             let (json, from_json) =
                 decoded(json, &recorded(&format!("lists/{name}.json.body"))).expect(name);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_the_same_in_both_encodings() {
+    fn errors_in_json_and_protobuf_have_the_same_message() {
         let mut twins = 0;
         for file in
             std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/kube/errors"))
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_is_whole_only_with_a_version() {
+    fn an_empty_list_needs_a_resource_version() {
         let empty = pods(json, &recorded("lists/200-unknown-namespace.body"));
         assert_eq!(empty.expect("a list"), []);
         let empty = pods(
@@ -349,7 +349,7 @@ mod tests {
 
         /// What our decoder accepts, prost decodes to the same pods.
         #[test]
-        fn what_is_decoded_is_what_prost_decodes(
+        fn decoding_agrees_with_prost(
             page in prop::sample::select(vec!["page-1", "page-2", "mixed"]),
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3), 0..4),
         ) {
@@ -392,7 +392,7 @@ mod tests {
         }
 
         #[test]
-        fn rubbish_is_an_error(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn malformed_messages_are_errors(body in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(pods(json, &body).is_err());
             let mut enveloped = MAGIC.to_vec();
             enveloped.extend(&body);

@@ -167,7 +167,7 @@ fn a_service_that_has_no_key_yet_is_spelled_as_it_is_referred_to() {
 }
 
 #[test]
-fn names_of_digits_have_brackets_for_those_that_refer_to_them() {
+fn references_to_names_of_digits_have_brackets() {
     let server = (
         "services/123/loadBalancer/servers/0/url",
         "http://10.0.0.1:80",
@@ -186,7 +186,7 @@ fn names_of_digits_have_brackets_for_those_that_refer_to_them() {
 }
 
 #[test]
-fn a_server_is_all_of_its_keys() {
+fn a_server_has_several_keys() {
     let observed = observe_keys(&[
         ("web/loadBalancer/servers/a/preservePath", "true"),
         ("web/loadBalancer/servers/a/url", "http://10.0.0.1:80"),
@@ -210,7 +210,7 @@ fn a_server_is_all_of_its_keys() {
 }
 
 #[test]
-fn a_server_that_cannot_be_served_is_found() {
+fn unreachable_servers_are_faults() {
     let found = |value: &str| {
         let key = "web/loadBalancer/servers/a/url";
         faults(&observe_keys(&[(key, value)]))
@@ -249,7 +249,7 @@ fn a_server_that_cannot_be_served_is_found() {
 }
 
 #[test]
-fn of_several_spellings_of_a_url_the_last_counts() {
+fn the_last_spelling_of_a_url_counts() {
     let observed = observe_keys(&[
         ("web/loadBalancer/servers/a/url", "http://10.0.0.1:80"),
         ("web/loadBalancer/servers/a/url/", "http://10.0.0.2:80"),
@@ -273,7 +273,7 @@ fn a_service_of_another_type_gets_no_servers() {
 }
 
 #[test]
-fn servers_without_any_router_are_found() {
+fn servers_without_any_router_are_faults() {
     let own = ("services/web/loadBalancer/passHostHeader", "true");
     let router = ("routers/r/rule", "x");
     assert_eq!(faults(&observe(&[SERVER_KEY])), [Fault::NoRouter]);
@@ -283,7 +283,7 @@ fn servers_without_any_router_are_found() {
 }
 
 #[test]
-fn without_the_routers_nothing_is_decided() {
+fn unreadable_routers_are_an_error() {
     let denied = || Err(Denied("permission denied".to_owned()));
     let nothing = || Ok(vec![]);
     for ranges in [
@@ -296,7 +296,7 @@ fn without_the_routers_nothing_is_decided() {
 }
 
 #[test]
-fn what_freezes_the_provider_is_found() {
+fn keys_that_freeze_the_provider_are_faults() {
     // What stands in this file is tried on the real Traefik, too.
     for line in include_str!("../../../fixtures/traefik/keys.tsv").lines() {
         let [verdict, key, value] = *line.split('\t').collect::<Vec<_>>() else {
@@ -309,7 +309,7 @@ fn what_freezes_the_provider_is_found() {
 }
 
 #[test]
-fn what_refers_to_a_service_is_what_the_real_one_follows() {
+fn references_agree_with_the_real_traefik() {
     let mut rows = 0;
     for line in include_str!("../../../fixtures/traefik/keys.tsv").lines() {
         let [verdict @ ("serves" | "misses"), key, value] = *line.split('\t').collect::<Vec<_>>()
@@ -386,7 +386,7 @@ fn keys_and_values_of_a_service() {
 }
 
 #[test]
-fn what_an_id_carries() {
+fn the_mark_in_an_id() {
     let layout = Traefik { prefix: None };
     for (cluster, scope) in [
         ("3f2a91c0", "3f2a91c0"),
@@ -410,7 +410,7 @@ fn what_an_id_carries() {
 }
 
 #[test]
-fn what_a_listing_tells_beside_its_services() {
+fn strays_and_siblings_of_a_listing() {
     let services = |prefix: &str| {
         let key = format!("{prefix}/http/services/web/loadBalancer/servers/a/url");
         Ok(vec![entry(&key, "http://10.0.0.1:80")])
@@ -446,7 +446,7 @@ fn a_key_with_others_below_it_needs_no_value() {
 }
 
 #[test]
-fn a_server_that_freezes_is_not_found_twice() {
+fn a_server_that_freezes_the_provider_is_one_fault() {
     for keys in [
         [("owner", "x"), ("weight", "1")],
         [("preservePath", "true"), ("weight", "x")],
@@ -478,7 +478,7 @@ fn servers_are_those_of_a_load_balancer() {
 }
 
 #[test]
-fn names_that_are_no_service_make_none() {
+fn invalid_service_names_are_ignored() {
     for name in ["", "web@file", "a/b", "123"] {
         let observed = observe(&[("routers/r/service", name)]);
         assert_eq!(observed.backends.len(), 0, "{name}");

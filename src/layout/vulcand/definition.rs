@@ -467,10 +467,10 @@ mod tests {
                 ("taken", Err((refusal, _))) => panic!("{value}: {refusal}"),
                 (_, Ok(())) => panic!("{value}: taken"),
                 (field, Err((refusal, mended))) => {
-                    let said = refusal.to_string();
+                    let text = refusal.to_string();
                     assert!(
-                        said.contains(&format!("`{field}`")) || said.contains(field),
-                        "{value}: {said}"
+                        text.contains(&format!("`{field}`")) || text.contains(field),
+                        "{value}: {text}"
                     );
                     assert_eq!(
                         check(mended.as_bytes()),

@@ -64,7 +64,7 @@ fn a_value_is_read_as_vulcand_reads_it() {
 }
 
 #[test]
-fn a_mark_is_read_back_as_it_was_written() {
+fn a_written_mark_is_read_back() {
     let url = ServerUrl::parse("http://10.0.0.1:80").expect("a URL");
     let mark = Mark {
         owner: "prod".into(),
@@ -88,7 +88,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_read_the_short_way_is_read_so_the_long_way(
+    fn the_short_way_agrees_with_the_json_parser(
         texts in prop::array::uniform4(r#"[a-z0-9/:. \"\\,{}é\n]{0,6}"#),
         (at, byte) in (any::<prop::sample::Index>(), any::<u8>()),
         changed: bool,
@@ -107,7 +107,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_a_mark_in_a_value() {
+fn marks_in_values() {
     let mark = |value: &str| read(value.as_bytes()).mark;
     assert_eq!(mark(r#"{"URL":"http://a:1","owner":"prod"}"#), None);
     assert_eq!(
@@ -276,7 +276,7 @@ fn keys_beside_servers_and_definitions() {
 }
 
 #[test]
-fn keys_are_taken_apart() {
+fn keys_are_parsed() {
     let keys = vec![
         entry(
             "/vulcand/backends/a/backend",
@@ -307,7 +307,7 @@ fn keys_are_taken_apart() {
 }
 
 #[test]
-fn directories_of_etcd_v2_without_a_definition_are_found_with_what_they_hold() {
+fn bare_directories_of_etcd_v2_and_their_contents() {
     let keys = [
         "a/",
         "b/servers/",

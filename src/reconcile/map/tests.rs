@@ -149,7 +149,7 @@ fn annotations_win_over_labels_and_flags() {
 }
 
 #[test]
-fn what_cannot_be_read_is_a_reason_and_no_guess() {
+fn invalid_values_leave_the_pod_out() {
     for (annotations, wanted) in [
         (
             vec![("port", "https")],

@@ -112,7 +112,7 @@ fn backends_without_a_ready_server_everywhere() {
 }
 
 #[test]
-fn what_a_frozen_backend_leaves_out() {
+fn counts_of_a_frozen_backend() {
     // Of four of ours one is dead; a wanted server is missing, and one has another port now.
     let world = world()
         .ours("web", 1..=3)
@@ -137,7 +137,7 @@ fn what_a_frozen_backend_leaves_out() {
 }
 
 #[test]
-fn what_stays_in_a_backend_of_another_owner() {
+fn counts_of_a_shared_backend() {
     // One is in sync, one is of a pod that is gone though another has its address.
     let theirs = value("blue", "c1", "shop/x", "http://10.0.0.9:8080");
     let gone = value("prod", "c1", "shop/gone", "http://10.0.0.2:8080");

@@ -100,7 +100,7 @@ fn the_pod_behind_an_entry() {
 }
 
 #[test]
-fn a_pod_beside_its_node_counts_by_how_alive_it_is() {
+fn pods_at_one_address_are_ordered_by_state() {
     for (own, on_node_first, wanted) in [
         (State::NotReady, false, "shop/node"),
         (State::Live, false, "shop/own"),
@@ -157,7 +157,7 @@ fn another_pod_that_has_the_address_to_itself() {
 }
 
 #[test]
-fn a_second_look_adds_pods_and_changes_none() {
+fn a_second_look_only_adds_pods() {
     let mut lists = complete(vec![live("shop/a", "10.0.0.1")]);
     lists.again = BTreeMap::from([
         (
@@ -177,7 +177,7 @@ fn a_second_look_adds_pods_and_changes_none() {
 }
 
 #[test]
-fn what_absence_means() {
+fn the_meaning_of_absence() {
     let list = |coverage, pods| List { coverage, pods };
     let shop = || vec![live("shop/a", "10.0.0.1")];
     let of = |namespace: &str| Coverage::Namespace(namespace.to_owned());

@@ -12,7 +12,7 @@ fn an_incomplete_list_creates_and_deletes_nothing_else() {
 }
 
 #[test]
-fn an_emptied_backend_that_ready_pods_name_alarms() {
+fn an_emptied_backend_with_ready_pods_is_an_alarm() {
     let two_ports = |n| {
         let mut pod = pod("web", n);
         pod.ports.push(ContainerPort {
@@ -29,7 +29,7 @@ fn an_emptied_backend_that_ready_pods_name_alarms() {
 }
 
 #[test]
-fn over_the_budget_nothing_goes_and_creates_arrive() {
+fn over_the_limit_no_server_is_deleted_and_creates_are_applied() {
     let limited = |limit| {
         let world = three().pods(web([3, 4]));
         world.rules(|rules| rules.max_deletes = Some(limit))
@@ -58,7 +58,7 @@ fn a_renewed_certificate_keeps_what_it_sees() {
         world.rules.scope = Scope::new(Cluster::parse("main@22222222"), None, None);
         world.pods(web(1..=shown))
     };
-    assert_eq!(through("main@11111111", 4).says(), "");
+    assert_eq!(through("main@11111111", 4).lines(), "");
     assert_eq!(through("main@11111111", 2).counts(), [0, 0, 2, 0, 0]);
     let frozen = through("main@11111111", 1);
     assert_eq!((frozen.counts(), frozen.plan().alarms()), ([0; 5], true));
@@ -123,7 +123,7 @@ fn a_host_name_whose_pod_is_gone() {
 }
 
 #[test]
-fn an_address_on_a_nodes_network_is_no_proof() {
+fn an_address_on_a_nodes_network_is_not_evidence() {
     let mut other = at(pod("api", 1), "10.0.0.1");
     other.host_network = true;
     other.ports[0].number = 9090;
@@ -231,7 +231,7 @@ fn every_hold_is_lifted_by_its_number_and_not_by_one_less() {
 }
 
 #[test]
-fn the_creates_of_a_run_with_holds_arrive() {
+fn creates_of_a_run_with_holds_are_applied() {
     let pods = web(1..=3).into_iter().map(relabelled).chain(web([4]));
     assert_eq!(three().pods(pods).counts(), [1, 0, 0, 3, 0]);
 }

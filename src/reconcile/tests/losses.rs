@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_others_wrote_does_not_count_as_ready() {
+fn foreign_entries_do_not_count_as_ready() {
     let unready_ones = || web(1..=3).into_iter().map(unready);
     for by_hand in [r#"{"URL":"http://10.9.9.9:8080"}"#, "rubbish"] {
         let world = three().entry("web/servers/hand", by_hand);
@@ -274,14 +274,14 @@ fn what_a_backend_may_lose() {
         ),
     ];
     for (case, world, counts, alarms) in rows {
-        assert_eq!(world.counts(), counts, "{case}\n{}", world.says());
+        assert_eq!(world.counts(), counts, "{case}\n{}", world.lines());
         assert_eq!(world.plan().alarms(), alarms, "{case}");
     }
 }
 
 /// A held update leaves its new URL out of the backend: it is nobody's replacement then.
 #[test]
-fn what_a_held_update_would_bring_does_not_remain() {
+fn the_url_of_a_held_update_is_not_a_replacement() {
     let slot = |pod: Pod, slot: &'static str| {
         let mut pod = pod;
         pod.labels.insert("slot".into(), slot.into());
@@ -310,7 +310,7 @@ fn what_a_held_update_would_bring_does_not_remain() {
 
 /// What a loss rests on is part of its permit: a transaction is guarded by it.
 #[test]
-fn what_a_loss_rests_on() {
+fn a_permit_names_the_entry_that_remains() {
     let rests_on = |world: World| {
         let plan = world.plan();
         let rests = plan.changes.iter().filter_map(|change| {

@@ -262,7 +262,7 @@ impl World {
     }
 
     /// A line for each change, held and kept server, and alarm.
-    fn says(&self) -> String {
+    fn lines(&self) -> String {
         let plan = self.plan();
         let mut out = String::new();
         for change in &plan.changes {
@@ -297,7 +297,7 @@ impl World {
             .map(str::trim)
             .filter(|line| !line.is_empty());
         let wanted = wanted.flat_map(|line| [line, "\n"]).collect::<String>();
-        pretty_equal(&self.says(), &wanted);
+        pretty_equal(&self.lines(), &wanted);
     }
 
     /// How many of each: creates, updates, deletes, held, kept.

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_others_wrote_is_never_touched() {
+fn foreign_entries_are_not_changed() {
     let world = three()
         .entry("web/servers/hand", r#"{"URL":"http://10.0.0.200:80"}"#)
         .entry(
@@ -22,7 +22,7 @@ fn what_others_wrote_is_never_touched() {
 }
 
 #[test]
-fn a_key_that_is_taken_is_a_conflict() {
+fn a_key_with_a_foreign_entry_is_a_conflict() {
     let taken = |value: &str| {
         let world = world()
             .backend("web")
@@ -41,7 +41,7 @@ fn another_scope_or_namespace_is_not_ours() {
     let other = |scope: &str, pod: &str| {
         let value = value("prod", scope, pod, "http://10.0.0.9:8080");
         let world = world().backend("web").entry("web/servers/10.0.0.9", &value);
-        world.pods(web([1])).says()
+        world.pods(web([1])).lines()
     };
     let joined = "+ web/10.0.0.1: pod shop/web-1 is ready\nalarm\n";
     assert_eq!(other("c1 tier=a", "shop/web-9"), joined);
@@ -71,7 +71,7 @@ fn another_owners_backend_is_not_joined() {
 }
 
 #[test]
-fn a_backend_that_is_not_defined_gets_nothing_and_loses_nothing() {
+fn an_undefined_backend_is_not_changed() {
     let world = || {
         let pods = [pod("web", 1), pod("web", 2), pod("api", 7)];
         world()
@@ -91,7 +91,7 @@ fn a_backend_that_is_not_defined_gets_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn a_frozen_backend_keeps_what_is_not_proved_dead() {
+fn a_frozen_backend_loses_only_dead_servers() {
     let world = || {
         let mut gone = unready(pod("web", 5));
         gone.terminating = true;
@@ -134,7 +134,7 @@ fn a_frozen_backend_keeps_what_is_not_proved_dead() {
 }
 
 #[test]
-fn no_backend_at_all_is_an_error_unless_our_own_servers_are_there() {
+fn a_store_without_backends_is_an_error_unless_it_holds_owned_servers() {
     assert!(world().pods(web([1])).try_plan().is_err());
     assert!(world().pods(web([1])).ours("web", [1]).plan().alarms());
     assert!(world().try_plan().is_ok());
@@ -175,7 +175,7 @@ fn two_servers_that_want_one_key() {
 }
 
 #[test]
-fn adopting_what_has_no_mark() {
+fn adopting_unmarked_entries() {
     let by_hand = || {
         world()
             .backend("web")
@@ -220,7 +220,7 @@ fn adopting_from_the_wrong_cluster_deletes_nothing() {
 }
 
 #[test]
-fn what_an_adopted_entry_gets_stays_too() {
+fn the_url_of_an_adopted_update_stays() {
     // 3 gives up what stays as 1; what it gets is what 2 has: that may go in the same run.
     let entry = |scope: &str, pod: &str, n: u8| {
         value("prod", scope, pod, &format!("http://10.0.0.{n}:8080"))
@@ -262,7 +262,7 @@ fn an_entry_of_ours_without_a_valid_url() {
 
 /// Nothing is updated in a frozen backend: an entry that names a pod that is gone keeps that name.
 #[test]
-fn in_a_frozen_backend_nothing_rests_on_an_entry_of_another_pod() {
+fn entries_of_other_pods_are_not_replacements_in_a_frozen_backend() {
     let url = "http://10.0.0.2:8080";
     let entry = |pod: &str| value("prod", "c1", pod, url);
     world()

@@ -194,7 +194,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: seed(), ..ProptestConfig::with_cases(4_000) })]
 
     #[test]
-    fn applying_a_plan_is_enough_and_touches_nothing_foreign(mut world in any_world()) {
+    fn applied_plans_converge_and_leave_foreign_entries(mut world in any_world()) {
         if is_impossible(&world) { return Ok(()) }
         let Ok(plan) = world.try_plan() else { return Ok(()) };
         let before = world.entries.clone();
@@ -252,7 +252,7 @@ proptest! {
     }
 
     #[test]
-    fn whoever_is_live_and_wanted_is_served(mut world in any_world()) {
+    fn live_and_wanted_pods_are_served(mut world in any_world()) {
         let Ok(plan) = world.try_plan() else { return Ok(()) };
         apply(&mut world, &plan);
         let after = world.entries.iter().cloned().collect::<BTreeMap<_, _>>();

@@ -31,7 +31,7 @@ pub(super) fn note(finding: &Finding, etcdctl: &Etcdctl) -> Note {
             commands = self::mend(etcdctl, key, refusal, mend.as_deref());
             format!(
                 "a definition that the proxy does not take: {}. Mend it{}",
-                said(refusal),
+                reason(refusal),
                 end(&commands)
             )
         }
@@ -124,7 +124,7 @@ fn end(commands: &[String]) -> char {
     if commands.is_empty() { '.' } else { ':' }
 }
 
-fn said(refusal: &Refusal) -> String {
+fn reason(refusal: &Refusal) -> String {
     escaped(&shown(refusal.to_string().as_bytes())).into_owned()
 }
 
