@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use vulcanized::internals::kube::{self, Options, Selection};
 use vulcanized::internals::net::deadline::Deadline;
 
+use super::kubeconfig::base64_of;
 use crate::support::api::{Api, Listen, Reply, Request};
 use crate::support::certs::Leaf;
 use crate::support::front::Front;
@@ -30,12 +31,13 @@ const TOKEN: Option<&str> = Some("Bearer t");
 ///   and `rest/transport.go`, `TransportConfig`;
 /// - plugins: `plugin/pkg/client/auth/exec/exec.go`, `UpdateTransportConfig`;
 /// - client certificates: `transport/transport.go`, `TLSConfigFor`.
-const CREDENTIALS: [(&str, Arrives); 7] = [
+const CREDENTIALS: [(&str, Arrives); 8] = [
     ("token", (TOKEN, false)),
     ("token file", (TOKEN, false)),
     ("exec token", (TOKEN, false)),
     ("exec certificate", (None, true)),
     ("client certificate", (None, true)),
+    ("client certificate in the kubeconfig", (None, true)),
     ("basic", (Some("Basic bjpw"), false)),
     ("none", (None, false)),
 ];
@@ -101,6 +103,10 @@ fn user(credential: &str, folder: &Path, leaf: &Leaf) -> Value {
         "client certificate" => json!({
             "client-certificate": file("crt", &leaf.certificate),
             "client-key": file("key", &leaf.key),
+        }),
+        "client certificate in the kubeconfig" => json!({
+            "client-certificate-data": base64_of(&leaf.certificate),
+            "client-key-data": base64_of(&leaf.key),
         }),
         "basic" => json!({ "username": "n", "password": "p" }),
         _ => json!({}),
