@@ -108,20 +108,8 @@ impl World {
                 .expect("vulcand's"),
             },
             rules: Rules {
-                owner: "bench".to_owned(),
-                scope: Scope::new(Cluster::parse("bench"), None, None),
-                adopt: Adopt {
-                    unmarked: false,
-                    scope: false,
-                    owners: BTreeSet::new(),
-                },
-                share_backends: false,
                 create_backends: true,
-                strict_ready: false,
-                allow_empty: false,
-                allow_deletes: None,
-                max_deletes: None,
-                upsert_only: false,
+                ..Rules::new("bench", Scope::new(Cluster::parse("bench"), None, None))
             },
         }
     }

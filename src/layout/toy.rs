@@ -142,18 +142,7 @@ mod tests {
             }],
             ..Lists::default()
         };
-        let rules = Rules {
-            owner: "prod".to_owned(),
-            scope: Scope::new(Cluster::parse("c1"), None, None),
-            adopt: Adopt::default(),
-            share_backends: false,
-            create_backends: false,
-            strict_ready: false,
-            allow_empty: false,
-            allow_deletes: None,
-            max_deletes: None,
-            upsert_only: false,
-        };
+        let rules = Rules::new("prod", Scope::new(Cluster::parse("c1"), None, None));
         let entries = store.iter().map(|(key, value)| layout::entry(key, value));
         let snapshot = model::Snapshot {
             revision: Some(1),

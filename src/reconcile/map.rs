@@ -682,4 +682,4 @@ fn only<'p>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

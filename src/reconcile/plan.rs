@@ -53,6 +53,26 @@ pub struct Rules {
     pub upsert_only: bool,
 }
 
+impl Rules {
+    /// The rules without any option: for tests, benchmarks and fuzz targets.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn new(owner: &str, scope: Scope) -> Self {
+        Self {
+            owner: owner.to_owned(),
+            scope,
+            adopt: Adopt::default(),
+            share_backends: false,
+            create_backends: false,
+            strict_ready: false,
+            allow_empty: false,
+            allow_deletes: None,
+            max_deletes: None,
+            upsert_only: false,
+        }
+    }
+}
+
 /// What is taken over: `--adopt`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Adopt {

@@ -94,16 +94,9 @@ fn scope(job: Job) -> Scope {
 fn run_core(world: &mut World, job: Job) -> Option<Outcome> {
     let mapping = mapping(job);
     let rules = Rules {
-        owner: "prod".to_owned(),
-        scope: scope(job),
-        adopt: Adopt::default(),
         share_backends: job == Job::Shared,
-        create_backends: false,
         strict_ready: job == Job::Strict,
-        allow_empty: false,
-        allow_deletes: None,
-        max_deletes: None,
-        upsert_only: false,
+        ..Rules::new("prod", scope(job))
     };
     let entries = world.store.iter().zip(1..);
     let entries = entries.map(|((key, value), revision)| Entry {

@@ -4,7 +4,7 @@ use super::*;
 use crate::layout;
 use crate::model::Texts;
 
-fn mapping() -> Mapping {
+pub(in crate::reconcile) fn mapping() -> Mapping {
     Mapping {
         annotation_prefix: "vulcanized.io/".to_owned(),
         backend_labels: vec!["app".to_owned(), "name".to_owned()],

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use crate::layout::{self, Observed};
 use crate::model::{Cluster, ContainerPort, Entry, Phase, Scheme, Scope, Snapshot, Texts};
 use crate::reconcile::evidence::{Coverage, List, Lists};
-use crate::reconcile::map::{Mapping, PortRef};
+use crate::reconcile::map::{self, Mapping, PortRef};
 use crate::reconcile::plan::{
     Action, Adopt, Change, DeleteLimit, Freeze, Losing, NoBackends, Plan, Reason, Rules,
 };
@@ -89,28 +89,8 @@ fn world() -> World {
         again: None,
         selected: false,
         coverage: Coverage::Namespace("shop".to_owned()),
-        mapping: Mapping {
-            annotation_prefix: "vulcanized.io/".to_owned(),
-            backend_labels: vec!["app".to_owned()],
-            backend: Template::parse("{name}").expect("a template"),
-            port: None,
-            scheme: Scheme::Http,
-            ip_family: None,
-            server_id: Template::parse("{ip}").expect("a template"),
-            layout: layout::open("vulcand", layout::Options::default()).expect("vulcand's"),
-        },
-        rules: Rules {
-            owner: "prod".to_owned(),
-            scope: Scope::new(Cluster::parse("c1"), None, None),
-            adopt: Adopt::default(),
-            share_backends: false,
-            create_backends: false,
-            strict_ready: false,
-            allow_empty: false,
-            allow_deletes: None,
-            max_deletes: None,
-            upsert_only: false,
-        },
+        mapping: map::tests::mapping(),
+        rules: Rules::new("prod", Scope::new(Cluster::parse("c1"), None, None)),
     }
 }
 

@@ -449,8 +449,6 @@ fn check_run(
     /// One run suffices unless it holds a change because of another, or Traefik has a key in two spellings.
     const RUNS: usize = 3;
     let rules = Rules {
-        owner: "prod".to_owned(),
-        scope: Scope::new(Cluster::parse("c1"), None, None),
         adopt: Adopt {
             unmarked: options & 8 != 0,
             scope: options & 16 != 0,
@@ -459,10 +457,9 @@ fn check_run(
         share_backends: options & 32 != 0,
         create_backends: options & 64 != 0,
         strict_ready: options & 128 != 0,
-        allow_empty: false,
         allow_deletes: (options & 3 == 3).then_some(1000),
-        max_deletes: None,
         upsert_only: options & 7 == 4,
+        ..Rules::new("prod", Scope::new(Cluster::parse("c1"), None, None))
     };
     let lists = Lists {
         lists: vec![List {
