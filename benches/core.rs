@@ -1,7 +1,6 @@
 //! The decoders and the planner, without processes or servers: one page of 500 pods in both encodings, and
 //! the plan for 10,000 pods in sync.
 
-use std::collections::BTreeSet;
 use std::hint::black_box;
 
 use divan::Bencher;
@@ -12,7 +11,7 @@ use vulcanized::internals::layout::{self, Observed};
 use vulcanized::internals::model::{Cluster, Entry, Pod, Scheme, Scope, Snapshot};
 use vulcanized::internals::reconcile::evidence::{Coverage, List, Lists};
 use vulcanized::internals::reconcile::map::Mapping;
-use vulcanized::internals::reconcile::plan::{Action, Adopt, Plan, Rules, plan};
+use vulcanized::internals::reconcile::plan::{Action, Plan, Rules, plan};
 use vulcanized::internals::reconcile::template::Template;
 
 #[path = "support/pods.rs"]

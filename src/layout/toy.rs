@@ -107,7 +107,7 @@ mod tests {
     use crate::model::{Phase, Pod, Scheme, Scope};
     use crate::reconcile::evidence::{Coverage, List, Lists};
     use crate::reconcile::map::{Mapping, PortRef};
-    use crate::reconcile::plan::{Action, Adopt, Rules};
+    use crate::reconcile::plan::{Action, Rules};
     use crate::reconcile::planner::plan;
     use crate::reconcile::template::Template;
     use crate::{layout, model};

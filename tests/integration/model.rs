@@ -39,7 +39,7 @@ use vulcanized::internals::layout::{self, Layout};
 use vulcanized::internals::model::{Cluster, Entry, Scheme, Scope, ServerUrl, Snapshot};
 use vulcanized::internals::reconcile::evidence::{Coverage, List, Lists};
 use vulcanized::internals::reconcile::map::{Mapping, PortRef};
-use vulcanized::internals::reconcile::plan::{Adopt, Change as Planned, Rules, plan};
+use vulcanized::internals::reconcile::plan::{Change as Planned, Rules, plan};
 use vulcanized::internals::reconcile::template::Template;
 
 use self::world::{APPS, Event, Job, ModelPod, World, any_event, backend, mark_of};

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::layout::{self, Observed};
-use crate::model::{Cluster, ContainerPort, Entry, Phase, Scheme, Scope, Snapshot, Texts};
+use crate::model::{Cluster, ContainerPort, Entry, Phase, Scope, Snapshot, Texts};
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::reconcile::map::{self, Mapping, PortRef};
 use crate::reconcile::plan::{
-    Action, Adopt, Change, DeleteLimit, Freeze, Losing, NoBackends, Plan, Reason, Rules,
+    Action, Change, DeleteLimit, Freeze, Losing, NoBackends, Plan, Reason, Rules,
 };
 use crate::reconcile::planner::plan;
 use crate::reconcile::template::Template;
