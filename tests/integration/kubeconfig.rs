@@ -29,8 +29,9 @@ fn for_token(token: &'static str) -> impl Fn(&Request, usize) -> Reply + Send + 
 fn refused_and_unsupported_credentials_are_explained() {
     let explained = |api: &Api, user: &Value, reason: &str| {
         let kubeconfig = api.kubeconfig(&json!({}), user);
-        let program = Store::new().program("--timeout 60s");
-        let answer = program.kubeconfig(&kubeconfig).exits(1);
+        let store = Store::new();
+        let program = store.program("--timeout 60s").kubeconfig(&kubeconfig);
+        let answer = program.exits(1);
         contains(&answer, reason, reason);
     };
     let api = Api::tls(for_token("s3cret-token"));
