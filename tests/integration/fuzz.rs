@@ -453,6 +453,7 @@ fn within(mebibytes: u32, code: i32, what: &str, arguments: &[&str]) -> String {
             "--create-backends",
         ])
         .args(arguments)
+        .args(["--timeout", "10m", "--request-timeout", "5m"])
         .env_clear()
         .env("HOME", "/nonexistent")
         .output()
