@@ -11,10 +11,11 @@ use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::exec::Exec;
+use super::exec::{Exec, ExecConfig};
 use crate::net::deadline::Deadline;
 use crate::net::http;
-use crate::net::tls::{Identity, Tls};
+use crate::net::pem::Identity;
+use crate::net::tls::Tls;
 
 /// How to authenticate.
 pub(super) enum Auth {
@@ -109,27 +110,6 @@ pub(super) struct User {
 struct AuthProvider {
     #[serde(default)]
     name: String,
-}
-
-/// `users[].user.exec` of a kubeconfig.
-#[derive(Deserialize, Default, Clone)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct ExecConfig {
-    pub(super) api_version: String,
-    pub(super) command: String,
-    pub(super) args: Option<Vec<String>>,
-    pub(super) env: Option<Vec<ExecEnv>>,
-    pub(super) install_hint: Option<String>,
-    pub(super) provide_cluster_info: Option<bool>,
-    pub(super) interactive_mode: Option<String>,
-}
-
-/// One variable for the plugin.
-#[derive(Deserialize, Clone)]
-pub(super) struct ExecEnv {
-    pub(super) name: String,
-    #[serde(default)]
-    pub(super) value: String,
 }
 
 impl User {

@@ -13,12 +13,32 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::credentials::ExecConfig;
 use super::yaml;
 use crate::net::deadline::Deadline;
-use crate::net::tls::Identity;
+use crate::net::pem::Identity;
 use crate::text::{self, escaped};
 use crate::waiting::in_background;
+
+/// `users[].user.exec` of a kubeconfig.
+#[derive(Deserialize, Default, Clone)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct ExecConfig {
+    api_version: String,
+    command: String,
+    args: Option<Vec<String>>,
+    env: Option<Vec<ExecEnv>>,
+    install_hint: Option<String>,
+    provide_cluster_info: Option<bool>,
+    interactive_mode: Option<String>,
+}
+
+/// One variable for the plugin.
+#[derive(Deserialize, Clone)]
+struct ExecEnv {
+    name: String,
+    #[serde(default)]
+    value: String,
+}
 
 /// The process group of the running plugin; 0 if none runs.
 static RUNNING: AtomicU32 = AtomicU32::new(0);

@@ -15,7 +15,13 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{CertificateError, Error};
 
-use super::tls::Identity;
+/// A client certificate: PEM certificate chain and PEM private key.
+pub struct Identity {
+    /// The chain, leaf first.
+    pub certificate: Vec<u8>,
+    /// PKCS#8, PKCS#1 or SEC1.
+    pub key: Vec<u8>,
+}
 
 /// One block of a PEM text.
 struct Block<'t> {

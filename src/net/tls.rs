@@ -20,7 +20,7 @@ use rustls::{
     RootCertStore, SignatureScheme,
 };
 
-use super::pem;
+use super::pem::{self, Identity};
 
 /// TLS settings for one server: trust and client certificate.
 #[derive(Default)]
@@ -33,14 +33,6 @@ pub struct Tls {
     pub insecure: bool,
     /// Where CA and client certificate are configured.
     pub set_by: SetBy,
-}
-
-/// A client certificate: PEM certificate chain and PEM private key.
-pub struct Identity {
-    /// The chain, leaf first.
-    pub certificate: Vec<u8>,
-    /// PKCS#8, PKCS#1 or SEC1.
-    pub key: Vec<u8>,
 }
 
 /// Where CA and client certificate are configured: error messages name it.

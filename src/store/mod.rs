@@ -14,7 +14,8 @@ use anyhow::{Context as _, bail};
 use self::{etcd2::Etcd2, etcd3::Etcd3, file::File};
 use crate::model::{Entry, Limits, Snapshot, Transaction};
 use crate::net::deadline::Deadline;
-use crate::net::tls::{Identity, SetBy, Tls};
+use crate::net::pem::Identity;
+use crate::net::tls::{SetBy, Tls};
 use crate::report::etcdctl::Api;
 use crate::text::{escaped, shown};
 
