@@ -8,7 +8,7 @@ use divan::Bencher;
 use pods::{Encoding, Pods};
 use vulcanized::internals::kube::{pods_from_json, pods_from_protobuf};
 use vulcanized::internals::layout::{self, Observed};
-use vulcanized::internals::model::{Cluster, Entry, Pod, Scheme, Scope, Snapshot};
+use vulcanized::internals::model::{Cluster, KeyValue, Pod, Scheme, Scope, Snapshot};
 use vulcanized::internals::reconcile::evidence::{Coverage, List, Lists};
 use vulcanized::internals::reconcile::map::Mapping;
 use vulcanized::internals::reconcile::plan::{Action, Plan, Rules, plan};
@@ -145,7 +145,7 @@ impl World {
             let Action::Create { after, .. } = &change.action else {
                 panic!("all are new");
             };
-            entries.push(Entry {
+            entries.push(KeyValue {
                 key: change.key.clone().into_bytes(),
                 value: after.clone().into_bytes(),
                 revision: 1,

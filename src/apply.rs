@@ -54,7 +54,7 @@ impl Progress {
     ) -> anyhow::Result<Progressed> {
         self.planned = self.applied.len() + plan.changes.len();
         signals.enter_apply();
-        // Per key range, the revision after which nobody may have written: the listing's, or that of our
+        // Per key range, the revision after which nothing may have been written: the listing's, or that of our
         // own latest transaction there.
         let mut since = BTreeMap::<String, u64>::new();
         // Backends into which the store can take no more writes, and why.

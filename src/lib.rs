@@ -53,7 +53,7 @@ pub mod internals {
     }
     pub mod model {
         pub use crate::model::{
-            Cluster, ContainerPort, Entry, Expect, Guard, Host, Op, Phase, Pod, PodName, Scheme,
+            Cluster, ContainerPort, Expect, Guard, Host, KeyValue, Op, Phase, Pod, PodName, Scheme,
             Scope, ServerUrl, Snapshot, Texts, Transaction,
         };
     }

@@ -33,7 +33,7 @@ fn create(n: u8) -> Change {
 }
 
 fn observed(keys: &[(&str, &str)]) -> Observed {
-    let entries = keys.iter().map(|(key, value)| crate::model::Entry {
+    let entries = keys.iter().map(|(key, value)| crate::model::KeyValue {
         key: key.as_bytes().to_vec(),
         value: value.as_bytes().to_vec(),
         revision: 1,

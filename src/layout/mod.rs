@@ -163,7 +163,7 @@ pub trait Layout: fmt::Debug {
 
 /// The entries of a range, each as key, value and revision. A key that is not UTF-8 is left out: neither a proxy
 /// nor this program can name it.
-fn readable(entries: Vec<model::Entry>) -> impl Iterator<Item = (String, Vec<u8>, u64)> {
+fn readable(entries: Vec<model::KeyValue>) -> impl Iterator<Item = (String, Vec<u8>, u64)> {
     entries.into_iter().filter_map(|entry| {
         let key = String::from_utf8(entry.key).ok()?;
         Some((key, entry.value, entry.revision))
@@ -440,8 +440,8 @@ fn backend<'b>(backends: &'b mut BTreeMap<String, Backend>, id: &str) -> &'b mut
 }
 
 #[cfg(test)]
-fn entry(key: &str, value: &str) -> model::Entry {
-    model::Entry {
+fn entry(key: &str, value: &str) -> model::KeyValue {
+    model::KeyValue {
         key: key.into(),
         value: value.into(),
         revision: 1,

@@ -2,7 +2,7 @@
 
 /// One key of a store with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct KeyValue {
     /// The key, byte for byte.
     pub key: Vec<u8>,
     /// The value, byte for byte.
@@ -17,7 +17,7 @@ pub struct Snapshot {
     /// The store's revision at the time of the listing; `None` for a store that has none (a file).
     pub revision: Option<u64>,
     /// Per range asked for, in that order: its entries in key order, or why they may not be read.
-    pub ranges: Vec<Result<Vec<Entry>, Denied>>,
+    pub ranges: Vec<Result<Vec<KeyValue>, Denied>>,
 }
 
 /// The store refused to read a range (permission). Holds the store's own message, with the range.
@@ -57,7 +57,7 @@ pub enum Expect {
     Absent,
     /// The key exists, whatever its value.
     Present,
-    /// The key was last written by this revision ([`Entry::revision`]).
+    /// The key was last written by this revision ([`KeyValue::revision`]).
     Revision(u64),
 }
 

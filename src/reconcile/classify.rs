@@ -11,7 +11,7 @@ use crate::reconcile::map::{SeenPod, SkipReason, State};
 /// What is known of the pod behind a loss, with the evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Class {
-    /// It serves nobody any more: the URL is removed.
+    /// It gets no requests any more: the URL is removed.
     Dead(Dead),
     /// It is not Ready or terminating: the URL is removed while the backend keeps a Ready server like it.
     Leaving(Leaving),
@@ -19,7 +19,7 @@ pub enum Class {
     Unproved(Unproved),
 }
 
-/// Why a pod serves nobody at its entry's URL any more.
+/// Why a pod serves no requests at its entry's URL any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dead {
     /// It ended.

@@ -18,7 +18,7 @@ pub struct Permit {
 /// Why a URL may leave a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Grounds {
-    /// The entry has no URL that the proxy accepts: it serves nobody.
+    /// The entry has no URL that the proxy accepts: it gets no requests.
     NoUrl,
     /// The URL stays in the backend, under this other id of ours.
     Stays(String),
@@ -60,7 +60,7 @@ impl Permit {
         matches!(self.grounds, Grounds::Stays(_))
     }
 
-    /// For an entry that serves nobody.
+    /// For an entry that gets no requests.
     pub(super) fn without_url() -> Self {
         Self {
             grounds: Grounds::NoUrl,
@@ -105,7 +105,7 @@ pub(super) struct Server<'p> {
     pub(super) url: &'p ServerUrl,
     pub(super) pod: &'p PodName,
     pub(super) rest: Rest,
-    /// Whether its weight is 0: it serves nobody, and replaces nothing.
+    /// Whether its weight is 0: it gets no requests, and replaces nothing.
     pub(super) drained: bool,
 }
 

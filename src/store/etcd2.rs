@@ -11,7 +11,7 @@ use ureq::Agent;
 
 use super::endpoints::{Attempts, Endpoint, Endpoints, Options, User};
 use super::{Applied, ApplyError, Store, check_range};
-use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction};
+use crate::model::{Denied, Expect, KeyValue, Limits, Op, Snapshot, Transaction};
 use crate::net::deadline::Deadline;
 use crate::net::http;
 use crate::text::{escaped, redacted, shortened};
@@ -433,7 +433,7 @@ impl Etcd2 {
 }
 
 /// Collects the keys below a node. An empty directory becomes a key that ends with a slash.
-fn collect_keys(node: Node, spelled: &dyn Fn(&str) -> String, entries: &mut Vec<Entry>) {
+fn collect_keys(node: Node, spelled: &dyn Fn(&str) -> String, entries: &mut Vec<KeyValue>) {
     let Node {
         key,
         value,
@@ -443,7 +443,7 @@ fn collect_keys(node: Node, spelled: &dyn Fn(&str) -> String, entries: &mut Vec<
     } = node;
     if dir && nodes.is_empty() {
         let key = format!("{}/", spelled(&key)).into_bytes();
-        entries.push(Entry {
+        entries.push(KeyValue {
             key,
             value: Vec::new(),
             revision,
@@ -453,7 +453,7 @@ fn collect_keys(node: Node, spelled: &dyn Fn(&str) -> String, entries: &mut Vec<
             collect_keys(node, spelled, entries);
         }
     } else {
-        entries.push(Entry {
+        entries.push(KeyValue {
             key: spelled(&key).into_bytes(),
             value: value.into_bytes(),
             revision,

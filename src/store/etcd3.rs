@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint as Origin, Uri};
 use super::connection::{Peer, dial};
 use super::endpoints::{Attempts, Endpoint, Endpoints, Options, User};
 use super::{Applied, ApplyError, Store, check_range};
-use crate::model::{Denied, Entry, Expect, Limits, Op, Snapshot, Transaction, Unchanged};
+use crate::model::{Denied, Expect, KeyValue, Limits, Op, Snapshot, Transaction, Unchanged};
 use crate::net::deadline::{Deadline, rounded};
 use crate::net::tls;
 use crate::text::escaped;
@@ -302,7 +302,7 @@ impl Etcd3 {
         client: &Client,
         prefix: &str,
         revision: &mut Option<u64>,
-    ) -> Result<Vec<Entry>, Failure> {
+    ) -> Result<Vec<KeyValue>, Failure> {
         let KeyRange { mut key, range_end } = KeyRange::prefix(prefix);
         let mut entries = Vec::new();
         let mut limit = PAGE;
@@ -331,7 +331,7 @@ impl Etcd3 {
                 key.push(0);
             }
             let empty = page.kvs.is_empty();
-            entries.extend(page.kvs.into_iter().map(|pair| Entry {
+            entries.extend(page.kvs.into_iter().map(|pair| KeyValue {
                 key: pair.key,
                 value: pair.value,
                 revision: pair.mod_revision.cast_unsigned(),

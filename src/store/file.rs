@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::{Applied, ApplyError, Store};
 use crate::files;
-use crate::model::{Entry, Expect, Limits, Op, Snapshot, Transaction};
+use crate::model::{Expect, KeyValue, Limits, Op, Snapshot, Transaction};
 use crate::net::deadline::Deadline;
 use crate::text::escaped;
 
@@ -133,7 +133,7 @@ impl Store for File {
         }
         self.clock += 1;
         self.content = content;
-        let entry = |(key, (value, revision)): (&Vec<u8>, &(Vec<u8>, u64))| Entry {
+        let entry = |(key, (value, revision)): (&Vec<u8>, &(Vec<u8>, u64))| KeyValue {
             key: key.clone(),
             value: value.clone(),
             revision: *revision,

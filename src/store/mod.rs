@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use self::{etcd2::Etcd2, etcd3::Etcd3, file::File};
-use crate::model::{Entry, Limits, Snapshot, Transaction};
+use crate::model::{KeyValue, Limits, Snapshot, Transaction};
 use crate::net::deadline::Deadline;
 use crate::net::pem::Identity;
 use crate::net::tls::{SetBy, Tls};
@@ -119,11 +119,11 @@ pub(crate) fn open(
 ///
 /// # Errors
 /// The first key outside of the range.
-fn check_range(prefix: &str, entries: &[Entry]) -> anyhow::Result<()> {
-    let within = |entry: &&Entry| entry.key.starts_with(prefix.as_bytes());
+fn check_range(prefix: &str, entries: &[KeyValue]) -> anyhow::Result<()> {
+    let within = |entry: &&KeyValue| entry.key.starts_with(prefix.as_bytes());
     match entries.iter().find(|entry| !within(entry)) {
         None => Ok(()),
-        Some(Entry { key, .. }) => bail!(
+        Some(KeyValue { key, .. }) => bail!(
             "the answer to a listing of `{prefix}` holds another key: `{}`",
             escaped(&shown(key))
         ),

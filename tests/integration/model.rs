@@ -36,7 +36,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 
 use vulcanized::internals::layout::{self, Layout};
-use vulcanized::internals::model::{Cluster, Entry, Scheme, Scope, ServerUrl, Snapshot};
+use vulcanized::internals::model::{Cluster, KeyValue, Scheme, Scope, ServerUrl, Snapshot};
 use vulcanized::internals::reconcile::evidence::{Coverage, List, Lists};
 use vulcanized::internals::reconcile::map::{Mapping, PortRef};
 use vulcanized::internals::reconcile::plan::{Change as Planned, Rules, plan};
@@ -99,7 +99,7 @@ fn run_core(world: &mut World, job: Job) -> Option<Outcome> {
         ..Rules::new("prod", scope(job))
     };
     let entries = world.store.iter().zip(1..);
-    let entries = entries.map(|((key, value), revision)| Entry {
+    let entries = entries.map(|((key, value), revision)| KeyValue {
         key: key.clone().into_bytes(),
         value: value.clone().into_bytes(),
         revision,

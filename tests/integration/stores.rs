@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use vulcanized::internals::model::{Entry, Expect, Guard, Op, Transaction};
+use vulcanized::internals::model::{Expect, Guard, KeyValue, Op, Transaction};
 use vulcanized::internals::net::deadline::Deadline;
 use vulcanized::internals::net::tls::Tls;
 use vulcanized::internals::store::endpoints::Options;
@@ -66,7 +66,7 @@ fn guard(name: &str, expect: Expect) -> Guard {
     }
 }
 
-fn entries(store: &mut dyn Store, prefix: &str) -> Vec<Entry> {
+fn entries(store: &mut dyn Store, prefix: &str) -> Vec<KeyValue> {
     let mut snapshot = store.list(&[prefix]).expect("it lists");
     snapshot.ranges.remove(0).expect("it may be read")
 }
@@ -202,7 +202,7 @@ fn odd_names(store: &mut dyn Store) {
     }
 }
 
-fn revision_of(entries: &[Entry], name: &str) -> u64 {
+fn revision_of(entries: &[KeyValue], name: &str) -> u64 {
     let found = entries
         .iter()
         .find(|entry| entry.key == key(name).as_bytes());

@@ -383,7 +383,7 @@ proptest! {
                 prop_assert!(part.bytes().all(plain), "{}", key);
             }
             prop_assert!(ServerUrl::parse(&value).is_some(), "{}", value);
-            let entry = model::Entry { key: key.clone().into(), value: value.into(), revision: 1 };
+            let entry = model::KeyValue { key: key.clone().into(), value: value.into(), revision: 1 };
             let ranges = vec![Ok(vec![entry]), Ok(vec![]), Ok(vec![])];
             let observed = layout().observe(model::Snapshot { revision: None, ranges }).expect("observed");
             let server = &observed.backends[service].servers[&id.into()];

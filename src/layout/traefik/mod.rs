@@ -335,7 +335,7 @@ struct Tree {
 }
 
 impl Tree {
-    fn read(prefix: &str, entries: Vec<model::Entry>) -> Self {
+    fn read(prefix: &str, entries: Vec<model::KeyValue>) -> Self {
         let range = services(prefix);
         let mut tree = Self::default();
         let mut entries = entries.into_iter().peekable();
@@ -425,7 +425,7 @@ impl Tree {
     }
 
     /// Adds what the routers refer to.
-    fn routers(&mut self, prefix: &str, entries: Vec<model::Entry>) {
+    fn routers(&mut self, prefix: &str, entries: Vec<model::KeyValue>) {
         let range = routers(prefix);
         self.routed = Some(!entries.is_empty());
         for (key, value, revision) in readable(entries) {
@@ -443,7 +443,7 @@ impl Tree {
     }
 
     /// Adds what `errors` middlewares refer to.
-    fn middlewares(&mut self, prefix: &str, entries: Vec<model::Entry>) {
+    fn middlewares(&mut self, prefix: &str, entries: Vec<model::KeyValue>) {
         let range = middlewares(prefix);
         for (key, value, revision) in readable(entries) {
             let segments = segments(&key, &range);

@@ -2,7 +2,7 @@ use super::*;
 use crate::layout::entry;
 use crate::model::Denied;
 
-type Range = Result<Vec<model::Entry>, Denied>;
+type Range = Result<Vec<model::KeyValue>, Denied>;
 
 fn try_observe(ranges: [Range; 4]) -> Result<Observed, ObserveError> {
     let layout = Traefik { prefix: None };

@@ -170,7 +170,7 @@ struct Tree {
 }
 
 impl Vulcand {
-    fn read(&self, prefix: &str, entries: Vec<model::Entry>) -> Tree {
+    fn read(&self, prefix: &str, entries: Vec<model::KeyValue>) -> Tree {
         let skip = range(prefix).len();
         let v2 = self.one_spelling;
         let mut tree = Tree::default();
@@ -320,7 +320,7 @@ struct Value {
 /// last one wins, unknown fields are ignored. Our own are byte-exact, and ignored when they are no
 /// strings.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Fields<'v> {
+struct ServerFields<'v> {
     url: Option<Cow<'v, str>>,
     owner: Option<Cow<'v, str>>,
     scope: Option<Cow<'v, str>>,
@@ -329,7 +329,7 @@ struct Fields<'v> {
     suspect: bool,
 }
 
-impl<'v> Fields<'v> {
+impl<'v> ServerFields<'v> {
     /// Reads what [`write()`] writes, as long as nothing in it is escaped: nearly all that there is to read.
     fn plain(value: &'v [u8]) -> Option<Self> {
         let value = std::str::from_utf8(value).ok()?;
@@ -368,16 +368,19 @@ impl<'de> Deserialize<'de> for Text<'de> {
     }
 }
 
-impl<'de> Deserialize<'de> for Fields<'de> {
+impl<'de> Deserialize<'de> for ServerFields<'de> {
     fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         struct Reader;
         impl<'de> Visitor<'de> for Reader {
-            type Value = Fields<'de>;
+            type Value = ServerFields<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-                let mut fields = Fields::default();
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<ServerFields<'de>, A::Error> {
+                let mut fields = ServerFields::default();
                 while let Some(Borrowed(key)) = map.next_key()? {
                     let own = match key.as_ref() {
                         "Owner" => &mut fields.owner,
@@ -429,8 +432,8 @@ impl Values {
         }
         // Go, too, reads what is not UTF-8 as U+FFFD.
         let text = String::from_utf8_lossy(value);
-        let fields = Fields::plain(value).map_or_else(|| serde_json::from_str(&text), Ok);
-        let Ok(Fields {
+        let fields = ServerFields::plain(value).map_or_else(|| serde_json::from_str(&text), Ok);
+        let Ok(ServerFields {
             url,
             owner,
             scope,

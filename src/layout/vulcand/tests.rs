@@ -10,7 +10,10 @@ fn read(value: &[u8]) -> Value {
     Values::default().read(value)
 }
 
-fn observe(prefix: Option<&str>, ranges: [Vec<model::Entry>; 2]) -> Result<Observed, ObserveError> {
+fn observe(
+    prefix: Option<&str>,
+    ranges: [Vec<model::KeyValue>; 2],
+) -> Result<Observed, ObserveError> {
     let layout = Vulcand {
         prefix: prefix.map(str::to_owned),
         one_spelling: false,
@@ -76,7 +79,10 @@ fn a_written_mark_is_read_back() {
     let expected =
         r#"{"URL":"http://10.0.0.1:80","Owner":"prod","Scope":"c1 app=web","Pod":"shop/web-1"}"#;
     assert_eq!(value, expected);
-    assert!(Fields::plain(value.as_bytes()).is_some(), "the short way");
+    assert!(
+        ServerFields::plain(value.as_bytes()).is_some(),
+        "the short way"
+    );
     let read = read(value.as_bytes());
     assert_eq!(
         (read.url, read.mark, read.fault),
@@ -100,7 +106,7 @@ proptest! {
             let at = at.index(value.len());
             value[at] = byte;
         }
-        if let Some(fields) = Fields::plain(&value) {
+        if let Some(fields) = ServerFields::plain(&value) {
             prop_assert_eq!(Some(fields), serde_json::from_slice(&value).ok());
         }
     }
@@ -148,7 +154,7 @@ fn the_prefix_that_holds_backends_is_found() {
 #[test]
 fn only_the_prefix_of_the_run_must_be_readable() {
     let backend = |prefix: &str| entry(&format!("{prefix}/backends/a/backend"), "{}");
-    let answer = |ranges: Vec<Result<Vec<model::Entry>, Denied>>| {
+    let answer = |ranges: Vec<Result<Vec<model::KeyValue>, Denied>>| {
         let layout = Vulcand {
             prefix: None,
             one_spelling: false,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::layout::{self, Observed};
-use crate::model::{Cluster, ContainerPort, Entry, Phase, Scope, Snapshot, Texts};
+use crate::model::{Cluster, ContainerPort, KeyValue, Phase, Scope, Snapshot, Texts};
 use crate::reconcile::evidence::{Coverage, List, Lists};
 use crate::reconcile::map::{self, Mapping, PortRef};
 use crate::reconcile::plan::{
@@ -188,7 +188,7 @@ impl World {
         let entries = entries
             .into_iter()
             .zip(1..)
-            .map(|((key, value), revision)| Entry {
+            .map(|((key, value), revision)| KeyValue {
                 key: key.into_bytes(),
                 value: value.into_bytes(),
                 revision,

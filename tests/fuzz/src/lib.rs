@@ -14,8 +14,8 @@ use vulcanized::internals::kube;
 use vulcanized::internals::layout::{self, Layout, Observed, Undefined};
 use vulcanized::internals::logging;
 use vulcanized::internals::model::{
-    Cluster, ContainerPort, Entry, Expect, Guard, Host, Op, Phase, Pod, Scheme, Scope, ServerUrl,
-    Snapshot, Transaction,
+    Cluster, ContainerPort, Expect, Guard, Host, KeyValue, Op, Phase, Pod, Scheme, Scope,
+    ServerUrl, Snapshot, Transaction,
 };
 use vulcanized::internals::net::deadline::Deadline;
 use vulcanized::internals::reconcile::evidence::{Coverage, List, Lists};
@@ -415,7 +415,7 @@ fn check_key(layout: &dyn Layout, key: &str) {
 
 fn range(snapshot: &Snapshot, index: usize) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let entries = snapshot.ranges[index].as_ref().expect("it may be read");
-    let pair = |entry: &Entry| (entry.key.clone(), entry.value.clone());
+    let pair = |entry: &KeyValue| (entry.key.clone(), entry.value.clone());
     entries.iter().map(pair).collect()
 }
 
@@ -424,7 +424,7 @@ fn observe(layout: &dyn Layout, entries: &BTreeMap<Vec<u8>, Vec<u8>>) -> Observe
         let own = entries
             .iter()
             .filter(|(key, _)| key.starts_with(prefix.as_bytes()));
-        let entry = |(key, value): (&Vec<u8>, &Vec<u8>)| Entry {
+        let entry = |(key, value): (&Vec<u8>, &Vec<u8>)| KeyValue {
             key: key.clone(),
             value: value.clone(),
             revision: 1,
