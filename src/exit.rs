@@ -9,7 +9,7 @@ pub enum Exit {
     Failed,
     /// The options do not fit each other, or what they are applied to.
     Usage,
-    /// Somebody has to look: see [`Plan::alarms`](crate::reconcile::plan::Plan::alarms). The number is that of
+    /// The plan has alarms: see [`Plan::alarms`](crate::reconcile::plan::Plan::alarms). The number is that of
     /// `--alarm-exit-code`.
     Alarm(u8),
     /// `explain`: the pod is not published.

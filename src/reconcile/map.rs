@@ -227,30 +227,13 @@ pub enum SkipReason {
 }
 
 impl SkipReason {
-    /// Whether the pod was meant to be published: somebody has to mend something.
+    /// Whether the pod was meant to be published, so that the pod or an option needs a correction.
     #[must_use]
     pub fn is_mistake(&self) -> bool {
-        match self {
-            Self::NotReady
-            | Self::NoAddress
-            | Self::Completed
-            | Self::Terminating
-            | Self::Ignored => false,
-            Self::UnreadableAddress
-            | Self::NoBackend
-            | Self::NoPort
-            | Self::SeveralPorts
-            | Self::NoSuchPort(_)
-            | Self::UndeclaredHostPort(_)
-            | Self::NoSuchAddress(_)
-            | Self::BadAnnotation(..)
-            | Self::UnknownAnnotation(_)
-            | Self::EmptyField(..)
-            | Self::BadId(..) => true,
-        }
+        Self::MISTAKES.contains(&self.kind())
     }
 
-    /// The kinds of mistakes, in alphabetical order: those of [`SkipReason::is_mistake`].
+    /// The kinds that are mistakes, in alphabetical order; the others are states that pass, or a wish.
     pub(crate) const MISTAKES: &[&str] = &[
         "with a bad annotation",
         "with an unknown annotation",

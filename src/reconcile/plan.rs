@@ -546,7 +546,7 @@ pub struct NoBackends {
 }
 
 impl Plan {
-    /// Whether somebody should look: exit code 3.
+    /// Whether an operator should look at it: exit code 3.
     #[must_use]
     pub fn alarms(&self) -> bool {
         let crashes = |why: &Freeze| {

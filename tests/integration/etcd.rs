@@ -314,7 +314,7 @@ fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
 #[test]
 fn endpoints_that_do_not_answer_as_etcd() {
     let folder = Folder::new();
-    // Nobody listens on a port this low.
+    // No server listens on port 1.
     let closed = 1;
     let stopped = Etcd::start();
     stopped.signal("STOP");

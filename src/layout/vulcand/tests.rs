@@ -6,6 +6,14 @@ use super::*;
 use crate::layout::entry;
 use crate::model::{Denied, PodName};
 
+/// The layout without a given prefix; `one_spelling`: on etcd v2.
+fn vulcand(one_spelling: bool) -> Vulcand {
+    Vulcand {
+        prefix: None,
+        one_spelling,
+    }
+}
+
 fn read(value: &[u8]) -> Value {
     Values::default().read(value)
 }
@@ -155,10 +163,7 @@ fn the_prefix_that_holds_backends_is_found() {
 fn only_the_prefix_of_the_run_must_be_readable() {
     let backend = |prefix: &str| entry(&format!("{prefix}/backends/a/backend"), "{}");
     let answer = |ranges: Vec<Result<Vec<model::KeyValue>, Denied>>| {
-        let layout = Vulcand {
-            prefix: None,
-            one_spelling: false,
-        };
+        let layout = vulcand(false);
         let revision = Some(1);
         let observed = layout.observe(Snapshot { revision, ranges });
         observed.map(|observed| (observed.prefix, observed.siblings.len()))
@@ -182,10 +187,6 @@ fn only_the_prefix_of_the_run_must_be_readable() {
 
 #[test]
 fn ids_that_begin_alike_on_etcd_v3() {
-    let layout = |one_spelling: bool| Vulcand {
-        prefix: None,
-        one_spelling,
-    };
     for (shorter, longer, bleeds) in [
         ("web", "web2", true),
         ("web", "web", false),
@@ -193,21 +194,18 @@ fn ids_that_begin_alike_on_etcd_v3() {
         ("api", "web2", false),
     ] {
         assert_eq!(
-            layout(false).bleeds(shorter, longer),
+            vulcand(false).bleeds(shorter, longer),
             bleeds,
             "{shorter} {longer}"
         );
-        assert!(!layout(true).bleeds(shorter, longer));
+        assert!(!vulcand(true).bleeds(shorter, longer));
     }
 }
 
 #[test]
 fn a_key_in_place_of_a_directory_of_etcd_v2() {
     let stray = |one_spelling: bool, key: &str| {
-        let layout = Vulcand {
-            prefix: None,
-            one_spelling,
-        };
+        let layout = vulcand(one_spelling);
         layout.read("/vulcand", vec![entry(key, "")]).stray
     };
     let key = "/vulcand/backends/web";
@@ -219,10 +217,7 @@ fn a_key_in_place_of_a_directory_of_etcd_v2() {
 #[test]
 fn keys_beside_servers_and_definitions() {
     let read = |one_spelling: bool, key: &str| {
-        let layout = Vulcand {
-            prefix: None,
-            one_spelling,
-        };
+        let layout = vulcand(one_spelling);
         let key = format!("/vulcand/backends/{key}");
         let mut tree = layout.read("/vulcand", vec![entry(&key, "x")]);
         tree.stray
@@ -253,10 +248,7 @@ fn keys_beside_servers_and_definitions() {
     directory("a/backend/x", false);
     assert_eq!(read(false, "a/backend/x"), (vec![], None));
     assert_eq!(read(true, "a/servers/1/x").0, [Fault::Directory(false)]);
-    let layout = Vulcand {
-        prefix: None,
-        one_spelling: true,
-    };
+    let layout = vulcand(true);
     let strays = |keys: &[&str]| {
         let keys = keys.iter().map(|key| format!("/vulcand/backends/{key}"));
         let entries = keys.map(|key| entry(&key, "{}")).collect();
@@ -327,10 +319,7 @@ fn bare_directories_of_etcd_v2_and_their_contents() {
     ];
     let keys = keys.map(|key| entry(&format!("/vulcand/backends/{key}"), "x"));
     let of = |one_spelling| {
-        let vulcand = Vulcand {
-            prefix: None,
-            one_spelling,
-        };
+        let vulcand = vulcand(one_spelling);
         let found = vulcand.read("/vulcand", keys.to_vec()).stray.into_iter();
         found
             .filter_map(|(key, fault)| match fault {
@@ -378,10 +367,7 @@ fn the_ranges_that_are_listed() {
 
 #[test]
 fn keys_and_values_of_a_backend() {
-    let layout = Vulcand {
-        prefix: None,
-        one_spelling: false,
-    };
+    let layout = vulcand(false);
     assert_eq!(layout.range("/lb", "web"), "/lb/backends/web/");
     assert_eq!(layout.key("/lb", "web", "a"), "/lb/backends/web/servers/a");
     assert_eq!(

@@ -185,7 +185,7 @@ fn further_keys_move_to_the_id_under_which_a_url_stays() {
          servers/x/preservePath gone
          servers/x/weight gone",
     );
-    // What is there already, or the annotation gives, wins.
+    // Keys that are there already, and annotations, win.
     by_hand().pods([weighted(1, "5")]).puts(
         "1/url = http://10.0.0.1:8080
          1/weight = 5
@@ -292,7 +292,7 @@ fn findings_that_the_run_repairs() {
     assert_eq!(found(&weight("prod.c1.shop.10.0.0.1")), [""; 0]);
     let key = format!("UrlMissing {SERVICES}/web/loadBalancer/servers/x/weight");
     assert_eq!(found(&weight("x")), [key]);
-    // Servers while there is no router, until the run defines a service.
+    // Servers without any router: a fault until the run defines a service.
     let unrouted = |create: bool| {
         let mut world = world()
             .mine(1, &[])
