@@ -13,7 +13,7 @@ use super::credentials::Auth;
 use super::kubeconfig::{Access, Options, access};
 use super::proxy;
 use super::wire::{self, Each, Page, json, protobuf};
-use crate::model::Pod;
+use crate::model::{Pod, Reads};
 use crate::net::deadline::Deadline;
 use crate::net::http;
 use crate::net::pem;
@@ -37,6 +37,8 @@ pub struct Api {
     agent: Agent,
     /// The value of the header `Authorization`.
     authorization: Option<String>,
+    /// The labels and annotations that are decoded.
+    reads: Reads,
     deadline: Deadline,
     /// Reused for each page: allocating it anew would cost more than decoding.
     buffer: Vec<u8>,
@@ -65,11 +67,12 @@ pub enum Error {
 }
 
 impl Api {
-    /// Finds the API server and the credentials for it; an exec plugin is run. Sends no request yet.
+    /// Finds the API server and the credentials for it; an exec plugin is run. Sends no request yet. Pods will
+    /// have the labels and annotations of `reads`.
     ///
     /// # Errors
     /// A kubeconfig or service account that cannot be used, and why.
-    pub fn open(options: &Options, deadline: Deadline) -> anyhow::Result<Self> {
+    pub fn open(options: &Options, reads: Reads, deadline: Deadline) -> anyhow::Result<Self> {
         let mut access = access(options)?;
         let authorization = access.auth.header(&mut access.tls, deadline)?;
         let agent = agent(&access)?;
@@ -77,6 +80,7 @@ impl Api {
             access,
             agent,
             authorization,
+            reads,
             deadline,
             buffer: Vec::new(),
         })
@@ -329,7 +333,7 @@ impl Api {
         let location = header("location");
         let mut body = response.body_mut().with_config().limit(LARGEST).reader();
         if status == 200 {
-            return match decode(&kind, &mut body, &mut self.buffer, &mut each) {
+            return match decode(&kind, &mut body, &mut self.buffer, &self.reads, &mut each) {
                 Ok(page) => Ok(Reply::Page(Ok(page))),
                 Err(error) => match error.downcast::<io::Error>() {
                     Ok(error) => {
@@ -406,11 +410,12 @@ fn decode(
     kind: &str,
     body: &mut dyn Read,
     buffer: &mut Vec<u8>,
+    reads: &Reads,
     each: &mut Each,
 ) -> anyhow::Result<Page> {
     match kind.split(';').next().unwrap_or_default().trim() {
-        "application/vnd.kubernetes.protobuf" => protobuf::page(body, buffer, each),
-        "application/json" => json::page(body, buffer, each),
+        "application/vnd.kubernetes.protobuf" => protobuf::page(body, buffer, reads, each),
+        "application/json" => json::page(body, buffer, reads, each),
         other => bail!(
             "with `{}`, not pods: is this the API server?",
             escaped(other)

@@ -17,7 +17,7 @@ pub(crate) use pods::{Namespaces, Pods, Source, namespaces_mix};
 
 use std::path::Path;
 
-use crate::model::Pod;
+use crate::model::{Pod, Reads};
 
 /// Decodes a page of pods in JSON: for benchmarks and fuzz targets.
 ///
@@ -40,7 +40,7 @@ pub fn pods_from_protobuf(page: Vec<u8>) -> anyhow::Result<Vec<Pod<'static>>> {
 
 fn collected(mut page: &[u8], decode: wire::Decode) -> anyhow::Result<Vec<Pod<'static>>> {
     let mut pods = Vec::new();
-    decode(&mut page, &mut Vec::new(), &mut |pod| {
+    decode(&mut page, &mut Vec::new(), &Reads::default(), &mut |pod| {
         pods.push(pod.into_owned());
         Ok(())
     })?;

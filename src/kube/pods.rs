@@ -113,7 +113,7 @@ impl<'c> Pods<'c> {
                 labels,
                 fields,
             } => {
-                let api = Box::new(Api::open(options, deadline)?);
+                let api = Box::new(Api::open(options, mapping.reads(), deadline)?);
                 let namespaces = match namespaces {
                     Namespaces::Default => vec![Some(api.namespace().to_owned())],
                     Namespaces::Named(names) => names.iter().cloned().map(Some).collect(),

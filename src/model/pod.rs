@@ -19,9 +19,9 @@ pub struct Pod<'p> {
     pub namespace: Cow<'p, str>,
     /// Name, never empty.
     pub name: Cow<'p, str>,
-    /// All labels.
+    /// Its labels, as far as they are read.
     pub labels: Texts<'p>,
-    /// All annotations.
+    /// Its annotations, as far as they are read.
     pub annotations: Texts<'p>,
     /// `status.phase`.
     pub phase: Phase,
@@ -72,10 +72,6 @@ pub struct Texts<'p>(Vec<(Cow<'p, str>, Cow<'p, str>)>);
 impl<'p> Texts<'p> {
     /// Sets a text. The last one of a name counts.
     pub fn insert(&mut self, name: Cow<'p, str>, text: Cow<'p, str>) {
-        if self.0.is_empty() {
-            // Few pods have more; growing step by step is the larger cost.
-            self.0.reserve(16);
-        }
         self.0.push((name, text));
     }
 
@@ -96,6 +92,25 @@ impl<'p, N: Into<Cow<'p, str>>, T: Into<Cow<'p, str>>> FromIterator<(N, T)> for 
     fn from_iter<I: IntoIterator<Item = (N, T)>>(texts: I) -> Self {
         let texts = texts.into_iter();
         Self(texts.map(|(n, t)| (n.into(), t.into())).collect())
+    }
+}
+
+/// The names of the labels and annotations that a run reads: a decoder may leave out all others. The default
+/// is all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Reads {
+    /// These names.
+    pub names: Vec<String>,
+    /// All names that begin so.
+    pub prefix: String,
+}
+
+impl Reads {
+    /// Whether this name is one of them.
+    #[must_use]
+    pub fn contains(&self, name: &[u8]) -> bool {
+        name.starts_with(self.prefix.as_bytes())
+            || self.names.iter().any(|own| own.as_bytes() == name)
     }
 }
 

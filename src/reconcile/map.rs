@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::layout::Layout;
 use crate::model::{
-    BackendId, ContainerPort, InvalidId, Phase, Pod, PodName, Scheme, ServerId, ServerUrl,
+    BackendId, ContainerPort, InvalidId, Phase, Pod, PodName, Reads, Scheme, ServerId, ServerUrl,
 };
 use crate::reconcile::template::{Field, Template};
 use crate::text::shortened;
@@ -376,6 +376,20 @@ impl<'p> Own<'p> {
 }
 
 impl Mapping {
+    /// The labels and annotations that are read.
+    #[must_use]
+    pub fn reads(&self) -> Reads {
+        let templates = self.backend.fields().chain(self.server_id.fields());
+        let named = templates.filter_map(|field| match field {
+            Field::Label(key) | Field::Annotation(key) => Some(key),
+            _ => None,
+        });
+        Reads {
+            names: self.backend_labels.iter().chain(named).cloned().collect(),
+            prefix: self.annotation_prefix.clone(),
+        }
+    }
+
     /// Maps a pod to its servers. Little of the pod is kept.
     #[must_use]
     pub fn map(&self, pod: &Pod) -> SeenPod {

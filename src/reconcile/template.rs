@@ -115,6 +115,14 @@ impl Template {
         )
     }
 
+    /// The fields it names.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &Field> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Field(field) => Some(field),
+        })
+    }
+
     /// Fills in the template. `write` appends the text of a field, if the pod has one.
     ///
     /// # Errors

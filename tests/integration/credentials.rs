@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vulcanized::internals::kube::{self, Options, Selection};
+use vulcanized::internals::model::Reads;
 use vulcanized::internals::net::deadline::Deadline;
 
 use super::kubeconfig::base64_of;
@@ -190,7 +191,8 @@ fn the_service_account_token_of_a_pod_is_sent_directly_and_through_proxies() {
             ..Options::default()
         };
         let deadline = Deadline::start(Duration::from_mins(1), Duration::from_secs(20));
-        let mut client = kube::Api::open(&options, deadline).expect("a service account");
+        let mut client =
+            kube::Api::open(&options, Reads::default(), deadline).expect("a service account");
         let selection = Selection {
             namespace: Some("shop"),
             labels: None,
@@ -291,11 +293,12 @@ fn in_cluster_configuration_needs_a_token() {
             labels: None,
             fields: None,
         };
-        let listed = kube::Api::open(&options, deadline).is_ok_and(|mut client| {
-            client
-                .list(&selection, &mut |pod| pod.name.into_owned())
-                .is_ok()
-        });
+        let listed =
+            kube::Api::open(&options, Reads::default(), deadline).is_ok_and(|mut client| {
+                client
+                    .list(&selection, &mut |pod| pod.name.into_owned())
+                    .is_ok()
+            });
         let asked = match (
             in_cluster.requests().len() - before.0,
             elsewhere.requests().len() - before.1,

@@ -244,6 +244,7 @@ fn exec_plugins_that_fail() {
 #[test]
 fn the_service_account_of_a_pod() {
     use vulcanized::internals::kube::{Options, Selection};
+    use vulcanized::internals::model::Reads;
     use vulcanized::internals::net::deadline::Deadline;
     let api = Api::tls(for_token("of-the-pod"));
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -259,8 +260,8 @@ fn the_service_account_of_a_pod() {
         ..Options::default()
     };
     let deadline = Deadline::start(Duration::from_mins(1), Duration::from_mins(1));
-    let mut client =
-        vulcanized::internals::kube::Api::open(&options, deadline).expect("a service account");
+    let mut client = vulcanized::internals::kube::Api::open(&options, Reads::default(), deadline)
+        .expect("a service account");
     assert_eq!(client.namespace(), "shop");
     assert_eq!(client.cluster().len(), 8);
     let selection = Selection {
@@ -278,7 +279,7 @@ fn the_service_account_of_a_pod() {
         "the network is near"
     );
     fs::remove_file(folder.path().join("token")).expect("it was there");
-    let error = vulcanized::internals::kube::Api::open(&options, deadline)
+    let error = vulcanized::internals::kube::Api::open(&options, Reads::default(), deadline)
         .err()
         .expect("no token");
     assert!(error.to_string().contains("not in a pod"), "{error}");

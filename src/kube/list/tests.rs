@@ -123,7 +123,7 @@ fn open(server: &str) -> anyhow::Result<Api> {
         explicit: true,
         ..Options::default()
     };
-    Api::open(&options, Deadline::start(LONG, LONG))
+    Api::open(&options, Reads::default(), Deadline::start(LONG, LONG))
 }
 
 fn api(server: &str) -> Api {

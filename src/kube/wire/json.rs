@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde::{Deserialize, Deserializer};
 
 use super::{Each, ListMeta, Page, add_ip, check_names, kind_text, port};
-use crate::model::{self, Texts};
+use crate::model::{self, Reads, Texts};
 
 /// A `Pod`.
 #[derive(Deserialize)]
@@ -133,10 +133,11 @@ fn is_set<'de, D: Deserializer<'de>>(input: D) -> Result<bool, D::Error> {
     Ok(Option::<IgnoredAny>::deserialize(input)?.is_some())
 }
 
-/// Reads and decodes a page in JSON, and passes each pod on.
+/// Reads and decodes a page in JSON, and passes each pod on, with all labels and annotations.
 pub(in crate::kube) fn page(
     input: &mut dyn Read,
     body: &mut Vec<u8>,
+    _: &Reads,
     each: &mut Each,
 ) -> anyhow::Result<Page> {
     #[derive(Deserialize)]

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use anyhow::bail;
 use serde::Deserialize;
 
-use crate::model;
+use crate::model::{self, Reads};
 use crate::text::{escaped, shortened};
 use protobuf::{Fields, MAGIC, Malformed};
 
@@ -62,7 +62,7 @@ fn add_ip(ips: &mut Vec<IpAddr>, text: &str) -> bool {
 pub(super) type Each<'e> = dyn FnMut(model::Pod<'_>) -> anyhow::Result<()> + 'e;
 
 /// Reads and decodes a page, and passes each pod on. The buffer is scratch space.
-pub(super) type Decode = fn(&mut dyn Read, &mut Vec<u8>, &mut Each) -> anyhow::Result<Page>;
+pub(super) type Decode = fn(&mut dyn Read, &mut Vec<u8>, &Reads, &mut Each) -> anyhow::Result<Page>;
 
 pub(super) fn kind_text(kind: &str) -> String {
     if kind.is_empty() {
@@ -169,7 +169,8 @@ mod tests {
         mut body: &[u8],
     ) -> anyhow::Result<(Page, Vec<model::Pod<'static>>)> {
         let mut pods = Vec::new();
-        let page = decode(&mut body, &mut vec![b'{'; 100_000], &mut |pod| {
+        let reads = Reads::default();
+        let page = decode(&mut body, &mut vec![b'{'; 100_000], &reads, &mut |pod| {
             pods.push(pod.into_owned());
             Ok(())
         })?;
@@ -204,6 +205,35 @@ mod tests {
         assert!(count(|pod| pod.ports.iter().any(|port| port.sidecar)) > 0);
         assert_eq!(count(|pod| pod.ports.is_empty()), 0);
         assert_eq!(count(|pod| pod.labels == Texts::default()), 0);
+    }
+
+    #[test]
+    fn of_labels_and_annotations_those_that_are_read() {
+        let body = recorded("lists/mixed.protobuf.body");
+        let reads = Reads {
+            names: vec!["app".to_owned()],
+            prefix: "prometheus.io/".to_owned(),
+        };
+        let (mut kept, mut left_out) = (0, 0);
+        let mut all = pods(protobuf, &body).expect("a page").into_iter();
+        protobuf(&mut &*body, &mut Vec::new(), &reads, &mut |pod| {
+            let mut whole = all.next().expect("as many pods");
+            for (own, whole) in [
+                (&pod.labels, &mut whole.labels),
+                (&pod.annotations, &mut whole.annotations),
+            ] {
+                let read = |(name, _): &(&str, &str)| reads.contains(name.as_bytes());
+                kept += own.iter().count();
+                left_out += whole.iter().filter(|text| !read(text)).count();
+                let read = whole.iter().filter(read);
+                *whole = read.map(|(n, t)| (n.to_owned(), t.to_owned())).collect();
+            }
+            assert_eq!(pod.into_owned(), whole);
+            Ok(())
+        })
+        .expect("a page");
+        assert!(kept > 0 && left_out > 0, "{kept} {left_out}");
+        assert_eq!(all.next(), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use anyhow::bail;
 
 use super::{Each, ListMeta, Page, add_ip, check_names, kind_text, port};
-use crate::model::{Phase, Pod, Texts};
+use crate::model::{Phase, Pod, Reads, Texts};
 
 /// The first bytes of a protobuf answer.
 pub(super) const MAGIC: &[u8] = b"k8s\0";
@@ -159,6 +159,7 @@ fn long_varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
 pub(in crate::kube) fn page(
     input: &mut dyn Read,
     buffer: &mut Vec<u8>,
+    reads: &Reads,
     each: &mut Each,
 ) -> anyhow::Result<Page> {
     let mut source = Source::new(input, buffer);
@@ -182,7 +183,7 @@ pub(in crate::kube) fn page(
                 if meta.is_some() {
                     bail!("two pod lists in one message");
                 }
-                meta = Some(list(&mut source, length, each)?);
+                meta = Some(list(&mut source, length, reads, each)?);
             }
             (3, Head::Bytes(length)) => {
                 let text = Value::Bytes(source.require(length)?).text()?;
@@ -206,7 +207,12 @@ pub(in crate::kube) fn page(
 }
 
 /// The list itself: `PodList`.
-fn list(source: &mut Source, length: u64, each: &mut Each) -> anyhow::Result<ListMeta> {
+fn list(
+    source: &mut Source,
+    length: u64,
+    reads: &Reads,
+    each: &mut Each,
+) -> anyhow::Result<ListMeta> {
     let mut meta = ListMeta::default();
     let end = source.position().checked_add(length).ok_or(Malformed)?;
     while source.position() < end {
@@ -226,7 +232,7 @@ fn list(source: &mut Source, length: u64, each: &mut Each) -> anyhow::Result<Lis
                     }
                 }
             }
-            (2, Head::Bytes(length)) => each(pod(source.require(length)?)?)?,
+            (2, Head::Bytes(length)) => each(pod(source.require(length)?, reads)?)?,
             (1 | 2, Head::Done) => return Err(Malformed.into()),
             (_, Head::Bytes(length)) => source.skip(length)?,
             (_, Head::Done) => {}
@@ -248,14 +254,14 @@ fn kind_of(message: &[u8]) -> Result<String, Malformed> {
 }
 
 /// Decodes one pod.
-fn pod(message: &[u8]) -> anyhow::Result<Pod<'_>> {
+fn pod<'m>(message: &'m [u8], reads: &Reads) -> anyhow::Result<Pod<'m>> {
     let mut pod = Pod::default();
     let mut sidecar_ports = Vec::new();
     let mut pod_ip = "";
     let mut fields = Fields(message);
     while let Some((tag, value)) = fields.next()? {
         match tag {
-            1 => metadata(value.bytes()?, &mut pod)?,
+            1 => metadata(value.bytes()?, reads, &mut pod)?,
             2 => spec(value.bytes()?, &mut pod, &mut sidecar_ports)?,
             3 => status(value.bytes()?, &mut pod, &mut pod_ip)?,
             _ => {}
@@ -270,7 +276,7 @@ fn pod(message: &[u8]) -> anyhow::Result<Pod<'_>> {
 }
 
 /// `ObjectMeta`.
-fn metadata<'m>(message: &'m [u8], pod: &mut Pod<'m>) -> Result<(), Malformed> {
+fn metadata<'m>(message: &'m [u8], reads: &Reads, pod: &mut Pod<'m>) -> Result<(), Malformed> {
     let mut fields = Fields(message);
     while let Some((tag, value)) = fields.next()? {
         match tag {
@@ -280,26 +286,29 @@ fn metadata<'m>(message: &'m [u8], pod: &mut Pod<'m>) -> Result<(), Malformed> {
                 value.bytes()?;
                 pod.terminating = true;
             }
-            11 => entry(value.bytes()?, &mut pod.labels)?,
-            12 => entry(value.bytes()?, &mut pod.annotations)?,
+            11 => entry(value.bytes()?, reads, &mut pod.labels)?,
+            12 => entry(value.bytes()?, reads, &mut pod.annotations)?,
             _ => {}
         }
     }
     Ok(())
 }
 
-/// One entry of a map of texts.
-fn entry<'m>(message: &'m [u8], texts: &mut Texts<'m>) -> Result<(), Malformed> {
-    let (mut key, mut text) = ("", "");
+/// One entry of a map of texts, kept if it is read.
+fn entry<'m>(message: &'m [u8], reads: &Reads, texts: &mut Texts<'m>) -> Result<(), Malformed> {
+    let empty = Value::Bytes(b"");
+    let (mut key, mut text) = (empty, empty);
     let mut fields = Fields(message);
     while let Some((tag, value)) = fields.next()? {
         match tag {
-            1 => key = value.text()?,
-            2 => text = value.text()?,
+            1 => key = value,
+            2 => text = value,
             _ => {}
         }
     }
-    texts.insert(Cow::Borrowed(key), Cow::Borrowed(text));
+    if reads.contains(key.bytes()?) {
+        texts.insert(key.cow()?, text.cow()?);
+    }
     Ok(())
 }
 

@@ -60,6 +60,57 @@ fn outcome(mapping: &Mapping, pod: &Pod<'_>) -> String {
     wants.chain(reasons).collect::<Vec<_>>().join(" ")
 }
 
+/// What [`Mapping::reads`] leaves out of a pod makes no difference.
+#[test]
+fn all_that_is_read_of_a_pod_is_asked_for() {
+    let template = |text| Template::parse(text).expect("a template");
+    let by_label = Mapping {
+        backend_labels: vec!["tier".to_owned()],
+        ..mapping()
+    };
+    let by_template = Mapping {
+        backend: template("{name}-{label:track}"),
+        server_id: template("{ip}-{annotation:example.com/zone}"),
+        ..mapping()
+    };
+    for (mapping, annotations, expected) in [
+        (mapping(), &[][..], "web/10.0.0.1=http://10.0.0.1:8080"),
+        (
+            mapping(),
+            &[("backend", "shop"), ("port", "admin")][..],
+            "shop/10.0.0.1=http://10.0.0.1:9090",
+        ),
+        (
+            mapping(),
+            &[("prot", "admin")][..],
+            "web/10.0.0.1=http://10.0.0.1:8080 (annotation `vulcanized.io/prot`: not one that is read)",
+        ),
+        (by_label, &[], "front/10.0.0.1=http://10.0.0.1:8080"),
+        (by_template, &[], "web-blue/10.0.0.1-a=http://10.0.0.1:8080"),
+    ] {
+        let mut pod = pod(annotations);
+        for (name, text) in [("tier", "front"), ("track", "blue"), ("hash", "7d9f")] {
+            pod.labels.insert(name.into(), text.into());
+        }
+        for (name, text) in [("example.com/zone", "a"), ("example.com/hash", "7d9f")] {
+            pod.annotations.insert(name.into(), text.into());
+        }
+        assert_eq!(outcome(&mapping, &pod), expected);
+        let reads = mapping.reads();
+        let read = |texts: &Texts<'_>| {
+            let texts = texts.iter().filter(|(n, _)| reads.contains(n.as_bytes()));
+            texts.map(|(n, t)| (n.to_owned(), t.to_owned())).collect()
+        };
+        let less = Pod {
+            labels: read(&pod.labels),
+            annotations: read(&pod.annotations),
+            ..pod.clone()
+        };
+        assert_ne!(less, pod);
+        assert_eq!(outcome(&mapping, &less), expected);
+    }
+}
+
 #[test]
 fn a_ready_pod_is_published() {
     assert_eq!(
