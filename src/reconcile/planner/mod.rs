@@ -16,7 +16,7 @@ use crate::model::PodName;
 use crate::reconcile::classify::Class;
 use crate::reconcile::evidence::{Evidence, Lists};
 use crate::reconcile::hold::{Permit, Rest};
-use crate::reconcile::map::SkipReason;
+use crate::reconcile::map::{SkipReason, Want};
 use crate::reconcile::plan::{
     Action, Change, Conflict, Duplicate, Emptied, Extra, Freeze, Frozen, Held, Kept, LeftOut,
     Losing, NoBackends, OutOfScope, OverBudget, Plan, Reason, Rules, ScopeDiffers,
@@ -61,29 +61,32 @@ pub fn plan(
     planner.doors = planner.find_doors();
     planner.by_other_door = planner.ids_by_other_door();
     let desired = planner.desired(lists);
+    let mut desired = desired.chunk_by(|a, b| a.backend == b.backend).peekable();
     let owned = |entry: &Entry| {
         let mark = entry.mark.as_ref();
         mark.is_some_and(|mark| *mark.owner == *rules.owner)
     };
     let mut backends = observed.backends.values();
-    if let Some(example) = desired.keys().next()
+    if let Some(first) = desired.peek()
         && !rules.create_backends
         && !backends.any(|b| is_valid(&b.definition) || b.servers.values().any(owned))
     {
         return Err(NoBackends {
             prefix: observed.prefix.clone(),
-            wanted: desired.len(),
-            example: (*example).to_owned(),
+            example: first[0].backend.to_owned(),
+            wanted: desired.count(),
         });
     }
     let missed = missed(observed, lists);
     let ids = observed.backends.keys().map(String::as_str);
-    let ids = ids.chain(desired.keys().copied());
+    let ids = ids.chain(desired.clone().map(|pods| pods[0].backend));
     let ids = ids.collect::<BTreeSet<_>>();
     for id in &ids {
-        let wanted = desired.get(id).map_or(&[][..], Vec::as_slice);
+        // Both are sorted by backend.
+        let pods = desired.next_if(|pods| pods[0].backend == *id);
+        let wanted = planner.servers(id, pods.unwrap_or_default());
         let missed = missed.get(id).map_or(&[][..], Vec::as_slice);
-        planner.backend(id, wanted, &ids, missed);
+        planner.backend(id, &wanted, &ids, missed);
     }
     let mut plan = planner.finish();
     plan.findings = findings::find(observed, lists, layout, &plan);
@@ -92,6 +95,14 @@ pub fn plan(
 
 fn is_valid(definition: &Definition) -> bool {
     matches!(definition, Definition::Valid { .. })
+}
+
+/// A server that a pod wants to be.
+struct Desired<'a> {
+    /// Its backend, as the store spells it.
+    backend: &'a str,
+    pod: &'a PodName,
+    want: &'a Want,
 }
 
 /// A pod that is left out, and why.
@@ -132,9 +143,10 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// Collects the wanted servers per backend, sorted by id, and decides which pod gets a key that several want.
-    fn desired(&mut self, lists: &'a Lists) -> BTreeMap<&'a str, Vec<Wanted<'a>>> {
-        let mut desired = BTreeMap::<&str, Vec<Wanted>>::new();
+    /// Collects what pods want, sorted by backend.
+    fn desired(&mut self, lists: &'a Lists) -> Vec<Desired<'a>> {
+        let number = lists.pods().map(|pod| pod.wants.len()).sum();
+        let mut desired = Vec::with_capacity(number);
         for pod in lists.pods() {
             self.plan.counts.pods += 1;
             self.plan.counts.published += usize::from(!pod.wants.is_empty());
@@ -144,24 +156,31 @@ impl<'a> Planner<'a> {
                     reason: skipped.reason.clone(),
                 });
             }
-            for want in &pod.wants {
-                let backend = self.observed.spelled(&want.backend);
-                desired.entry(backend).or_default().push(Wanted {
-                    id: self.id(backend, &want.server, &pod.name),
-                    pod: &pod.name,
-                    url: &want.url,
-                    weight: want.weight,
-                });
-            }
+            desired.extend(pod.wants.iter().map(|want| Desired {
+                backend: self.observed.spelled(&want.backend),
+                pod: &pod.name,
+                want,
+            }));
         }
         self.plan.skipped.sort();
-        for (backend, wanted) in &mut desired {
-            wanted.sort_by(|a, b| a.id.cmp(&b.id));
-            if wanted.windows(2).any(|pair| pair[0].id == pair[1].id) {
-                self.resolve_duplicates(backend, wanted);
-            }
-        }
+        desired.sort_by_key(|desired| desired.backend);
         desired
+    }
+
+    /// The wanted servers of one backend, sorted by id. Decides which pod gets a key that several want.
+    fn servers(&mut self, backend: &'a str, desired: &[Desired<'a>]) -> Vec<Wanted<'a>> {
+        let wanted = desired.iter().map(|Desired { pod, want, .. }| Wanted {
+            id: self.id(backend, &want.server, pod),
+            pod,
+            url: &want.url,
+            weight: want.weight,
+        });
+        let mut wanted = wanted.collect::<Vec<_>>();
+        wanted.sort_by(|a, b| a.id.cmp(&b.id));
+        if wanted.windows(2).any(|pair| pair[0].id == pair[1].id) {
+            self.resolve_duplicates(backend, &mut wanted);
+        }
+        wanted
     }
 
     /// The id of a server. An entry written through another door keeps its spelling.
