@@ -53,8 +53,8 @@ pub mod internals {
     }
     pub mod model {
         pub use crate::model::{
-            Cluster, ContainerPort, Expect, Guard, Host, KeyValue, Op, Phase, Pod, PodName, Reads,
-            Scheme, Scope, ServerUrl, Snapshot, Texts, Transaction,
+            Author, Cluster, ContainerPort, Expect, Guard, Host, KeyValue, Op, Phase, Pod, PodName,
+            Reads, Scheme, Scope, ServerUrl, Snapshot, Texts, Transaction,
         };
     }
     pub mod net {

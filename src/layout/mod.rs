@@ -9,7 +9,7 @@ use std::rc::Rc;
 use litemap::LiteMap;
 
 use crate::model::{
-    self, BackendId, Denied, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
+    self, Author, BackendId, Denied, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
 };
 
 mod go;
@@ -117,12 +117,11 @@ pub trait Layout: fmt::Debug {
     }
 
     /// The mark that an entry of this layout carries for a pod.
-    fn mark(&self, owner: Rc<str>, scope: Rc<str>, pod: &PodName) -> Mark {
+    fn mark(&self, author: Rc<Author>, pod: &PodName) -> Mark {
         Mark {
-            owner,
-            scope,
+            author,
             namespace: pod.namespace.clone(),
-            pod: Some(pod.name.clone()),
+            pod: Some((*pod.name).into()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::{
     Definition, Entry, Layout, ObserveError, Observed, Options, Undefined, Unsupported, backend,
 };
-use crate::model::{Cluster, Mark, ServerUrl, Snapshot};
+use crate::model::{Author, Cluster, Mark, ServerUrl, Snapshot};
 
 #[derive(Debug)]
 struct Toy;
@@ -71,7 +71,8 @@ impl Layout for Toy {
 
     fn id<'s>(&self, server: &'s str, mark: &Mark) -> Cow<'s, str> {
         let pod = mark.pod.as_deref().unwrap_or_default();
-        let (owner, scope, namespace) = (&mark.owner, &mark.scope, &mark.namespace);
+        let Author { owner, scope } = &*mark.author;
+        let namespace = &mark.namespace;
         format!("{owner}.{scope}.{namespace}.{pod}.{server}").into()
     }
 
@@ -93,12 +94,14 @@ impl Layout for Toy {
 }
 
 fn mark(id: &str) -> Option<Mark> {
-    let mut parts = id.splitn(5, '.').map(Rc::from);
+    let mut parts = id.splitn(5, '.');
     Some(Mark {
-        owner: parts.next()?,
-        scope: parts.next()?,
-        namespace: parts.next()?,
-        pod: Some(parts.next()?),
+        author: Rc::new(Author {
+            owner: parts.next()?.into(),
+            scope: parts.next()?.into(),
+        }),
+        namespace: parts.next()?.into(),
+        pod: Some(parts.next()?.into()),
     })
 }
 

@@ -181,17 +181,24 @@ fn canonical_requirement(text: &str) -> String {
     }
 }
 
-/// What an entry says of its origin: the owner, the scope and the pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+/// Who writes entries. One for many of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Author {
     /// The owner's name.
     pub owner: Rc<str>,
     /// The scope, as the layout writes it; empty when the entry does not say.
     pub scope: Rc<str>,
+}
+
+/// What an entry says of its origin: its author and its pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Its author.
+    pub author: Rc<Author>,
     /// The pod's namespace; empty when the entry does not say.
     pub namespace: Rc<str>,
     /// The pod's name; `None` where the layout does not carry it.
-    pub pod: Option<Rc<str>>,
+    pub pod: Option<Box<str>>,
 }
 
 #[cfg(test)]

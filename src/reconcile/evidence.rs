@@ -121,11 +121,12 @@ impl<'l> Index<'l> {
                     *first = found;
                 }
             };
-            match &pod.host_ports {
-                None => place(None),
-                Some(ports) => ports.iter().copied().map(Some).for_each(place),
+            if pod.host_network {
+                pod.ports.iter().copied().map(Some).for_each(place);
+            } else {
+                place(None);
             }
-            if pod.state == State::Live && pod.host_ports.is_none() {
+            if pod.state == State::Live && !pod.host_network {
                 let live = self.live.entry(ip).or_default();
                 live.push(pod);
                 if live[0].name.namespace != pod.name.namespace {
@@ -181,7 +182,7 @@ impl<'l> Evidence<'l> {
         let mut live = self.live_at(ip).iter().copied();
         let is_other = |pod: &&SeenPod| pod.name.namespace != mark.namespace;
         match &mark.pod {
-            Some(name) => live.find(|pod| is_other(pod) || pod.name.name != *name),
+            Some(name) => live.find(|pod| is_other(pod) || *pod.name.name != **name),
             None => live.next().filter(is_other).or_else(|| {
                 let elsewhere = self.index().elsewhere.get(&ip.to_canonical());
                 elsewhere.copied().filter(is_other)

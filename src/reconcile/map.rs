@@ -100,14 +100,15 @@ pub struct SeenPod {
     pub ips: Box<[IpAddr]>,
     /// Whether one of its addresses cannot be read.
     pub unreadable_ip: bool,
-    /// For a pod on its node's network, whose addresses are its node's: the TCP ports it declares.
-    pub host_ports: Option<Box<[u16]>>,
+    /// Whether it is on its node's network, so that its addresses are its node's.
+    pub host_network: bool,
+    /// The TCP ports it declares. On its node's network all of them; else those beside the ports of its servers,
+    /// if it has any server.
+    pub ports: Box<[u16]>,
     /// Whether it may get traffic.
     pub state: State,
     /// The servers it wants to be.
     pub wants: Box<[Want]>,
-    /// The TCP ports it declares beside those of its servers, if it has any server.
-    pub declares: Box<[u16]>,
     /// Why it is left out, or one of the backends it names.
     pub skipped: Box<[Skipped]>,
 }
@@ -404,28 +405,19 @@ impl Mapping {
             State::Leaving | State::Dying => skipped.push(SkipReason::Terminating.into()),
             State::Live => self.wants(pod, &mut wants, &mut skipped),
         }
-        let host_ports = pod.host_network.then(|| {
-            let tcp = pod.ports.iter().filter(|port| port.tcp);
-            tcp.map(|port| port.number).collect()
-        });
-        let declares = |port: &&ContainerPort| {
-            port.tcp && wants.iter().all(|want| want.url.port != port.number)
-        };
-        let declares = pod
-            .ports
-            .iter()
-            .filter(|_| !wants.is_empty())
-            .filter(declares);
-        let declares = declares.map(|port| port.number).collect();
+        let is_beside = |port: u16| wants.iter().all(|want| want.url.port != port);
+        let is_kept = |port: &u16| pod.host_network || !wants.is_empty() && is_beside(*port);
+        let ports = pod.ports.iter().filter(|port| port.tcp);
+        let ports = ports.map(|port| port.number).filter(is_kept).collect();
         SeenPod {
-            declares,
             name: PodName {
                 namespace: pod.namespace.as_ref().into(),
                 name: pod.name.as_ref().into(),
             },
             ips: pod.ips.as_slice().into(),
             unreadable_ip: pod.unreadable_ip,
-            host_ports,
+            host_network: pod.host_network,
+            ports,
             state,
             wants: wants.into(),
             skipped: skipped.into(),

@@ -8,7 +8,7 @@ use super::notes::deletes_to_allow;
 use super::reasons::{held, why};
 use super::style::{BOLD, GREEN, RED, Style, YELLOW};
 use crate::layout::{Definition, Entry, Layout, Observed};
-use crate::model::{Pod, PodName};
+use crate::model::{Author, Pod, PodName};
 use crate::reconcile::map::{IpFamily, Mapping, NameFrom, PortFrom, SeenPod, SkipReason, State};
 use crate::reconcile::map::{Trace, Want};
 use crate::reconcile::plan::{Action, Freeze, Frozen, Plan, Rules};
@@ -107,11 +107,11 @@ impl Explained {
         self.steps_of(run, pod, trace, want);
         let backend = run.observed.spelled(&want.backend);
         let name = &seen.name;
-        let mark = run.layout.mark(
-            run.rules.owner.as_str().into(),
-            (&*run.plan.scope).into(),
-            name,
-        );
+        let author = Author {
+            owner: run.rules.owner.as_str().into(),
+            scope: run.plan.scope.as_str().into(),
+        };
+        let mark = run.layout.mark(author.into(), name);
         let id = run.layout.id(&want.server, &mark);
         let key = run.layout.key(&run.plan.prefix, backend, &id);
         let found = run.observed.backends.get(backend);
@@ -262,7 +262,7 @@ impl Explained {
                 return false;
             };
             let at = || entry.address().is_some_and(|(ip, _)| seen.is_at(ip));
-            *mark.owner == *run.rules.owner
+            *mark.author.owner == *run.rules.owner
                 && *mark.namespace == *pod.namespace
                 && match &mark.pod {
                     Some(name) => **name == *pod.name,

@@ -125,8 +125,8 @@ pub(super) fn print(
                     name.clone(),
                     server.to_string(),
                     url(entry),
-                    text(mark.map(|mark| &*mark.owner)),
-                    text(mark.map(|mark| &*mark.scope)),
+                    text(mark.map(|mark| &*mark.author.owner)),
+                    text(mark.map(|mark| &*mark.author.scope)),
                     text(pod.as_deref()),
                 ],
                 ink,
@@ -171,7 +171,7 @@ fn owners<'o>(observed: &'o Observed, names: &'o [String]) -> (BTreeMap<&'o str,
     let entries = chosen(observed, names).flat_map(|(_, backend)| backend.servers.values());
     for entry in entries {
         match &entry.mark {
-            Some(mark) => *owners.entry(&*mark.owner).or_default() += 1,
+            Some(mark) => *owners.entry(&*mark.author.owner).or_default() += 1,
             None => unmarked += 1,
         }
     }
@@ -210,8 +210,8 @@ pub(super) fn json(out: &mut dyn Write, observed: &Observed, names: &[String]) -
             server,
             key: &entry.key,
             url: entry.url.as_ref().map(ToString::to_string),
-            owner: entry.mark.as_ref().map(|mark| &*mark.owner),
-            scope: entry.mark.as_ref().map(|mark| &*mark.scope),
+            owner: entry.mark.as_ref().map(|mark| &*mark.author.owner),
+            scope: entry.mark.as_ref().map(|mark| &*mark.author.scope),
             namespace: entry.mark.as_ref().map(|mark| &*mark.namespace),
             pod: entry.mark.as_ref().and_then(|mark| mark.pod.as_deref()),
             value: shown(&entry.value),

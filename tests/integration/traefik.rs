@@ -12,7 +12,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use vulcanized::internals::layout::{self, Fault, Layout};
-use vulcanized::internals::model::{self, PodName, ServerUrl};
+use vulcanized::internals::model::{self, Author, PodName, ServerUrl};
 
 use crate::support::api::{Api, kubectl, list, pod};
 use crate::support::etcd::{Etcd, VERSIONS, Version};
@@ -330,6 +330,11 @@ fn hostile_pod() -> impl Strategy<Value = model::Pod<'static>> {
     })
 }
 
+fn author() -> Rc<Author> {
+    let (owner, scope) = ("prod".into(), "c1".into());
+    Rc::new(Author { owner, scope })
+}
+
 fn layout() -> Rc<dyn Layout> {
     layout::open("traefik", layout::Options::default()).expect("on etcd v3")
 }
@@ -356,7 +361,7 @@ fn writes(pod: &model::Pod) -> Vec<(String, String)> {
     let seen = mapping.map(pod);
     let name = seen.name.clone();
     let write = |want: &vulcanized::internals::reconcile::map::Want| {
-        let mark = layout().mark("prod".into(), "c1".into(), &name);
+        let mark = layout().mark(author(), &name);
         let id = layout().id(&want.server, &mark);
         let key = layout().key("traefik", &want.backend, &id);
         (key, layout().value(&want.url, &mark))
@@ -387,7 +392,7 @@ proptest! {
             let ranges = vec![Ok(vec![entry]), Ok(vec![]), Ok(vec![])];
             let observed = layout().observe(model::Snapshot { revision: None, ranges }).expect("observed");
             let server = &observed.backends[service].servers[&id.into()];
-            let mark = layout().mark("prod".into(), "c1".into(), &PodName::parse("shop/web-1").expect("a name"));
+            let mark = layout().mark(author(), &PodName::parse("shop/web-1").expect("a name"));
             prop_assert_eq!(server.mark.as_ref(), Some(&mark));
             prop_assert_eq!(server.fault, None);
             let stray = observed.stray.iter().map(|(_, fault)| *fault).collect::<Vec<_>>();

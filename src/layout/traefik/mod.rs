@@ -11,8 +11,8 @@ use super::{
     Sibling, SiblingKind, Undefined, Unsupported, go, readable,
 };
 use crate::model::{
-    self, BackendId, Cluster, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl, Snapshot,
-    UrlFault, check_name,
+    self, Author, BackendId, Cluster, InvalidId, Mark, PodName, Scope, ServerId, ServerUrl,
+    Snapshot, UrlFault, check_name,
 };
 
 mod schema;
@@ -167,10 +167,9 @@ impl Layout for Traefik {
         }
     }
 
-    fn mark(&self, owner: Rc<str>, scope: Rc<str>, pod: &PodName) -> Mark {
+    fn mark(&self, author: Rc<Author>, pod: &PodName) -> Mark {
         Mark {
-            owner,
-            scope,
+            author,
             namespace: pod.namespace.clone(),
             pod: None,
         }
@@ -215,13 +214,8 @@ fn routers(prefix: &str) -> String {
 
 /// The id of a server: its mark, then its own id, in lower case as Traefik wants it.
 fn id(server: &str, mark: &Mark) -> String {
-    let Mark {
-        owner,
-        scope,
-        namespace,
-        pod: _,
-    } = mark;
-    format!("{owner}.{scope}.{namespace}.{server}").to_ascii_lowercase()
+    let Author { owner, scope } = &*mark.author;
+    format!("{owner}.{scope}.{}.{server}", mark.namespace).to_ascii_lowercase()
 }
 
 fn middlewares(prefix: &str) -> String {
@@ -242,8 +236,10 @@ fn mark(id: &str) -> Option<Mark> {
     let whole = check_name(owner).is_ok() && !is_number(owner);
     let whole = whole && name(cluster) && cluster.len() <= CLUSTER_MAX && name(namespace);
     (whole && !rest.is_empty()).then(|| Mark {
-        owner: owner.into(),
-        scope: cluster.into(),
+        author: Rc::new(Author {
+            owner: owner.into(),
+            scope: cluster.into(),
+        }),
         namespace: namespace.into(),
         pod: None,
     })

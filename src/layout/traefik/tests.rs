@@ -53,11 +53,15 @@ fn faults(observed: &Observed) -> Vec<Fault> {
         .collect()
 }
 
+fn author(owner: &str, scope: &str) -> Rc<Author> {
+    let (owner, scope) = (owner.into(), scope.into());
+    Rc::new(Author { owner, scope })
+}
+
 #[test]
 fn a_mark_is_read_back_from_its_id() {
     let written = Mark {
-        owner: "prod".into(),
-        scope: "c1".into(),
+        author: author("prod", "c1"),
         namespace: "shop".into(),
         pod: None,
     };
@@ -69,7 +73,10 @@ fn a_mark_is_read_back_from_its_id() {
         ("a", &"c".repeat(41), "team-1-web"),
     ] {
         let found = mark(&format!("{owner}.{cluster}.{namespace}.10.0.0.1:80")).expect("a mark");
-        assert_eq!((&*found.owner, &*found.scope), (owner, cluster));
+        assert_eq!(
+            (&*found.author.owner, &*found.author.scope),
+            (owner, cluster)
+        );
         assert_eq!(&*found.namespace, namespace);
     }
     for unmarked in [
@@ -398,7 +405,7 @@ fn the_mark_in_an_id() {
         assert_eq!(layout.scope(&scoped), scope, "{cluster}");
     }
     let pod = PodName::parse("shop/web-1").expect("a pod's name");
-    let mark = layout.mark("prod".into(), "c1".into(), &pod);
+    let mark = layout.mark(author("prod", "c1"), &pod);
     assert_eq!((&*mark.namespace, &mark.pod), ("shop", &None));
     assert_eq!(layout.id("10.0.0.1", &mark), "prod.c1.shop.10.0.0.1");
     assert_eq!(layout.id("[FD00::1]", &mark), "prod.c1.shop.[fd00::1]");

@@ -1,6 +1,7 @@
 //! vulcand's keys: `<prefix>/backends/<backend>/servers/<id>`, values in JSON.
 
 use std::borrow::Cow;
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use super::{
     Backend, Contents, Definition, Entry, Fault, Layout, ObserveError, Observed, Options, Refusal,
     Sibling, SiblingKind, Undefined, Unsupported, backend, go, readable,
 };
-use crate::model::{self, Mark, PodName, Scheme, ServerUrl, Snapshot, UrlFault};
+use crate::model::{self, Author, Mark, PodName, Scheme, ServerUrl, Snapshot, UrlFault};
 
 mod definition;
 
@@ -415,8 +416,7 @@ impl<'de> Deserialize<'de> for ServerFields<'de> {
 /// Reads values. A text that repeats from entry to entry is kept once.
 #[derive(Default)]
 struct Values {
-    owner: Rc<str>,
-    scope: Rc<str>,
+    author: Rc<Author>,
     namespace: Rc<str>,
 }
 
@@ -431,7 +431,7 @@ impl Values {
             return fault(Fault::Null);
         }
         // Go, too, reads what is not UTF-8 as U+FFFD.
-        let text = String::from_utf8_lossy(value);
+        let text = LazyCell::new(|| String::from_utf8_lossy(value));
         let fields = ServerFields::plain(value).map_or_else(|| serde_json::from_str(&text), Ok);
         let Ok(ServerFields {
             url,
@@ -447,13 +447,18 @@ impl Values {
         let (url, of_url) = read_url(url.as_deref().unwrap_or_default());
         let mark = owner.filter(|owner| !owner.is_empty()).map(|owner| {
             let pod = pod.as_deref().and_then(PodName::split);
+            let scope = scope.as_deref().unwrap_or_default();
+            let namespace = pod.map_or("", |(namespace, _)| namespace);
+            if *self.author.owner != *owner || *self.author.scope != *scope {
+                let (owner, scope) = (owner.as_ref().into(), scope.into());
+                self.author = Rc::new(Author { owner, scope });
+            }
+            if *self.namespace != *namespace {
+                self.namespace = namespace.into();
+            }
             Mark {
-                owner: kept(&mut self.owner, &owner),
-                scope: kept(&mut self.scope, scope.as_deref().unwrap_or_default()),
-                namespace: kept(
-                    &mut self.namespace,
-                    pod.map_or("", |(namespace, _)| namespace),
-                ),
+                author: Rc::clone(&self.author),
+                namespace: Rc::clone(&self.namespace),
                 pod: pod.map(|(_, name)| name.into()),
             }
         });
@@ -480,14 +485,6 @@ fn read_url(text: &str) -> (Option<ServerUrl>, Option<Fault>) {
     (None, Some(fault))
 }
 
-/// The text kept last, if this one is equal.
-fn kept(last: &mut Rc<str>, text: &str) -> Rc<str> {
-    if **last != *text {
-        *last = text.into();
-    }
-    Rc::clone(last)
-}
-
 fn write(url: &ServerUrl, mark: &Mark) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
@@ -505,8 +502,8 @@ fn write(url: &ServerUrl, mark: &Mark) -> String {
     );
     let server = Server {
         url: url.to_string(),
-        owner: &mark.owner,
-        scope: &mark.scope,
+        owner: &mark.author.owner,
+        scope: &mark.author.scope,
         pod,
     };
     serde_json::to_string(&server).expect("strings are JSON")

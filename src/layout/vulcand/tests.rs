@@ -74,12 +74,17 @@ fn a_value_is_read_as_vulcand_reads_it() {
     assert_eq!(fault(r#"{"URL":"http://a:1"} x"#), Some(Fault::Malformed));
 }
 
+fn author(scope: &str) -> Rc<Author> {
+    let owner = "prod".into();
+    let scope = scope.into();
+    Rc::new(Author { owner, scope })
+}
+
 #[test]
 fn a_written_mark_is_read_back() {
     let url = ServerUrl::parse("http://10.0.0.1:80").expect("a URL");
     let mark = Mark {
-        owner: "prod".into(),
-        scope: "c1 app=web".into(),
+        author: author("c1 app=web"),
         namespace: "shop".into(),
         pod: Some("web-1".into()),
     };
@@ -130,7 +135,7 @@ fn marks_in_values() {
     );
     let half = mark(r#"{"URL":"http://a:1","Owner":"prod","Pod":"web"}"#).expect("a mark");
     assert_eq!(
-        (&*half.owner, &*half.scope, &*half.namespace),
+        (&*half.author.owner, &*half.author.scope, &*half.namespace),
         ("prod", "", "")
     );
 }
@@ -382,7 +387,7 @@ fn keys_and_values_of_a_backend() {
     assert_eq!(layout.weight_key("/lb", "web", "a"), None);
     assert_eq!(layout.moved_key("/lb", "web", "a", "x/weight"), None);
     let pod = PodName::parse("shop/web-1").expect("a pod's name");
-    let mark = layout.mark("prod".into(), "c1".into(), &pod);
+    let mark = layout.mark(author("c1"), &pod);
     assert_eq!(layout.id("a", &mark), "a");
     assert_eq!(mark.pod.as_deref(), Some("web-1"));
 }

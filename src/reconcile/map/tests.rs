@@ -322,7 +322,7 @@ fn ports_that_a_pod_declares_beside_its_servers() {
             tcp: false,
             ..port("dns", 53)
         });
-        mapping().map(&pod).declares.to_vec()
+        mapping().map(&pod).ports.to_vec()
     };
     assert_eq!(declares(&[]), [9090]);
     assert_eq!(declares(&[("backend", "web,admin:9090")]), [0; 0]);
@@ -336,11 +336,11 @@ fn ports_that_a_pod_declares_beside_its_servers() {
 #[test]
 fn the_ports_of_a_pod_on_its_nodes_network() {
     let mut pod = pod(&[]);
-    assert_eq!(mapping().map(&pod).host_ports, None);
     pod.host_network = true;
     pod.ports[1].tcp = false;
-    let ports = mapping().map(&pod).host_ports;
-    assert_eq!(ports.as_deref(), Some(&[8080][..]));
+    assert_eq!(*mapping().map(&pod).ports, [8080]);
+    pod.ready = false;
+    assert_eq!(*mapping().map(&pod).ports, [8080]);
 }
 
 #[test]

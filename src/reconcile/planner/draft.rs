@@ -150,11 +150,19 @@ pub(super) fn may_serve(entry: &Entry) -> bool {
     entry.url.is_some() || entry.fault.is_none()
 }
 
+/// Whether an entry's mark names this pod, as far as the layout carries it.
+pub(super) fn is_for(entry: &Entry, pod: &PodName) -> bool {
+    entry.mark.as_ref().is_some_and(|mark| {
+        let name = mark.pod.as_deref();
+        mark.namespace == pod.namespace && name.is_none_or(|name| *name == *pod.name)
+    })
+}
+
 /// The pod an entry names.
 pub(super) fn entry_pod(entry: &Entry) -> Option<PodName> {
     let mark = entry.mark.as_ref()?;
     Some(PodName {
         namespace: mark.namespace.clone(),
-        name: mark.pod.clone()?,
+        name: mark.pod.as_deref()?.into(),
     })
 }

@@ -175,7 +175,7 @@ fn at_addresses<'o>(
 fn two_owners(observed: &Observed, after: &After) -> Vec<Finding> {
     let entries = || {
         at_addresses(observed, after)
-            .filter_map(|(_, entry, _, ip)| Some((entry, ip, &*entry.mark.as_ref()?.owner)))
+            .filter_map(|(_, entry, _, ip)| Some((entry, ip, &*entry.mark.as_ref()?.author.owner)))
     };
     let mut owners = entries().map(|(_, _, owner)| owner);
     let first = owners.next();
@@ -218,7 +218,7 @@ impl<'l> AtAddress<'l> {
         let mut here = Self::default();
         for pod in pods.iter().filter(|pod| !pod.wants.is_empty()) {
             here.pod.get_or_insert(pod);
-            here.ports.extend(&pod.declares);
+            here.ports.extend(&pod.ports);
             for want in &pod.wants {
                 here.ports.insert(want.url.port);
                 here.backends.insert(observed.spelled(&want.backend));

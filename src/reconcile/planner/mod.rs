@@ -12,7 +12,7 @@ use std::mem;
 use std::rc::Rc;
 
 use crate::layout::{Definition, Entry, Layout, Observed, Other};
-use crate::model::PodName;
+use crate::model::{Author, PodName};
 use crate::reconcile::classify::Class;
 use crate::reconcile::evidence::{Evidence, Lists};
 use crate::reconcile::hold::{Permit, Rest};
@@ -22,7 +22,7 @@ use crate::reconcile::plan::{
     Losing, NoBackends, OutOfScope, OverBudget, Plan, Reason, Rules, ScopeDiffers,
 };
 use crate::reconcile::planner::draft::{
-    Candidate, Draft, Found, Wanted, entry_pod, may_serve, order,
+    Candidate, Draft, Found, Wanted, entry_pod, is_for, may_serve, order,
 };
 use crate::reconcile::planner::ownership::Ownership;
 
@@ -31,11 +31,11 @@ use crate::reconcile::planner::ownership::Ownership;
 ///
 /// # Errors
 /// [`NoBackends`]: a wrong or wiped store must not pass for success.
-pub fn plan(
-    observed: &Observed,
-    lists: &Lists,
-    rules: &Rules,
-    layout: &dyn Layout,
+pub fn plan<'a>(
+    observed: &'a Observed,
+    lists: &'a Lists,
+    rules: &'a Rules,
+    layout: &'a dyn Layout,
 ) -> Result<Plan, NoBackends> {
     let scope = layout.scope(&rules.scope);
     let mut planner = Planner {
@@ -45,8 +45,10 @@ pub fn plan(
         witnesses: OnceCell::new(),
         rules,
         layout,
-        owner: rules.owner.as_str().into(),
-        scope: scope.as_str().into(),
+        author: Rc::new(Author {
+            owner: rules.owner.as_str().into(),
+            scope: scope.as_str().into(),
+        }),
         doors: HashSet::new(),
         by_other_door: HashMap::new(),
         plan: Plan {
@@ -61,10 +63,12 @@ pub fn plan(
     planner.doors = planner.find_doors();
     planner.by_other_door = planner.ids_by_other_door();
     let desired = planner.desired(lists);
-    let mut desired = desired.chunk_by(|a, b| a.backend == b.backend).peekable();
+    let backend = |desired: &[Desired<'a>]| desired[0].backend(observed);
+    let same = |a: &Desired<'a>, b: &Desired<'a>| a.backend(observed) == b.backend(observed);
+    let mut desired = desired.chunk_by(same).peekable();
     let owned = |entry: &Entry| {
         let mark = entry.mark.as_ref();
-        mark.is_some_and(|mark| *mark.owner == *rules.owner)
+        mark.is_some_and(|mark| *mark.author.owner == *rules.owner)
     };
     let mut backends = observed.backends.values();
     if let Some(first) = desired.peek()
@@ -73,17 +77,17 @@ pub fn plan(
     {
         return Err(NoBackends {
             prefix: observed.prefix.clone(),
-            example: first[0].backend.to_owned(),
+            example: backend(first).to_owned(),
             wanted: desired.count(),
         });
     }
     let missed = missed(observed, lists);
     let ids = observed.backends.keys().map(String::as_str);
-    let ids = ids.chain(desired.clone().map(|pods| pods[0].backend));
+    let ids = ids.chain(desired.clone().map(backend));
     let ids = ids.collect::<BTreeSet<_>>();
     for id in &ids {
         // Both are sorted by backend.
-        let pods = desired.next_if(|pods| pods[0].backend == *id);
+        let pods = desired.next_if(|pods| backend(pods) == *id);
         let wanted = planner.servers(id, pods.unwrap_or_default());
         let missed = missed.get(id).map_or(&[][..], Vec::as_slice);
         planner.backend(id, &wanted, &ids, missed);
@@ -99,10 +103,15 @@ fn is_valid(definition: &Definition) -> bool {
 
 /// A server that a pod wants to be.
 struct Desired<'a> {
-    /// Its backend, as the store spells it.
-    backend: &'a str,
     pod: &'a PodName,
     want: &'a Want,
+}
+
+impl<'a> Desired<'a> {
+    /// Its backend, as the store spells it.
+    fn backend(&self, observed: &'a Observed) -> &'a str {
+        observed.spelled(&self.want.backend)
+    }
 }
 
 /// A pod that is left out, and why.
@@ -130,9 +139,8 @@ struct Planner<'a> {
     witnesses: OnceCell<Vec<bool>>,
     rules: &'a Rules,
     layout: &'a dyn Layout,
-    /// The rules' owner, and the scope as entries carry it.
-    owner: Rc<str>,
-    scope: Rc<str>,
+    /// The author of the entries that this run writes.
+    author: Rc<Author>,
     /// Scopes of the same cluster, reached through another door.
     doors: HashSet<Rc<str>>,
     /// Ids of entries with those scopes, by their backend and the id that ours would have.
@@ -156,20 +164,21 @@ impl<'a> Planner<'a> {
                     reason: skipped.reason.clone(),
                 });
             }
+            let pod_name = &pod.name;
             desired.extend(pod.wants.iter().map(|want| Desired {
-                backend: self.observed.spelled(&want.backend),
-                pod: &pod.name,
+                pod: pod_name,
                 want,
             }));
         }
         self.plan.skipped.sort();
-        desired.sort_by_key(|desired| desired.backend);
+        // A stable sort would need as much memory again.
+        desired.sort_unstable_by_key(|desired| desired.backend(self.observed));
         desired
     }
 
     /// The wanted servers of one backend, sorted by id. Decides which pod gets a key that several want.
     fn servers(&mut self, backend: &'a str, desired: &[Desired<'a>]) -> Vec<Wanted<'a>> {
-        let wanted = desired.iter().map(|Desired { pod, want, .. }| Wanted {
+        let wanted = desired.iter().map(|Desired { pod, want }| Wanted {
             id: self.id(backend, &want.server, pod),
             pod,
             url: &want.url,
@@ -201,7 +210,7 @@ impl<'a> Planner<'a> {
             let there = there.and_then(|found| found.servers.get(&*wanted.id));
             // The one already in the store keeps it; false sorts before true.
             let same_url = there.is_some_and(|entry| entry.url.as_ref() == Some(wanted.url));
-            let same_pod = there.is_some_and(|entry| self.is_for(entry, wanted.pod));
+            let same_pod = there.is_some_and(|entry| is_for(entry, wanted.pod));
             let id = wanted.id.clone();
             (id, !same_url, !same_pod, wanted.pod, wanted.url.port)
         });
@@ -328,7 +337,7 @@ impl<'a> Planner<'a> {
                     scope: entry
                         .mark
                         .as_ref()
-                        .map_or(String::new(), |mark| mark.scope.to_string()),
+                        .map_or(String::new(), |mark| mark.author.scope.to_string()),
                     pod: entry_pod(entry),
                     differs: *differs,
                 }),
@@ -381,7 +390,7 @@ impl<'a> Planner<'a> {
                     let other = Ownership::OutOfScope(ScopeDiffers::Cluster);
                     let mark = found.entry.mark.as_ref();
                     mark.filter(|_| found.ownership == other)
-                        .map(|mark| mark.scope.to_string())
+                        .map(|mark| mark.author.scope.to_string())
                 });
                 let clusters = clusters.collect::<BTreeSet<_>>();
                 if !clusters.is_empty() {
@@ -451,7 +460,7 @@ impl<'a> Planner<'a> {
             _ => None,
         };
         let in_order = entry.fault.is_none() && adopted.is_none();
-        if same_url && in_order && self.is_for(entry, wanted.pod) {
+        if same_url && in_order && is_for(entry, wanted.pod) {
             draft
                 .servers
                 .push(Candidate::new(wanted, Some(entry), false));
@@ -471,7 +480,7 @@ impl<'a> Planner<'a> {
                 draft.stay += 1;
                 // Its mark is not put right here: once it names another pod, nothing may rest on it, or
                 // the next run takes the URL for that pod's.
-                if self.is_for(entry, wanted.pod) {
+                if is_for(entry, wanted.pod) {
                     let server = Candidate::new(wanted, Some(entry), false);
                     draft.servers.push(server);
                 }
@@ -561,7 +570,10 @@ impl<'a> Planner<'a> {
                 pod: wanted.pod.clone(),
                 wanted: wanted.url.clone(),
                 value: entry.value.to_vec(),
-                owner: entry.mark.as_ref().map(|mark| mark.owner.to_string()),
+                owner: entry
+                    .mark
+                    .as_ref()
+                    .map(|mark| mark.author.owner.to_string()),
             });
         } else if found.ownership == Ownership::Unmarked {
             self.plan.counts.satisfied_unmarked += 1;

@@ -38,17 +38,17 @@ impl<'a> Planner<'a> {
     /// have their pod in the lists at their address: the same cluster, reached through another door or
     /// with a renewed CA.
     pub(super) fn find_doors(&self) -> HashSet<Rc<str>> {
-        let (ours, selectors) = split_scope(&self.scope);
+        let (ours, selectors) = split_scope(&self.author.scope);
         if ours.name.is_empty() {
             return HashSet::new();
         }
         let mut doors = BTreeMap::<&Rc<str>, (usize, usize)>::new();
         for entry in self.entries() {
             if let Some(mark) = &entry.mark
-                && mark.owner == self.owner
-                && mark.scope != self.scope
+                && mark.author.owner == self.author.owner
+                && mark.author.scope != self.author.scope
             {
-                let (seen, all) = doors.entry(&mark.scope).or_default();
+                let (seen, all) = doors.entry(&mark.author.scope).or_default();
                 *all += 1;
                 *seen += usize::from(self.evidence.shown_in(mark, entry.address()).is_some());
             }
@@ -72,11 +72,12 @@ impl<'a> Planner<'a> {
         for (backend, found) in &self.observed.backends {
             for (id, entry) in &found.servers {
                 let Some(mark) = &entry.mark else { continue };
-                if mark.owner == self.owner && self.doors.contains(&mark.scope) {
+                if mark.author.owner == self.author.owner && self.doors.contains(&mark.author.scope)
+                {
                     let of_mark = self.layout.id("", mark);
                     let server = id.strip_prefix(&*of_mark).unwrap_or(id);
                     let ours = Mark {
-                        scope: Rc::clone(&self.scope),
+                        author: Rc::clone(&self.author),
                         ..mark.clone()
                     };
                     let ours = self.layout.id(server, &ours).into_owned();
@@ -132,20 +133,7 @@ impl<'a> Planner<'a> {
 
     /// The mark that an entry of ours carries for this pod.
     pub(super) fn mark(&self, pod: &PodName) -> Mark {
-        self.mark_of(Rc::clone(&self.scope), pod)
-    }
-
-    pub(super) fn mark_of(&self, scope: Rc<str>, pod: &PodName) -> Mark {
-        self.layout.mark(Rc::clone(&self.owner), scope, pod)
-    }
-
-    /// Whether an entry's mark names this pod, as far as the layout carries it.
-    pub(super) fn is_for(&self, entry: &Entry, pod: &PodName) -> bool {
-        let mark = entry.mark.as_ref();
-        mark.is_some_and(|mark| {
-            let Mark { owner, scope, .. } = mark;
-            self.layout.mark(Rc::clone(owner), Rc::clone(scope), pod) == *mark
-        })
+        self.layout.mark(Rc::clone(&self.author), pod)
     }
 
     pub(super) fn ownership<'o>(
@@ -162,12 +150,13 @@ impl<'a> Planner<'a> {
                 Ownership::Unmarked
             };
         };
-        let same_scope = mark.scope == self.scope || self.doors.contains(&mark.scope);
-        if mark.owner != self.owner {
-            return if same_scope && self.rules.adopt.owners.contains(&*mark.owner) {
+        let same_scope =
+            mark.author.scope == self.author.scope || self.doors.contains(&mark.author.scope);
+        if mark.author.owner != self.author.owner {
+            return if same_scope && self.rules.adopt.owners.contains(&*mark.author.owner) {
                 Ownership::Adopted("it was another owner's")
             } else {
-                Ownership::Other(&mark.owner)
+                Ownership::Other(&mark.author.owner)
             };
         }
         let covered = !mark.namespace.is_empty() && self.evidence.covers(&mark.namespace);
@@ -178,8 +167,8 @@ impl<'a> Planner<'a> {
         } else if same_scope {
             Ownership::OutOfScope(ScopeDiffers::Namespace)
         } else {
-            let same_cluster = |scope| split_scope(scope).0 == split_scope(&self.scope).0;
-            Ownership::OutOfScope(if same_cluster(&mark.scope) {
+            let same_cluster = |scope| split_scope(scope).0 == split_scope(&self.author.scope).0;
+            Ownership::OutOfScope(if same_cluster(&mark.author.scope) {
                 ScopeDiffers::Selectors
             } else {
                 ScopeDiffers::Cluster

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 
-use crate::model::{Mark, PodName};
+use crate::model::{Author, Mark, PodName};
 use crate::reconcile::evidence::{Absence, Coverage, Evidence, List, Lists};
 use crate::reconcile::map::{SeenPod, State};
 
@@ -12,10 +13,10 @@ fn seen(name: &str, ip: &str, state: State) -> SeenPod {
         name: PodName::parse(name).expect("a pod's name"),
         ips: [ip.parse().expect("an address")].into(),
         unreadable_ip: false,
-        host_ports: None,
+        host_network: false,
+        ports: [].into(),
         state,
         wants: [].into(),
-        declares: [].into(),
         skipped: [].into(),
     }
 }
@@ -27,7 +28,8 @@ fn live(name: &str, ip: &str) -> SeenPod {
 /// A pod on its node's network.
 fn on_node(name: &str, ip: &str, ports: &[u16]) -> SeenPod {
     SeenPod {
-        host_ports: Some(ports.into()),
+        host_network: true,
+        ports: ports.into(),
         ..live(name, ip)
     }
 }
@@ -46,8 +48,10 @@ fn complete(pods: Vec<SeenPod>) -> Lists {
 fn mark(pod: &str) -> Mark {
     let (namespace, name) = pod.split_once('/').expect("a namespace");
     Mark {
-        owner: "prod".into(),
-        scope: "c1".into(),
+        author: Rc::new(Author {
+            owner: "prod".into(),
+            scope: "c1".into(),
+        }),
         namespace: namespace.into(),
         pod: (!name.is_empty()).then(|| name.into()),
     }

@@ -14,7 +14,7 @@ use vulcanized::internals::kube;
 use vulcanized::internals::layout::{self, Layout, Observed, Undefined};
 use vulcanized::internals::logging;
 use vulcanized::internals::model::{
-    Cluster, ContainerPort, Expect, Guard, Host, KeyValue, Op, Phase, Pod, Scheme, Scope,
+    Author, Cluster, ContainerPort, Expect, Guard, Host, KeyValue, Op, Phase, Pod, Scheme, Scope,
     ServerUrl, Snapshot, Transaction,
 };
 use vulcanized::internals::net::deadline::Deadline;
@@ -342,7 +342,11 @@ fn check_seen(mapping: &Mapping, pod: &Pod, seen: &SeenPod) {
         assert!(pod.ips.iter().any(|own| own.to_canonical() == ip));
         let declared = |port: &ContainerPort| port.tcp && port.number == want.url.port;
         assert!(!pod.host_network || pod.ports.iter().any(declared));
-        let mark = mapping.layout.mark("prod".into(), "c1".into(), &seen.name);
+        let author = Author {
+            owner: "prod".into(),
+            scope: "c1".into(),
+        };
+        let mark = mapping.layout.mark(author.into(), &seen.name);
         let id = mapping.layout.id(&want.server, &mark);
         let key = mapping.layout.key(prefix, &want.backend, &id);
         let value = mapping.layout.value(&want.url, &mark);
@@ -532,7 +536,9 @@ fn check_ours(entry: Option<&vulcanized::internals::layout::Entry>, rules: &Rule
     // The key as it was read: Traefik accepts other spellings of the segments.
     assert_eq!(&*entry.key, key);
     let ours = match &entry.mark {
-        Some(mark) => *mark.owner == rules.owner && (*mark.scope == *"c1" || rules.adopt.scope),
+        Some(mark) => {
+            *mark.author.owner == rules.owner && (*mark.author.scope == *"c1" || rules.adopt.scope)
+        }
         None => rules.adopt.unmarked,
     };
     assert!(ours, "{key} is not ours");
