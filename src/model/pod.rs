@@ -163,7 +163,7 @@ pub struct PodName {
     /// Its namespace.
     pub namespace: Rc<str>,
     /// Its name.
-    pub name: Rc<str>,
+    pub name: Box<str>,
 }
 
 impl PodName {
