@@ -96,10 +96,7 @@ impl Layout for Toy {
 fn mark(id: &str) -> Option<Mark> {
     let mut parts = id.splitn(5, '.');
     Some(Mark {
-        author: Rc::new(Author {
-            owner: parts.next()?.into(),
-            scope: parts.next()?.into(),
-        }),
+        author: Author::shared(parts.next()?, parts.next()?),
         namespace: parts.next()?.into(),
         pod: Some(parts.next()?.into()),
     })

@@ -190,6 +190,15 @@ pub struct Author {
     pub scope: Rc<str>,
 }
 
+impl Author {
+    /// An author whom many marks can share.
+    #[must_use]
+    pub fn shared(owner: &str, scope: &str) -> Rc<Self> {
+        let (owner, scope) = (owner.into(), scope.into());
+        Rc::new(Self { owner, scope })
+    }
+}
+
 /// What an entry says of its origin: its author and its pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {

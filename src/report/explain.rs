@@ -107,11 +107,8 @@ impl Explained {
         self.steps_of(run, pod, trace, want);
         let backend = run.observed.spelled(&want.backend);
         let name = &seen.name;
-        let author = Author {
-            owner: run.rules.owner.as_str().into(),
-            scope: run.plan.scope.as_str().into(),
-        };
-        let mark = run.layout.mark(author.into(), name);
+        let author = Author::shared(&run.rules.owner, &run.plan.scope);
+        let mark = run.layout.mark(author, name);
         let id = run.layout.id(&want.server, &mark);
         let key = run.layout.key(&run.plan.prefix, backend, &id);
         let found = run.observed.backends.get(backend);

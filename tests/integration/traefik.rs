@@ -330,11 +330,6 @@ fn hostile_pod() -> impl Strategy<Value = model::Pod<'static>> {
     })
 }
 
-fn author() -> Rc<Author> {
-    let (owner, scope) = ("prod".into(), "c1".into());
-    Rc::new(Author { owner, scope })
-}
-
 fn layout() -> Rc<dyn Layout> {
     layout::open("traefik", layout::Options::default()).expect("on etcd v3")
 }
@@ -361,7 +356,7 @@ fn writes(pod: &model::Pod) -> Vec<(String, String)> {
     let seen = mapping.map(pod);
     let name = seen.name.clone();
     let write = |want: &vulcanized::internals::reconcile::map::Want| {
-        let mark = layout().mark(author(), &name);
+        let mark = layout().mark(Author::shared("prod", "c1"), &name);
         let id = layout().id(&want.server, &mark);
         let key = layout().key("traefik", &want.backend, &id);
         (key, layout().value(&want.url, &mark))
@@ -392,7 +387,7 @@ proptest! {
             let ranges = vec![Ok(vec![entry]), Ok(vec![]), Ok(vec![])];
             let observed = layout().observe(model::Snapshot { revision: None, ranges }).expect("observed");
             let server = &observed.backends[service].servers[&id.into()];
-            let mark = layout().mark(author(), &PodName::parse("shop/web-1").expect("a name"));
+            let mark = layout().mark(Author::shared("prod", "c1"), &PodName::parse("shop/web-1").expect("a name"));
             prop_assert_eq!(server.mark.as_ref(), Some(&mark));
             prop_assert_eq!(server.fault, None);
             let stray = observed.stray.iter().map(|(_, fault)| *fault).collect::<Vec<_>>();

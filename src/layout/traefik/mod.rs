@@ -236,10 +236,7 @@ fn mark(id: &str) -> Option<Mark> {
     let whole = check_name(owner).is_ok() && !is_number(owner);
     let whole = whole && name(cluster) && cluster.len() <= CLUSTER_MAX && name(namespace);
     (whole && !rest.is_empty()).then(|| Mark {
-        author: Rc::new(Author {
-            owner: owner.into(),
-            scope: cluster.into(),
-        }),
+        author: Author::shared(owner, cluster),
         namespace: namespace.into(),
         pod: None,
     })

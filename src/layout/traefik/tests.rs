@@ -53,15 +53,10 @@ fn faults(observed: &Observed) -> Vec<Fault> {
         .collect()
 }
 
-fn author(owner: &str, scope: &str) -> Rc<Author> {
-    let (owner, scope) = (owner.into(), scope.into());
-    Rc::new(Author { owner, scope })
-}
-
 #[test]
 fn a_mark_is_read_back_from_its_id() {
     let written = Mark {
-        author: author("prod", "c1"),
+        author: Author::shared("prod", "c1"),
         namespace: "shop".into(),
         pod: None,
     };
@@ -405,7 +400,7 @@ fn the_mark_in_an_id() {
         assert_eq!(layout.scope(&scoped), scope, "{cluster}");
     }
     let pod = PodName::parse("shop/web-1").expect("a pod's name");
-    let mark = layout.mark(author("prod", "c1"), &pod);
+    let mark = layout.mark(Author::shared("prod", "c1"), &pod);
     assert_eq!((&*mark.namespace, &mark.pod), ("shop", &None));
     assert_eq!(layout.id("10.0.0.1", &mark), "prod.c1.shop.10.0.0.1");
     assert_eq!(layout.id("[FD00::1]", &mark), "prod.c1.shop.[fd00::1]");

@@ -450,8 +450,7 @@ impl Values {
             let scope = scope.as_deref().unwrap_or_default();
             let namespace = pod.map_or("", |(namespace, _)| namespace);
             if *self.author.owner != *owner || *self.author.scope != *scope {
-                let (owner, scope) = (owner.as_ref().into(), scope.into());
-                self.author = Rc::new(Author { owner, scope });
+                self.author = Author::shared(&owner, scope);
             }
             if *self.namespace != *namespace {
                 self.namespace = namespace.into();

@@ -74,17 +74,11 @@ fn a_value_is_read_as_vulcand_reads_it() {
     assert_eq!(fault(r#"{"URL":"http://a:1"} x"#), Some(Fault::Malformed));
 }
 
-fn author(scope: &str) -> Rc<Author> {
-    let owner = "prod".into();
-    let scope = scope.into();
-    Rc::new(Author { owner, scope })
-}
-
 #[test]
 fn a_written_mark_is_read_back() {
     let url = ServerUrl::parse("http://10.0.0.1:80").expect("a URL");
     let mark = Mark {
-        author: author("c1 app=web"),
+        author: Author::shared("prod", "c1 app=web"),
         namespace: "shop".into(),
         pod: Some("web-1".into()),
     };
@@ -387,7 +381,7 @@ fn keys_and_values_of_a_backend() {
     assert_eq!(layout.weight_key("/lb", "web", "a"), None);
     assert_eq!(layout.moved_key("/lb", "web", "a", "x/weight"), None);
     let pod = PodName::parse("shop/web-1").expect("a pod's name");
-    let mark = layout.mark(author("c1"), &pod);
+    let mark = layout.mark(Author::shared("prod", "c1"), &pod);
     assert_eq!(layout.id("a", &mark), "a");
     assert_eq!(mark.pod.as_deref(), Some("web-1"));
 }

@@ -45,10 +45,7 @@ pub fn plan<'a>(
         witnesses: OnceCell::new(),
         rules,
         layout,
-        author: Rc::new(Author {
-            owner: rules.owner.as_str().into(),
-            scope: scope.as_str().into(),
-        }),
+        author: Author::shared(&rules.owner, &scope),
         doors: HashSet::new(),
         by_other_door: HashMap::new(),
         plan: Plan {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::rc::Rc;
 
 use crate::model::{Author, Mark, PodName};
 use crate::reconcile::evidence::{Absence, Coverage, Evidence, List, Lists};
@@ -48,10 +47,7 @@ fn complete(pods: Vec<SeenPod>) -> Lists {
 fn mark(pod: &str) -> Mark {
     let (namespace, name) = pod.split_once('/').expect("a namespace");
     Mark {
-        author: Rc::new(Author {
-            owner: "prod".into(),
-            scope: "c1".into(),
-        }),
+        author: Author::shared("prod", "c1"),
         namespace: namespace.into(),
         pod: (!name.is_empty()).then(|| name.into()),
     }

@@ -342,11 +342,9 @@ fn check_seen(mapping: &Mapping, pod: &Pod, seen: &SeenPod) {
         assert!(pod.ips.iter().any(|own| own.to_canonical() == ip));
         let declared = |port: &ContainerPort| port.tcp && port.number == want.url.port;
         assert!(!pod.host_network || pod.ports.iter().any(declared));
-        let author = Author {
-            owner: "prod".into(),
-            scope: "c1".into(),
-        };
-        let mark = mapping.layout.mark(author.into(), &seen.name);
+        let mark = mapping
+            .layout
+            .mark(Author::shared("prod", "c1"), &seen.name);
         let id = mapping.layout.id(&want.server, &mark);
         let key = mapping.layout.key(prefix, &want.backend, &id);
         let value = mapping.layout.value(&want.url, &mark);
