@@ -33,7 +33,7 @@ pub struct Cli {
     #[arg(value_parser = check_name)]
     pub(super) owner: Option<String>,
     /// Print a shell's completions, or the man page
-    #[arg(long, hide = true, value_name = "WHAT", exclusive = true)]
+    #[arg(long, hide = true, value_name = "WHAT")]
     pub(super) generate: Option<Generate>,
     #[command(subcommand)]
     pub(super) look: Option<Look>,

@@ -47,6 +47,9 @@ pub fn vulcanized(arguments: &str) -> Program {
     command
         .env_clear()
         .env("HOME", "/nonexistent")
+        // The defaults are not enough for the largest inputs on a busy machine.
+        .env("VULCANIZED_TIMEOUT", "5m")
+        .env("VULCANIZED_REQUEST_TIMEOUT", "1m")
         .args(arguments.split_whitespace());
     Program {
         command,
@@ -113,7 +116,7 @@ impl Program {
 /// Waits until a program ends. One that hangs is killed: its exit code is -1.
 pub fn ended(child: Child) -> Answer {
     /// Longer than any `--timeout` of a test, even on a busy machine.
-    const HANGS: Duration = Duration::from_mins(3);
+    const HANGS: Duration = Duration::from_mins(10);
     let id = child.id();
     let (done, is_done) = mpsc::channel::<()>();
     thread::spawn(move || {
