@@ -47,6 +47,7 @@ pub fn plan<'a>(
         layout,
         author: Author::shared(&rules.owner, &scope),
         doors: HashSet::new(),
+        stray: observed.stray.iter().map(|(key, _)| &**key).collect(),
         by_other_door: HashMap::new(),
         plan: Plan {
             prefix: observed.prefix.clone(),
@@ -140,6 +141,8 @@ struct Planner<'a> {
     author: Rc<Author>,
     /// Scopes of the same cluster, reached through another door.
     doors: HashSet<Rc<str>>,
+    /// Keys that the proxy cannot read, or that harm it.
+    stray: HashSet<&'a str>,
     /// Ids of entries with those scopes, by their backend and the id that ours would have.
     by_other_door: HashMap<(&'a str, String), &'a str>,
     plan: Plan,
@@ -629,11 +632,13 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The key and value that define a backend where it is created.
+    /// The key and value that define a backend where it is created. None where the key is there and the proxy
+    /// cannot read it: that is a finding, and creating it would fail.
     fn definition(&self, id: &str) -> Option<(String, String)> {
         let prefix = &self.observed.prefix;
         let created = self.layout.created(prefix, id);
-        created.or_else(|| self.layout.definition(prefix, id).pop())
+        let definition = created.or_else(|| self.layout.definition(prefix, id).pop());
+        definition.filter(|(key, _)| !self.stray.contains(&**key))
     }
 
     /// Reports a frozen backend, if anything was left out or stays in it.

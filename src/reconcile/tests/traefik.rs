@@ -1,6 +1,7 @@
 //! Traefik's layout: weights, further keys of a server, and ids that carry the mark.
 
 use super::*;
+use crate::layout::Fault;
 use crate::reconcile::findings::Finding;
 
 const SERVICES: &str = "traefik/http/services";
@@ -310,4 +311,20 @@ fn findings_that_the_run_repairs() {
         .key(&format!("{SERVICES}/api/mirroring/service"), "web")
         .pods(web([1]));
     assert_eq!(found(&other), [""; 0], "another type without servers");
+}
+
+#[test]
+fn a_key_that_is_there_is_not_created_though_traefik_cannot_read_it() {
+    let key = format!("{SERVICES}/web/loadBalancer/passHostHeader");
+    let mut world = world()
+        .key(&key, "rubbish")
+        .pods(web([1]))
+        .rules(|rules| rules.create_backends = true);
+    world.entries.retain(|(key, _)| !key.contains("routers"));
+    let plan = world.plan();
+    let written = plan.changes.iter().map(|change| &*change.key);
+    let server = format!("{SERVICES}/web/loadBalancer/servers/prod.c1.shop.10.0.0.1/url");
+    assert_eq!(written.collect::<Vec<_>>(), [server]);
+    let fault = Fault::Freezes;
+    assert!(plan.findings.contains(&Finding::Fault { key, fault }));
 }
