@@ -256,21 +256,21 @@ impl<'a> Planner<'a> {
         self.count(&found);
         let freeze = self.freeze(id, definition, &found, wanted, all);
         let define = freeze.is_none() && !wanted.is_empty() && !is_valid(definition);
+        let created = if define { self.definition(id) } else { None };
         let mut draft = Draft {
             id,
             frozen: freeze.is_some(),
-            definition: self.definition(id).filter(|_| define),
             defined_by: match definition {
                 Definition::Valid { key, revision } => Some(Rest {
                     key: key.clone(),
                     revision: Some(*revision),
                 }),
-                _ if define => self.definition(id).map(|(key, _)| Rest {
-                    key,
+                _ => created.as_ref().map(|(key, _)| Rest {
+                    key: key.clone(),
                     revision: None,
                 }),
-                _ => None,
             },
+            definition: created,
             servers: Vec::new(),
             otherwise: found.iter().filter_map(Found::otherwise).collect(),
             puts: Vec::new(),
